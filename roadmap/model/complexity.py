@@ -1,0 +1,59 @@
+"""Parameters and multiply-adds, counted on the built module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from roadmap.model.network import ModernizableResNet
+from roadmap.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """`params`: learnable scalars. `macs`: multiply-adds of convolutions and linear layers for one image, as the paper counts."""
+
+    params: int
+    macs: int
+
+
+def macs_of(model: nn.Module, in_chans: int, image_size: int) -> int:
+    """Run one image through the model and add up its convolutions and linear layers."""
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        per_output = module.weight[0].numel()  # type: ignore[union-attr,index,operator]
+        total += output.numel() * per_output
+
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    device = next(model.parameters()).device
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, in_chans, image_size, image_size, device=device))
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def params_of(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def on_meta(spec: ModelSpec) -> ModernizableResNet:
+    """The network without memory behind it: for counting and comparing."""
+    with torch.device("meta"):
+        return ModernizableResNet(spec)
+
+
+@lru_cache(maxsize=256)
+def complexity(spec: ModelSpec, image_size: int) -> Complexity:
+    """Count a spec's network at `image_size` pixels."""
+    model = on_meta(spec)
+    return Complexity(params=params_of(model), macs=macs_of(model, spec.in_chans, image_size))

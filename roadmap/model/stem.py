@@ -1,0 +1,33 @@
+"""The stem: (N, C_image, H, W) -> (N, width, H/s, W/s) with s = stem_stride."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from roadmap.model.block import conv
+from roadmap.model.layers import ACTIVATIONS, NORMS
+from roadmap.spec import ModelSpec
+
+
+def _resnet(spec: ModelSpec) -> list[nn.Module]:
+    """7x7/2, norm, act, 3x3/2 max pool at stride 4; 3x3/s, norm, act below (the CIFAR stem at s = 1)."""
+    small = spec.stem_stride < 4
+    first = conv(spec.in_chans, spec.width, 3 if small else 7, stride=spec.stem_stride if small else 2)
+    pool: list[nn.Module] = [] if small else [nn.MaxPool2d(3, stride=2, padding=1)]
+    return [first, NORMS[spec.norm](spec.width), ACTIVATIONS["relu"](), *pool]
+
+
+def _patchify(spec: ModelSpec) -> list[nn.Module]:
+    """One s x s / s convolution with bias; no norm, no activation (inferred from the authors' code)."""
+    return [nn.Conv2d(spec.in_chans, spec.width, spec.stem_stride, stride=spec.stem_stride)]
+
+
+STEMS: dict[str, Callable[[ModelSpec], list[nn.Module]]] = {"resnet": _resnet, "patchify": _patchify}
+
+
+def build_stem(spec: ModelSpec) -> nn.Sequential:
+    """The stem of the setting; separate downsampling appends the norm that stands before every stage."""
+    last = [NORMS[spec.norm](spec.width)] if spec.downsampling == "separate" else []
+    return nn.Sequential(*STEMS[spec.stem](spec), *last)

@@ -1,0 +1,211 @@
+"""The run folder: what a run writes, and how anyone reads it back. JSON only, nothing is ever unpickled here. No torch.
+
+runs/<study>/study.json            the planned trials, so that a missing one is noticed
+runs/<study>/<trial>/trial.json    the resolved trial with its fingerprint
+                     metrics.jsonl one line an epoch
+                     heartbeat.json where the run is now
+                     record.json   how it ended
+                     checkpoints/  see roadmap.train.checkpoint
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from roadmap.rules import RoadmapError
+from roadmap.spec import Trial
+
+FINISHED, FAILED, DIVERGED, INTERRUPTED = "finished", "failed", "diverged", "interrupted"
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "convnext-roadmap")
+
+
+class RunError(RoadmapError):
+    """A run folder that cannot be used as asked: held by another process, of another trial, or not writable."""
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write whole or not at all: temporary file, fsync, rename, fsync of the folder. Raises RunError naming path and size."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunError(f"{path} cannot be written ({len(content):,} bytes): {e.strerror}; what was there before is untouched; free space or permissions, then start again") from e
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=1, allow_nan=True) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """The file's content, None if there is none. Raises RunError on a file that is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as e:
+        raise RunError(f"{path} is not JSON ({e}); legal: what this program wrote; move it away") from e
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """All whole lines of a JSONL file, and how many were torn or damaged."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return [], 0
+    whole, torn = [], 0
+    for line in lines:
+        try:
+            whole.append(json.loads(line))
+        except ValueError:
+            torn += 1
+    return whole, torn
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one trial."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    def trial(self) -> Trial:
+        content = read_json(self.path / "trial.json")
+        if content is None:
+            raise RunError(f"{self.path} has no trial.json; legal: a folder that `roadmap run` made; check the path")
+        return Trial.from_json(content)
+
+    def prepare(self, trial: Trial) -> None:
+        """Create the folder for this trial, or accept it as it is. Raises RunError if it belongs to another trial or cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as e:
+            raise RunError(f"output folder {self.path} cannot be made: {e.strerror}; legal: a writable folder; choose another with --out") from e
+        if not os.access(self.path, os.W_OK):
+            raise RunError(f"output folder {self.path} is not writable; legal: a writable folder; choose another with --out")
+        present = read_json(self.path / "trial.json")
+        if present is None:
+            write_json(self.path / "trial.json", trial.to_json())
+        elif present.get("fingerprint") != trial.fingerprint:
+            raise RunError(f"{self.path} holds trial {str(present.get('fingerprint'))[:10]}, not {trial.fingerprint[:10]}; legal: one trial in one folder; choose another folder")
+
+    def record(self) -> dict[str, Any] | None:
+        return read_json(self.path / "record.json")
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        write_json(self.path / "record.json", dict(record))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return read_lines(self.path / "metrics.jsonl")[0]
+
+    def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
+        """Drop the lines of epochs after `epochs`: they will be trained again after a resume."""
+        kept = [m for m in self.metrics() if m["epoch"] <= epochs]
+        write_bytes(self.path / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept).encode())
+        return kept
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        with open(self.path / "metrics.jsonl", "a") as f:
+            f.write(json.dumps(dict(line)) + "\n")
+
+    def heartbeat(self) -> dict[str, Any] | None:
+        return read_json(self.path / "heartbeat.json")
+
+    def beat(self, state: Mapping[str, Any]) -> None:
+        write_json(self.path / "heartbeat.json", {**state, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname()})
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[None]:
+        """Hold the run for this process; the system frees it when the process ends, however it ends. Raises RunError naming the holder."""
+        with open(self.path / "lease", "a+") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as e:
+                raise RunError(f"{self.path.name} is being trained by {_holder(f)}; legal: one process a run; wait for it, or stop it first") from e
+            f.truncate(0)
+            f.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}))
+            f.flush()
+            yield
+
+
+def _holder(lease: IO[str]) -> str:
+    lease.seek(0)
+    try:
+        owner = json.loads(lease.read())
+        return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+    except (ValueError, KeyError):
+        return "another process"
+
+
+def study_folder(out: Path, study: str) -> Path:
+    return out / study
+
+
+def write_study(out: Path, study: str, question: str, regime: str, trials: Iterable[Trial]) -> Path:
+    """Note the planned trials in study.json, adding to those of earlier calls; returns the study's folder."""
+    folder = study_folder(out, study)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as e:
+        raise RunError(f"output folder {folder} cannot be made: {e.strerror}; legal: a writable folder; choose another with --out") from e
+    known = read_json(folder / "study.json") or {"trials": []}
+    planned = {t["id"]: t for t in known["trials"]}
+    planned |= {t.id: {"id": t.id, "fingerprint": t.fingerprint, "regime": t.regime, "step": t.step, "change": t.change, "seed": t.seed} for t in trials}
+    content = {"name": study, "question": question, "regime": regime, "trials": list(planned.values())}
+    if content != known:
+        write_json(folder / "study.json", content)
+    return folder
+
+
+@functools.cache
+def git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the code that runs; None where it is not a checkout."""
+
+    def git(*words: str) -> str | None:
+        try:
+            return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    commit = git("rev-parse", "HEAD")
+    status = git("status", "--porcelain", "--", "roadmap", "pyproject.toml", "constraints.txt") if commit else None
+    return {"git_commit": commit, "git_dirty": None if status is None else bool(status)}
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
