@@ -1,0 +1,147 @@
+"""Which data sets there are, and what a folder of images holds: names, classes, files. No torch, no image is opened here."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from roadmap.rules import RoadmapError, listing, nearest
+from roadmap.spec import Data
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
+TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "val", "validation")
+TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/", "torch/")
+IMAGENET_CLASSES = 1000
+
+
+class DataError(RoadmapError):
+    """A data set that is missing, empty, damaged, or not what its name says."""
+
+
+NAMED: Mapping[str, Data] = MappingProxyType({
+    d.name: d
+    for d in (
+        Data(name="digits", title="digits (scikit-learn)", image_size=16, num_classes=10, in_chans=1, mean=(0.305,), std=(0.376,), validation=0.1),
+        Data(name="cifar10", title="CIFAR-10", image_size=32, num_classes=10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), validation=0.1),
+        Data(name="cifar100", title="CIFAR-100", image_size=32, num_classes=100, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762), validation=0.1),
+        Data(name="fashion-mnist", title="Fashion-MNIST", image_size=32, num_classes=10, in_chans=1, mean=(0.2860,), std=(0.3530,), validation=0.1),
+        Data(name="imagenet", title="ImageNet-1k", image_size=224, num_classes=IMAGENET_CLASSES),
+        Data(name="imagefolder", title="image folder", image_size=224, num_classes=2, validation=0.1),
+    )
+})
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of one split: paths below `root` with '/' between parts, labels as indices into `classes`, sizes in bytes."""
+
+    root: Path
+    classes: tuple[str, ...]
+    files: tuple[str, ...]
+    labels: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+
+def resolve_data(name: str, *, data_dir: Path | None = None, image_size: int | None = None, num_classes: int | None = None, validation: float | None = None, title: str | None = None) -> Data:
+    """The Data value of a name; for folders, its classes and the digest of its file list. Raises DataError."""
+    if name.startswith(TIMM_PREFIXES):
+        if num_classes is None:
+            raise DataError(f"data {name!r} does not tell its number of classes; legal: any count; say --num-classes N")
+        base = Data(name=name, title=title or name, image_size=image_size or 224, num_classes=num_classes, validation=0.1)
+    elif name not in NAMED:
+        raise DataError(f"data {name!r} is unknown; legal: {listing(NAMED)}, or {listing(p + '...' for p in TIMM_PREFIXES)}; {nearest(name, NAMED)}")
+    else:
+        base = _from_folder(NAMED[name], data_dir) if name in ("imagefolder", "imagenet") else NAMED[name]
+    if num_classes is not None and num_classes != base.num_classes:
+        raise DataError(f"data {name!r} has {base.num_classes} classes, not {num_classes}; legal: {base.num_classes}; leave --num-classes out")
+    given = {"image_size": image_size, "validation": validation, "title": title}
+    return replace(base, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+
+
+def _from_folder(base: Data, data_dir: Path | None) -> Data:
+    train, test = list_split(base.name, data_dir, TRAIN_FOLDERS), list_split(base.name, data_dir, TEST_FOLDERS)
+    if train.classes != test.classes:
+        only = sorted(set(train.classes) ^ set(test.classes))
+        raise DataError(f"data folder {data_dir}: train has {len(train.classes)} classes and test {len(test.classes)}, differing in {listing(only[:5])}; legal: the same class folders in both; check the folder names")
+    if base.name == "imagenet":
+        check_synsets(train.classes, train.root)
+    return replace(base, num_classes=len(train.classes), digest=digest_of(train, test))
+
+
+def find_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Path:
+    """The split's folder below data_dir. Raises DataError if there is none."""
+    if data_dir is None:
+        raise DataError(f"data {name!r} has no folder; legal: one with {folders[0]}/CLASS/IMAGE below it; say --data-dir DIR")
+    if not data_dir.is_dir():
+        raise DataError(f"data folder {data_dir} does not exist; legal: a folder with {TRAIN_FOLDERS[0]}/ and {TEST_FOLDERS[0]}/; check --data-dir")
+    for folder in folders:
+        if (data_dir / folder).is_dir():
+            return data_dir / folder
+    raise DataError(f"data folder {data_dir} has no {' or '.join(f + '/' for f in folders)}; legal: CLASS/IMAGE below such a folder; check --data-dir")
+
+
+def list_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Listing:
+    """Classes and files of a split, sorted by name so that every machine numbers them alike. Raises DataError."""
+    root = find_split(name, data_dir, folders)
+    classes, files, labels, sizes = [], [], [], []
+    for entry in sorted((e for e in os.scandir(root) if e.is_dir()), key=lambda e: e.name):
+        found = sorted(_images(Path(entry.path), entry.name))
+        if not found:
+            raise DataError(f"data folder {entry.path} has no images; legal: files ending in {listing(sorted(IMAGE_SUFFIXES))}; remove the folder or fill it")
+        for file, size in found:
+            if size == 0:
+                raise DataError(f"image {root / file} is empty (0 bytes); legal: readable images; replace or remove it")
+            files.append(file)
+            sizes.append(size)
+        labels += [len(classes)] * len(found)
+        classes.append(entry.name)
+    if len(classes) < 2:
+        raise DataError(f"data folder {root} has {len(classes)} class folders; legal: two or more, each with images; check --data-dir")
+    return Listing(root, tuple(classes), tuple(files), tuple(labels), tuple(sizes))
+
+
+def _images(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
+    try:
+        with os.scandir(folder) as entries:
+            for e in entries:
+                if e.is_dir():
+                    yield from _images(Path(e.path), f"{prefix}/{e.name}")
+                elif os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES:
+                    yield f"{prefix}/{e.name}", e.stat().st_size
+    except PermissionError as e:
+        raise DataError(f"data folder {folder} cannot be read: {e.strerror}; legal: a readable folder; check its permissions") from e
+
+
+def digest_of(*splits: Listing) -> str:
+    """SHA-256 over names and sizes of all files: what the folder holds, wherever it lies."""
+    h = hashlib.sha256()
+    for split in splits:
+        h.update(f"{len(split.files)}\n".encode())
+        for file, size in zip(split.files, split.sizes, strict=True):
+            h.update(f"{file}\t{size}\n".encode())
+    return h.hexdigest()
+
+
+def check_synsets(classes: tuple[str, ...], root: Path) -> None:
+    """Refuse a folder that is not ImageNet-1k's 1,000 synsets, so that labels fit every published checkpoint. Raises DataError."""
+    known = imagenet_synsets()
+    strange = [c for c in classes if c not in known]
+    missing = sorted(known - set(classes))
+    if strange or missing:
+        what = f"{len(strange)} unknown folders ({listing(strange[:3])})" if strange else f"{len(missing)} of {IMAGENET_CLASSES} synsets missing ({listing(missing[:3])})"
+        raise DataError(f"data folder {root} is not ImageNet-1k: {what}; legal: the 1,000 folders n01440764 to n15075141; use --data imagefolder for other images")
+
+
+def imagenet_synsets() -> set[str]:
+    """The 1,000 synset ids, from the list that timm ships; timm itself is not imported."""
+    package = importlib.util.find_spec("timm")
+    if package is None or package.origin is None:
+        raise DataError("ImageNet's synset list needs the package timm, which is not installed; legal: timm installed; run `make setup`")
+    text = (Path(package.origin).parent / "data" / "_info" / "imagenet_synsets.txt").read_text()
+    return set(re.findall(r"n\d{8}", text))

@@ -1,0 +1,198 @@
+"""From a trial to batches: transforms of timm's, every draw seeded per sample, groups handed to ranks and workers.
+
+A key is (epoch, index); the image that a key gives depends on the trial's seed and the key alone, so the stream is the
+same for any number of workers and ranks. Batches are (N, C, H, W) float32 and labels (N,) int64.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from roadmap.data.catalogue import DataError
+from roadmap.data.images import ArrayImages, Split, cut_validation, open_data
+from roadmap.seeds import ORDER, SAMPLE, derive
+from roadmap.spec import Data, Recipe, Trial
+
+Key = tuple[int, int]
+
+
+def train_transform(recipe: Recipe, data: Data) -> Any:
+    """PIL -> (C, H, W): the recipe's crop, flip, policy and erasing, by timm's transforms."""
+    policy = None if recipe.augmentation == "none" else recipe.augmentation
+    grey_as_rgb = policy is not None
+    chain = create_transform(
+        data.image_size, is_training=True, hflip=recipe.hflip, color_jitter=0.0, auto_augment=policy, interpolation=recipe.interpolation,
+        mean=_spread(data.mean, grey_as_rgb), std=_spread(data.std, grey_as_rgb), re_prob=recipe.random_erasing, re_mode="pixel",
+    )
+    steps = [t for t in chain.transforms if not isinstance(t, transforms.ColorJitter)]
+    if recipe.crop != "resized":
+        steps[:1] = _fixed_crop(recipe, data)
+    return transforms.Compose(_in_channels(steps, data, policy=grey_as_rgb))
+
+
+def _fixed_crop(recipe: Recipe, data: Data) -> list[Any]:
+    """In place of the random resized crop: resize, then a crop of the image padded by an eighth, or nothing."""
+    resize = transforms.Resize((data.image_size, data.image_size), interpolation=transforms.InterpolationMode(recipe.interpolation))
+    return [resize, transforms.RandomCrop(data.image_size, padding=data.image_size // 8)] if recipe.crop == "padded" else [resize]
+
+
+def eval_transform(recipe: Recipe, data: Data) -> Any:
+    """PIL -> (C, H, W): resize the short side to size / test_crop, cut the centre."""
+    chain = create_transform(data.image_size, is_training=False, interpolation=recipe.interpolation, crop_pct=recipe.test_crop, mean=data.mean, std=data.std)
+    return chain
+
+
+def _spread(values: tuple[float, ...], as_rgb: bool) -> tuple[float, ...]:
+    return values * 3 if as_rgb and len(values) == 1 else values
+
+
+def _in_channels(steps: list[Any], data: Data, *, policy: bool = False) -> list[Any]:
+    """timm's policies want RGB: with one, grey images are augmented as RGB and brought back to one channel at the end."""
+    return [transforms.Grayscale(3), *steps, _FirstChannel()] if data.in_chans == 1 and policy else steps
+
+
+class _FirstChannel:
+    def __call__(self, x: Tensor) -> Tensor:
+        return x[:1]
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's CPU generators: timm's transforms draw from all three.
+
+    Not torch.manual_seed: before a GPU is used it records a stack trace for each GPU generator, 0.13 ms a sample.
+    """
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+
+
+class Samples(Dataset[tuple[Tensor, int]]):
+    """Augmented training images by key (epoch, index into `indices`)."""
+
+    def __init__(self, split: Split, indices: np.ndarray, transform: Any, seed: int) -> None:
+        self.split, self.indices, self.transform, self.seed = split, indices, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        epoch, position = key
+        index = int(self.indices[position])
+        seed_all(derive(self.seed, SAMPLE, epoch, index))
+        return self.transform(self.split.image(index)), int(self.split.labels[index])
+
+
+class Views(Dataset[tuple[Tensor, int]]):
+    """Images as evaluation sees them, by position in `indices`."""
+
+    def __init__(self, split: Split, indices: np.ndarray, transform: Any) -> None:
+        self.split, self.indices, self.transform = split, indices, transform
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        index = int(self.indices[position])
+        return self.transform(self.split.image(index)), int(self.split.labels[index])
+
+
+@dataclass(frozen=True)
+class GroupSampler:
+    """The keys of each group that one rank takes, from iteration `start` to the last, epochs without a break.
+
+    Iteration i of an epoch takes the next `batch_size` images of the epoch's order; group g of it takes the next
+    `group_size` of those; rank r of w takes the groups r, r + w, ... What remains of an epoch is left out.
+    """
+
+    images: int
+    recipe: Recipe
+    seed: int
+    start: int = 0
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def iterations_per_epoch(self) -> int:
+        return self.images // self.recipe.batch_size
+
+    def order(self, epoch: int) -> np.ndarray:
+        return np.random.Generator(np.random.PCG64(derive(self.seed, ORDER, epoch))).permutation(self.images)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, order = -1, np.array([], dtype=int)
+        for iteration in range(self.start, self.recipe.epochs * self.iterations_per_epoch):
+            now, at = divmod(iteration, self.iterations_per_epoch)
+            if now != epoch:
+                epoch, order = now, self.order(now)
+            for group in range(self.rank, self.recipe.groups, self.world):
+                first = at * self.recipe.batch_size + group * self.recipe.group_size
+                yield [(epoch, int(i)) for i in order[first : first + self.recipe.group_size]]
+
+    def __len__(self) -> int:
+        return (self.recipe.epochs * self.iterations_per_epoch - self.start) * (self.recipe.groups // self.world)
+
+
+def ignore_signals(_worker: int) -> None:
+    """Workers inherit the trainer's handlers; a preemption is the trainer's business."""
+    for s in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(s, signal.SIG_IGN)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A trial's images: the training stream, and the views for validation and test."""
+
+    trial: Trial
+    train: Split
+    test: Split
+    train_indices: np.ndarray
+    validation_indices: np.ndarray
+    workers: int = 0
+    pin_memory: bool = False
+
+    @classmethod
+    def open(cls, trial: Trial, *, data_dir: Path | None = None, download: bool = False, workers: int = 0, pin_memory: bool = False) -> Pipeline:
+        """Raises DataError, also where the training split is smaller than one global batch."""
+        train, test = open_data(trial.data, data_dir=data_dir, download=download)
+        if trial.recipe.crop != "resized" and isinstance(train, ArrayImages) and isinstance(test, ArrayImages):
+            # A resize that comes first and draws nothing is done once, not once a sample.
+            train, test = (s.resized(trial.data.image_size, trial.recipe.interpolation) for s in (train, test))
+        kept, held_out = cut_validation(train.labels, trial.data.validation, trial.data.split_seed)
+        if len(kept) < trial.recipe.batch_size:
+            raise DataError(f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of {trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch")
+        return cls(trial, train, test, kept, held_out, workers, pin_memory)
+
+    def sampler(self, *, start: int = 0, rank: int = 0, world: int = 1) -> GroupSampler:
+        return GroupSampler(len(self.train_indices), self.trial.recipe, self.trial.seed, start, rank, world)
+
+    def stream(self, sampler: GroupSampler) -> DataLoader[tuple[Tensor, Tensor]]:
+        """One batch a group, over all remaining epochs, so that workers live as long as the run."""
+        samples = Samples(self.train, self.train_indices, train_transform(self.trial.recipe, self.trial.data), self.trial.seed)
+        return self._loader(samples, batch_sampler=sampler)
+
+    def views(self, part: str, *, rank: int = 0, world: int = 1) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Every rank's share of `validation` or `test`, each image in exactly one of them."""
+        split, indices = (self.train, self.validation_indices) if part == "validation" else (self.test, np.arange(len(self.test)))
+        view = Views(split, indices[rank::world], eval_transform(self.trial.recipe, self.trial.data))
+        return self._loader(view, batch_sampler=_chunks(len(view), 2 * self.trial.recipe.group_size))
+
+    def _loader(self, dataset: Dataset[Any], batch_sampler: Any) -> DataLoader[Any]:
+        if self.workers:
+            return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=self.workers, worker_init_fn=ignore_signals, pin_memory=self.pin_memory, prefetch_factor=4)
+        return DataLoader(dataset, batch_sampler=batch_sampler, pin_memory=self.pin_memory)
+
+
+def _chunks(count: int, size: int) -> Sequence[range]:
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
