@@ -2,7 +2,8 @@
 
 runs/<study>/study.json            the planned trials, so that a missing one is noticed
 runs/<study>/<trial>/trial.json    the resolved trial with its fingerprint
-                     metrics.jsonl one line an epoch
+                     metrics.jsonl one line an epoch; losses.jsonl the loss of each iteration
+                     attempts.jsonl one line each time the run was started
                      heartbeat.json where the run is now
                      record.json   how it ended
                      checkpoints/  see roadmap.train.checkpoint
@@ -128,21 +129,30 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         return read_lines(self.path / "metrics.jsonl")[0]
 
-    def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
-        """Drop the lines of epochs after `epochs`: they will be trained again after a resume."""
-        kept = [m for m in self.metrics() if m["epoch"] <= epochs]
-        write_bytes(self.path / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept).encode())
-        return kept
+    def keep_epochs(self, epochs: int) -> None:
+        """Drop metrics and losses of epochs after `epochs`: a resumed run trains them again."""
+        for name in ("metrics.jsonl", "losses.jsonl"):
+            kept = [line for line in read_lines(self.path / name)[0] if line["epoch"] <= epochs]
+            write_bytes(self.path / name, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
-    def append_metrics(self, line: Mapping[str, Any]) -> None:
-        with open(self.path / "metrics.jsonl", "a") as f:
+    def append_epoch(self, metrics: Mapping[str, Any], losses: list[float]) -> None:
+        """Note an epoch: its metrics, and the loss of each of its iterations."""
+        self.append("losses.jsonl", {"epoch": metrics["epoch"], "losses": losses})
+        self.append("metrics.jsonl", metrics)
+
+    def append(self, name: str, line: Mapping[str, Any]) -> None:
+        with open(self.path / name, "a") as f:
             f.write(json.dumps(dict(line)) + "\n")
 
     def heartbeat(self) -> dict[str, Any] | None:
         return read_json(self.path / "heartbeat.json")
 
     def beat(self, state: Mapping[str, Any]) -> None:
-        write_json(self.path / "heartbeat.json", {**state, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname()})
+        # Not written safely: it is out of date in seconds anyway, and must not cost the run a disk's round trip.
+        content = json.dumps({**state, "time": time.time(), "pid": os.getpid(), "host": socket.gethostname()})
+        temporary = self.path / ".heartbeat.tmp"
+        temporary.write_text(content)
+        os.replace(temporary, self.path / "heartbeat.json")
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[None]:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from roadmap.rules import Choice, Flag, Number, Numbers, SpecError, Text, from_plain, plain, problems, refuse, setting
+from roadmap.rules import Choice, Flag, Number, Numbers, SpecError, Text, from_plain, lookup, plain, problems, refuse, setting
 
 FINGERPRINT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """One network between ResNet and ConvNeXt; each field is a toggle. Defaults: ResNet-50. Raises SpecError."""
+    """One network between ResNet and ConvNeXt V2; each field is a toggle. Defaults: ResNet-50. Raises SpecError."""
 
-    depths: tuple[int, ...] = setting(Numbers(Number(1, 200, whole=True), 4, 4), "blocks in each stage", default=(3, 4, 6, 3))
+    depths: tuple[int, ...] = setting(Numbers(Number(1, 200, whole=True), 1, 4), "blocks in each stage", default=(3, 4, 6, 3))
     width: int = setting(Number(2, 1024, whole=True), "channels of the first stage: of the 3x3 in a classic bottleneck (its output is 4x), of the residual stream in an inverted one; doubled each stage", default=64)
-    stem: str = setting(Choice(("resnet", "patchify")), "resnet: 7x7/2 + max pool (3x3/s where the stem's stride is below 4); patchify: one s x s / s convolution", default="resnet")
+    stem: str = setting(Choice(("resnet", "patchify", "cifar")), "resnet: 7x7/2 + max pool (3x3/s where the stem's stride is below 4); patchify: one s x s / s convolution; cifar: 3x3 at stride 1, then the norm", default="resnet")
     stem_stride: int = setting(Number(1, 16, whole=True), "total stride s of the stem, in pixels", default=4)
     depthwise: bool = setting(Flag(), "the k x k convolution gets groups = channels", default=False)
     inverted_bottleneck: bool = setting(Flag(), "hidden width is 4 x the block's output instead of a quarter of it", default=False)
@@ -32,16 +33,23 @@ class ModelSpec:
     activations: str = setting(Choice(("all", "one")), "all: after the first two convolutions and after the addition; one: only before the last 1x1", default="all")
     norms: str = setting(Choice(("all", "one")), "all: after every convolution of the block; one: only after the k x k", default="all")
     norm: str = setting(Choice(("batch", "layer")), "BatchNorm, or LayerNorm over channels at each position", default="batch")
+    grn: bool = setting(Flag(), "Global Response Normalization before the block's last 1x1", default=False)
     conv_bias: bool = setting(Flag(), "the block's convolutions have biases", default=False)
-    downsampling: str = setting(Choice(("block", "separate")), "block: stride in the first block's k x k and a projection shortcut; separate: norm + 2x2/2 convolution between stages, norm after the stem and after pooling", default="block")
+    downsampling: str = setting(Choice(("block", "separate", "none")), "block: stride in the first block's k x k and a projection shortcut; separate: norm + 2x2/2 convolution between stages, norm after the stem and after pooling; none: one stage of one width, norm after pooling", default="block")
     layer_scale: float | None = setting(Number(0, 10, none=True), "initial value of the per-channel scale on the residual branch, or none", default=None)
     drop_path_rate: float = setting(Number(0, 0.99), "stochastic depth: drop rate of the last block, linear from 0 at the first", default=0.0)
     init: str = setting(Choice(("kaiming", "trunc_normal", "pytorch")), "initial weights: torchvision's ResNet (fan-out), truncated normal .02 with zero biases, or PyTorch's own", default="kaiming")
+    head_init_scale: float = setting(Number(0, 1000), "factor on the classifier's initial weights and biases (0.001 in the paper's fine-tuning)", default=1.0)
     num_classes: int = setting(Number(0, 1_000_000, whole=True), "outputs of the head; 0 for none", default=1000)
     in_chans: int = setting(Number(1, 1024, whole=True), "channels of the input image", default=3)
 
     def __post_init__(self) -> None:
         refuse(problems("ModelSpec", self) or broken_dependencies(self))
+
+    @property
+    def stages(self) -> int:
+        """Number of stages."""
+        return len(self.depths)
 
     @property
     def stage_channels(self) -> tuple[int, ...]:
@@ -57,19 +65,23 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Dependency:
-    """`toggle` at `setting` needs `needs` to be one of `legal`, because of `reason`."""
+    """`toggle` at `setting` needs `needs`, a toggle or a property of the spec, to be one of `legal`, because of `reason`; `remedy` where "set it" is not enough."""
 
     toggle: str
     setting: Any
     needs: str
     legal: tuple[Any, ...]
     reason: str
+    remedy: str = ""
 
 
 DEPENDENCIES = (
     Dependency("move_up_depthwise", True, "inverted_bottleneck", (True,), "the paper moves the k x k of the inverted bottleneck; in a classic one the 1x1 in front of it is what narrows the block"),
     Dependency("downsampling", "separate", "inverted_bottleneck", (True,), "a classic bottleneck widens the stem's channels by 4 in the projection that separate downsampling removes"),
     Dependency("stem", "resnet", "stem_stride", (1, 2, 4), "the ResNet stem is one strided 3x3 convolution (strides 1, 2) or a strided 7x7 and a pooling (stride 4)"),
+    Dependency("stem", "cifar", "stem_stride", (1,), "the CIFAR stem is a 3x3 convolution that keeps the image's resolution"),
+    Dependency("downsampling", "none", "stages", (1,), "without downsampling every block runs at one width and one resolution, which is one stage", remedy="give one depth, such as depths=18"),
+    Dependency("downsampling", "none", "inverted_bottleneck", (True,), "a classic bottleneck changes the width in its first block, and an isotropic network has one width throughout"),
 )
 
 
@@ -80,8 +92,16 @@ def broken_dependencies(spec: ModelSpec) -> list[str]:
         have = getattr(spec, d.needs)
         if getattr(spec, d.toggle) == d.setting and have not in d.legal:
             legal = " or ".join(map(show, d.legal))
-            found.append(f"ModelSpec.{d.toggle} is {show(d.setting)}, which needs {d.needs} {legal}, not {show(have)}; reason: {d.reason}; set {d.needs}={legal} or change {d.toggle}")
+            found.append(f"ModelSpec.{d.toggle} is {show(d.setting)}, which needs {d.needs} {legal}, not {show(have)}; reason: {d.reason}; {d.remedy or f'set {d.needs}={legal}'} or change {d.toggle}")
     return found
+
+
+def with_settings(spec: ModelSpec, settings: Mapping[str, Any]) -> ModelSpec:
+    """The spec with some toggles set anew. Raises SpecError for an unknown toggle, an illegal setting or a broken dependency."""
+    toggles = {f.name: f for f in fields(ModelSpec)}
+    for name in settings:
+        lookup("toggle", name, toggles)
+    return replace(spec, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +110,7 @@ class Recipe:
 
     name: str = setting(Text(), "the recipe's name", identity=False)
     source: str = setting(Text(), "where it is stated", identity=False)
+    expected: str = setting(Text(empty=True), "cost and accuracy to expect, and what was scaled", identity=False, default="")
     epochs: int = setting(Number(1, 100_000, whole=True), "passes over the training split")
     batch_size: int = setting(Number(1, 1_000_000, whole=True), "images per iteration over all devices and accumulated groups")
     group_size: int = setting(Number(1, 100_000, whole=True), "images per forward pass: BatchNorm statistics and mixup pairs live inside one group")
@@ -118,6 +139,8 @@ class Recipe:
     interpolation: str = setting(Choice(("bilinear", "bicubic")), "of every resize", default="bilinear")
     test_crop: float = setting(Number(0.1, 1), "central part of the resized image seen by evaluation", default=0.875)
     ema_decay: float | None = setting(Number(0, 1, none=True), "decay per iteration of the weights' moving average, or none", default=None)
+    layer_decay: float | None = setting(Number(0.01, 1, none=True), "factor on the learning rate from each layer to the one below it, or none", default=None)
+    accuracy: str = setting(Choice(("last", "best")), "the epoch whose test accuracy is the result: the last, or the best on the validation split", default="last")
     precision: str = setting(Choice(("auto", "fp32", "bf16")), "auto: bf16 autocast on GPUs, fp32 on CPUs", default="auto")
 
     def __post_init__(self) -> None:
@@ -182,6 +205,9 @@ class Trial:
             raise SpecError(f"Trial.model.num_classes is {self.model.num_classes}, but the data set {self.data.name!r} has {self.data.num_classes} classes; legal: equal numbers; leave num_classes unset and it is taken from the data")
         if self.model.in_chans != self.data.in_chans:
             raise SpecError(f"Trial.model.in_chans is {self.model.in_chans}, but images of {self.data.name!r} have {self.data.in_chans} channels; legal: equal numbers; leave in_chans unset and it is taken from the data")
+
+        if self.recipe.accuracy == "best" and self.data.validation == 0:
+            raise SpecError(f"Trial.recipe.accuracy is 'best', but {self.data.name!r} sets no images aside for choices; legal: 'last', or a validation split; the test split is never used for choices: set --validation 0.1")
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the outcome, as JSON-ready values: resolved, defaults included, no labels, no machine settings."""

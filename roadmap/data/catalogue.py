@@ -18,6 +18,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".
 TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "val", "validation")
 TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/", "torch/")
 IMAGENET_CLASSES = 1000
+IMAGE_FOLDERS = ("imagefolder", "imagenet")
 
 
 class DataError(RoadmapError):
@@ -57,7 +58,7 @@ def resolve_data(name: str, *, data_dir: Path | None = None, image_size: int | N
     elif name not in NAMED:
         raise DataError(f"data {name!r} is unknown; legal: {listing(NAMED)}, or {listing(p + '...' for p in TIMM_PREFIXES)}; {nearest(name, NAMED)}")
     else:
-        base = _from_folder(NAMED[name], data_dir) if name in ("imagefolder", "imagenet") else NAMED[name]
+        base = _from_folder(NAMED[name], data_dir) if name in IMAGE_FOLDERS else NAMED[name]
     if num_classes is not None and num_classes != base.num_classes:
         raise DataError(f"data {name!r} has {base.num_classes} classes, not {num_classes}; legal: {base.num_classes}; leave --num-classes out")
     given = {"image_size": image_size, "validation": validation, "title": title}

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from roadmap.data.catalogue import TEST_FOLDERS, TIMM_PREFIXES, TRAIN_FOLDERS, DataError, Listing, list_split
+from roadmap.data.catalogue import IMAGE_FOLDERS, TEST_FOLDERS, TIMM_PREFIXES, TRAIN_FOLDERS, DataError, Listing, list_split
 from roadmap.spec import Data
 
 DIGITS_TEST_IMAGES = 500
@@ -98,7 +98,7 @@ def open_data(data: Data, *, data_dir: Path | None, download: bool = False) -> t
     mode = "L" if data.in_chans == 1 else "RGB"
     if data.name == "digits":
         train, test = _digits()
-    elif data.name in ("imagefolder", "imagenet"):
+    elif data.name in IMAGE_FOLDERS:
         train, test = (FolderImages(list_split(data.name, data_dir, f), mode) for f in (TRAIN_FOLDERS, TEST_FOLDERS))
     elif data.name.startswith(TIMM_PREFIXES):
         train, test = (_timm(data, split, data_dir, download, mode) for split in ("train", "test"))

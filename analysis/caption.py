@@ -1,0 +1,122 @@
+"""What a reader must know to judge a table: question, data, training, seeds, machine, code, how many runs finished, and which did not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.gather import MISSING, Entry, Study, outcome, reason
+from analysis.rows import Row
+from analysis.statistics import binomial_se
+from analysis.wording import one_line
+from roadmap.record import DIVERGED, FAILED, FINISHED
+from roadmap.steps import STEPS, Regime, find_regime
+
+UNKNOWN = "not recorded"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """`title` is one line, `facts` are (label, text) pairs, `short` are the few that fit under a figure, `problems` are (run id, reason) pairs."""
+
+    title: str
+    facts: list[tuple[str, str]]
+    short: str
+    problems: list[tuple[str, str]]
+
+
+def measured_caption(study: Study, rows: list[Row], regime: str = "") -> Caption:
+    where = find_regime(regime or study.regime)
+    here = [t for t in study.trials if t["regime"] == where.name]
+    finished = [t for t in here if outcome(t) == FINISHED]
+    others = Counter(t["regime"] for t in study.trials if t["regime"] != where.name)
+    data = _distinct(finished, lambda t: f"{t.get('data')}, {t.get('image_size')} px")
+    recipes = _distinct(finished, lambda t: f"{t.get('recipe')} ({t.get('epochs')} epochs)")
+    runs = _counts(here)
+    facts = [
+        ("Question", one_line(study.question)),
+        ("Regime", f"{where.name}: {where.title}"),
+        ("Data", data),
+        ("Recipe", recipes),
+        ("Seeds", _distinct(sorted(finished, key=lambda t: str(t["seed"])), lambda t: str(t["seed"]))),
+        ("Runs", runs),
+        ("Hardware", _distinct(finished, _hardware)),
+        ("Code", _distinct(finished, _code)),
+        ("Test split", _test_split(finished, rows)),
+        ("Top-1", "percent on the test split after the last epoch, of the averaged weights where EMA is on; mean ± standard deviation (n − 1) over the finished seeds"),
+        ("Change", "difference of means to the parent in points, with its 95 % interval; p: paired by seed, w: Welch, no interval from a single run"),
+        ("Paper", paper_note(rows, where)),
+        *_remarks(rows),
+    ]
+    if others:
+        facts.append(("Not shown", ", ".join(f"{n} trials of regime {name or '(none)'}" for name, n in others.items())))
+    problems = [(one_line(t["id"]), one_line(reason(t))) for t in here if outcome(t) != FINISHED]
+    return Caption(f"Study {one_line(study.name)}, regime {where.name}", facts, f"{runs}; {data}; {recipes}", problems)
+
+
+def paper_caption(rows: list[Row], regime: str) -> Caption:
+    where = find_regime(regime)
+    spreads = any(r["paper_std"] is not None for r in rows)
+    seeds = "mean ± standard deviation over three seeds, as printed; where there is no deviation, the one number the paper prints" if spreads else "single runs"
+    facts = [
+        ("Regime", f"{where.name}: {where.title}"),
+        ("Source", "ConvNeXt, arXiv 2201.03545 v2, Tables 10 and 11; nothing here was measured by this project"),
+        ("Top-1", f"ImageNet-1k validation, percent; {seeds}"),
+        ("Counts", f"parameters and GMACs were counted on the network at {where.image_size} px, without LayerScale; GFLOPs are the paper's print of the same multiply-adds"),
+    ]
+    if where.reference:
+        facts.append(("Reference", "{}: {:.2f} %, {:.2f} GFLOPs".format(*where.reference)))
+    return Caption(f"The paper's ladder: {where.title}", facts, f"ImageNet-1k; {seeds.split(',')[0].split(';')[0]}", [])
+
+
+def paper_note(rows: list[Row], regime: Regime) -> str:
+    """Which regime of the paper the paper's columns quote."""
+    printed = find_regime(rows[0]["paper_regime"]) if rows else regime
+    beyond = dict.fromkeys(STEPS[r["step"]].source for r in rows if r["paper_top1"] is not None and "arXiv" in STEPS[r["step"]].source)
+    note = f"{printed.title} on ImageNet-1k, as printed ({'; '.join(['arXiv 2201.03545 v2', *beyond])})"
+    return note if printed.name == regime.name else f"{note}; another network and another data set than this regime, so only signs and order compare"
+
+
+def _distinct(trials: Iterable[Entry], text: Callable[[Entry], str]) -> str:
+    """Every different text, in order of appearance; with counts of runs where there is more than one machine or code."""
+    return "; ".join(dict.fromkeys(one_line(text(t)) for t in trials)) or UNKNOWN
+
+
+def _counts(trials: list[Entry]) -> str:
+    counts = Counter(outcome(t) for t in trials)
+    diverged = sum(t["status"] == DIVERGED for t in trials)
+    failed = f", {counts[FAILED]} failed" + (f" ({diverged} of them diverged)" if diverged else "") if counts[FAILED] else ""
+    missing = f", {counts[MISSING]} missing" if counts[MISSING] else ""
+    return f"{counts[FINISHED]} of {len(trials)} runs finished{failed}{missing}"
+
+
+def _hardware(trial: Entry) -> str:
+    h: Any = trial.get("hardware")
+    if not isinstance(h, dict):
+        return UNKNOWN
+    cores = f"{h['cores']} cores" if h.get("cores") else ""
+    threads = f"threads {h['threads']}" if h.get("threads") else ""
+    world = f"{trial['world_size']} x " if (trial.get("world_size") or 1) > 1 else ""
+    return ", ".join(str(part) for part in (f"{world}{h.get('device')}", h.get("cpu"), cores, threads) if part)
+
+
+def _code(trial: Entry) -> str:
+    commit = trial.get("git_commit")
+    if not commit:
+        return "no commit recorded"
+    return f"{str(commit)[:10]}{' with uncommitted changes' if trial.get('git_dirty') else ''}"
+
+
+def _test_split(finished: list[Entry], rows: list[Row]) -> str:
+    images = _distinct(finished, lambda t: str(t.get("test_images")))
+    widest = max(((binomial_se(r["top1"], r["test_images"]), r["top1"]) for r in rows if r["top1"] is not None and r["test_images"]), default=None)
+    error = f"; binomial standard error of one run at most {widest[0]:.2f} points (at {widest[1]:.1f} %)" if widest else ""
+    return f"{images} images{error}"
+
+
+def _remarks(rows: list[Row]) -> list[tuple[str, str]]:
+    """Changes that could not be computed although both sides ran, and trials set aside."""
+    notes = [("Note", f"{r['step']}: {one_line(r['change_note'])}") for r in rows if r["change_note"] and r["n"] and "not comparable" in r["change_note"]]
+    return notes + [("Note", f"{r['step']}: a later trial has the same seed as {', '.join(r['duplicates'])}; only the later is counted") for r in rows if r["duplicates"]]

@@ -1,0 +1,40 @@
+"""How numbers are printed, the same in tables and figures. Signs and dashes are typographic; tables.latex translates them."""
+
+from __future__ import annotations
+
+import math
+
+NONE = "–"
+
+
+def minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """A change in points: '+0.54', '−1.23', '0.00'."""
+    if value is None:
+        return NONE
+    text = f"{value:+.2f}"
+    return minus(text) if float(text) else "0.00"
+
+
+def spread(mean: float | None, std: float | None) -> str:
+    """'81.97 ± 0.06'; without a standard deviation the mean alone."""
+    if mean is None:
+        return NONE
+    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+
+
+def scaled(value: float | None, unit: float) -> str:
+    """A count in units of 1e6 or 1e9, with two decimals and always three significant digits: '25.56', '0.00123'."""
+    if value is None:
+        return NONE
+    x = value / unit
+    decimals = 2 if x >= 1 or x <= 0 else 2 - math.floor(math.log10(x))
+    return f"{x:.{decimals}f}"
+
+
+def one_line(text: object) -> str:
+    """Whitespace and control characters, which error messages may hold, as single spaces."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())

@@ -1,0 +1,212 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from roadmap.machine import Machine
+from roadmap.rules import RoadmapError, listing, nearest
+
+USER_ERROR, RUN_FAILED, STOPPED = 2, 1, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with `_` and `-` the same in long options, and the nearest legal names for a mistyped one."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter, **kwargs})
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = [_dashes(w) for w in (sys.argv[1:] if args is None else args)]
+        known, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            verb = self._verb(known)
+            options = [o for a in verb._actions for o in a.option_strings if o.startswith("--")]
+            verb.error(f"option {unknown[0]!r} is unknown; legal: {listing(sorted(options))}; {nearest(unknown[0].split('=')[0], options)}")
+        return known
+
+    def _verb(self, known: argparse.Namespace) -> Parser:
+        subparsers = next((a for a in self._actions if isinstance(a, argparse._SubParsersAction)), None)
+        return subparsers.choices.get(known.verb, self) if subparsers else self
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise SystemExit(USER_ERROR)
+
+
+def _dashes(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    name, sign, value = word.partition("=")
+    return name.replace("_", "-") + sign + value
+
+
+def parser() -> Parser:
+    top = Parser(prog="roadmap", description="The ConvNeXt modernization roadmap as controlled, single-change experiments.", formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    run = verbs.add_parser("run", help="train steps of the ladder", description="Train one step (--step) or a whole study. A finished trial is not trained again.")
+    _study_options(run)
+    _run_options(run)
+    plan = verbs.add_parser("plan", help="what would run, without running it")
+    _study_options(plan)
+    steps = verbs.add_parser("steps", help="the ladder as a table: change, parameters, GMACs, the paper's numbers")
+    _ladder_options(steps)
+    diff = verbs.add_parser("diff", help="what changes between two steps: spec, recipe, modules, parameters, MACs")
+    diff.add_argument("a", metavar="A", help="a step's id or name")
+    diff.add_argument("b", metavar="B", help="another one; --set applies to it")
+    _ladder_options(diff)
+    report = verbs.add_parser("report", help="tables and figure of a study, or of the paper")
+    _report_options(report)
+    return top
+
+
+def _ladder_options(p: Parser) -> None:
+    p.add_argument("--regime", default="resnet50", help="resnet50, resnet200, cifar or micro")
+    p.add_argument("--set", action="append", default=[], metavar="TOGGLE=VALUE", help="one single change, such as kernel_size=9 or layer_scale=none")
+    p.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _study_options(p: Parser) -> None:
+    p.add_argument("--study", type=Path, metavar="FILE", help="study file; the default study is experiments/digits.yaml")
+    p.add_argument("--step", action="append", metavar="STEP", help="id or name; may be repeated; without it, the study's whole ladder")
+    p.add_argument("--seeds", type=int, nargs="+", metavar="N", help="the study's own, or 0 with --step")
+    p.add_argument("--regime", help="resnet50, resnet200, cifar or micro")
+    p.add_argument("--data", help="digits, cifar10, cifar100, fashion-mnist, imagenet, imagefolder, or a name for timm such as hfds/cifar10")
+    p.add_argument("--data-dir", type=Path, metavar="DIR", help="where the data set lies")
+    p.add_argument("--data-title", metavar="TEXT", help="how tables name the data set")
+    p.add_argument("--image-size", type=int, metavar="PIXELS", help="the regime's own unless given")
+    p.add_argument("--num-classes", type=int, metavar="N", help="for data sets that do not tell")
+    p.add_argument("--validation", type=float, metavar="FRACTION", help="part of the training images set aside for choices")
+    p.add_argument("--recipe", help="the step's own unless given")
+    p.add_argument("--epochs", type=int, metavar="N", help="another number of epochs, schedules in proportion")
+    p.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="the recipe's own unless given")
+    p.add_argument("--set", action="append", default=[], metavar="TOGGLE=VALUE", help="one single change, such as kernel_size=9 or layer_scale=none")
+    p.add_argument("--name", help="the study's name: its folder below --out")
+    p.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run folders go")
+    p.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def _run_options(p: Parser) -> None:
+    p.add_argument("--local", action="store_true", help="run on this machine (the default)")
+    p.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side, each with cores / N threads")
+    p.add_argument("--workers", type=int, default=0, metavar="N", help="data-loading processes of each run")
+    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    p.add_argument("--compile", action="store_true", help="torch.compile the network")
+    p.add_argument("--no-channels-last", action="store_true", help="keep features in NCHW memory order")
+    p.add_argument("--checkpoint-every", type=int, default=1, metavar="EPOCHS")
+    p.add_argument("--download", action="store_true", help="let torchvision or timm fetch the data set")
+    p.add_argument("--force", action="store_true", help="train finished trials again; what they left moves to previous/")
+    p.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    p.add_argument("--list", action="store_true", help="list steps, regimes, recipes and data sets, and stop")
+    p.add_argument("--yes", action="store_true", help="ask nothing")
+
+
+def _report_options(p: Parser) -> None:
+    p.add_argument("study", nargs="?", help="a study's name, or its folder below runs/ or results/")
+    p.add_argument("--paper", action="store_true", help="the paper's own ladder, from results/reference/")
+    p.add_argument("--regime", default="resnet50", help="with --paper: resnet50 or resnet200")
+    p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are")
+    p.add_argument("--out", type=Path, metavar="DIR", help="where to write; results/<study> unless given")
+    p.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit status: 0, 1 a run failed, 2 refused, 130 stopped."""
+    args = parser().parse_args(argv)
+    try:
+        return {"run": run, "plan": plan, "steps": steps, "diff": diff, "report": report}[args.verb](args)
+    except RoadmapError as e:
+        for line in str(e).splitlines():
+            print(f"roadmap {args.verb}: error: {line}", file=sys.stderr)
+        return USER_ERROR
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _study(args: argparse.Namespace) -> Any:
+    """The study that the options describe."""
+    from roadmap import study
+
+    base = study.read_plan(args.study or study.DEFAULT_STUDY)
+    given = {
+        "regime": args.regime, "data": args.data, "data_title": args.data_title, "image_size": args.image_size, "num_classes": args.num_classes,
+        "validation": args.validation, "recipe": args.recipe, "epochs": args.epochs, "precision": args.precision,
+    }
+    given = {k: v for k, v in given.items() if v is not None}
+    if given and not args.study:
+        # Another question than the default study's: its own folder, so that no table mixes the two.
+        words = [given.get("regime", base.regime), given.get("data", ""), given.get("recipe", ""), f"{args.epochs}ep" if args.epochs else ""]
+        base = replace(base, name="-".join(w.replace("/", "-") for w in words if w), question="", data=None if "regime" in given else base.data)
+    if args.step:
+        given |= {"steps": tuple(args.step), "seeds": (0,)}
+    if args.seeds:
+        given["seeds"] = tuple(args.seeds)
+    plan = replace(base, **given, set=(*base.set, *args.set))
+    plan = replace(plan, name=args.name or plan.name, question=plan.question or f"What does each step do ({plan.name})?")
+    _check_name(plan.name)
+    return study.expand(plan, data_dir=args.data_dir)
+
+
+def _check_name(name: str) -> None:
+    """A study's name becomes a folder's."""
+    if not name or len(name) > 100 or name.startswith(("-", ".")) or not all(c.isalnum() or c in "-_.+" for c in name):
+        raise RoadmapError(f"study.name is {name[:120]!r}; legal: up to 100 letters, digits, '-', '_', '+' and '.', not starting with '-' or '.'; choose another --name")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.list:
+        return _list_names()
+    if args.dry_run:
+        return plan(args)
+    from roadmap.verbs import run_study
+
+    machine = Machine(
+        data_dir=args.data_dir, download=args.download, workers=args.workers, device=args.device, compile=args.compile,
+        channels_last=not args.no_channels_last, checkpoint_every=args.checkpoint_every,
+    )
+    return run_study(_study(args), machine, out=args.out, jobs=args.jobs, force=args.force, as_json=args.json)
+
+
+def plan(args: argparse.Namespace) -> int:
+    from roadmap.verbs import show_plan
+
+    return show_plan(_study(args), out=args.out, as_json=args.json)
+
+
+def steps(args: argparse.Namespace) -> int:
+    from roadmap.verbs import show_steps
+
+    return show_steps(args.regime, args.set, as_json=args.json)
+
+
+def diff(args: argparse.Namespace) -> int:
+    from roadmap.verbs import show_diff
+
+    return show_diff(args.a, args.b, args.regime, args.set, as_json=args.json)
+
+
+def report(args: argparse.Namespace) -> int:
+    from roadmap.verbs import write_report
+
+    return write_report(args.study, paper=args.paper, regime=args.regime, runs=args.runs, out=args.out, as_json=args.json)
+
+
+def _list_names() -> int:
+    from roadmap.data.catalogue import NAMED
+    from roadmap.recipes import RECIPES
+    from roadmap.steps import REGIMES, ladder
+
+    print("steps")
+    for s in ladder(side_steps=True):
+        print(f"  {s.id or '':<3} {s.name:<24} {s.title}")
+    for title, names in (("regimes", REGIMES), ("recipes", RECIPES), ("data sets", NAMED)):
+        print(f"{title}\n  {listing(names)}")
+    return 0

@@ -1,0 +1,1 @@
+"""Training: ranks, optimizer and schedule, the loop, checkpoints, evaluation. `execute` runs one trial in its folder."""

@@ -1,0 +1,42 @@
+"""BatchNorm over groups: running statistics that do not depend on which rank or accumulation step saw a group.
+
+One iteration moves the running statistics towards the *mean* of its groups' statistics, r <- (1-m) r + m mean(s_g).
+On one device the groups come one after the other, so group j of k gets the momentum that makes the sequence add up to
+that; between ranks the rule is linear, so averaging the ranks' statistics when they are needed equals averaging always.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from roadmap.train.ranks import Ranks
+
+MOMENTUM = 0.1  # PyTorch's default, which every network of the ladder keeps
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [m for m in model.modules() if isinstance(m, _BatchNorm)]
+
+
+def group_momentum(group: int, groups: int) -> float:
+    """Momentum of the group-th of `groups` forward passes (from 0) so that all weigh the same."""
+    share = MOMENTUM / groups
+    return share / (1 - (groups - 1 - group) * share)
+
+
+def set_momentum(norms: list[_BatchNorm], group: int, groups: int) -> None:
+    if groups > 1:
+        for norm in norms:
+            norm.momentum = group_momentum(group, groups)
+
+
+def average_statistics(norms: list[_BatchNorm], ranks: Ranks) -> None:
+    """Give every rank the mean of all ranks' running statistics. Collective."""
+    if ranks.world == 1 or not norms:
+        return
+    buffers = [b for n in norms for b in (n.running_mean, n.running_var) if b is not None]
+    flat = ranks.sum(torch.cat([b.flatten() for b in buffers])) / ranks.world
+    for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))

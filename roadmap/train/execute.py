@@ -1,0 +1,154 @@
+"""Run one trial in its folder, from wherever it stands, and leave a record, however it ends."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import resource
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from roadmap.data.pipeline import Pipeline
+from roadmap.machine import Machine, cores
+from roadmap.model.complexity import complexity
+from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunFolder, git_state, package_versions, read_lines
+from roadmap.rules import RoadmapError
+from roadmap.spec import Trial
+from roadmap.train.checkpoint import CheckpointStore
+from roadmap.train.loop import Diverged, Interrupted, Trainer
+from roadmap.train.progress import Reporter
+from roadmap.train.ranks import Ranks
+
+Init = Callable[[nn.Module], object]
+
+
+def execute(folder: RunFolder, machine: Machine, *, force: bool = False, init: Init | None = None) -> dict[str, Any]:
+    """Train the folder's trial to its end and return its record; a finished one is returned as it is, unless `force`.
+
+    Every outcome leaves a record: finished, diverged, interrupted (it goes on when started again), failed.
+    Raises RunError only where the folder itself cannot be used; then nothing in it is changed.
+    """
+    trial = folder.trial()
+    ranks = Ranks.start(machine.device)
+    if not ranks.first:
+        return _attempt(folder, trial, machine, ranks, init)
+    with folder.lease():
+        record = folder.record()
+        if record and record["status"] == FINISHED and not force:
+            return record
+        if force:
+            set_aside(folder)
+        return _attempt(folder, trial, machine, ranks, init)
+
+
+def set_aside(folder: RunFolder) -> None:
+    """Move what an earlier run left into previous/<n>/: repeating a trial loses nothing."""
+    names = ("record.json", "metrics.jsonl", "losses.jsonl", "attempts.jsonl", "heartbeat.json", "checkpoints")
+    present = [folder.path / n for n in names if (folder.path / n).exists()]
+    if not present:
+        return
+    target = next(p for n in range(1, 10_000) if not (p := folder.path / "previous" / str(n)).exists())
+    target.mkdir(parents=True)
+    for path in present:
+        path.rename(target / path.name)
+
+
+def _attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks, init: Init | None) -> dict[str, Any]:
+    started = time.monotonic()
+    record = _describe(folder, trial, machine, ranks)
+    try:
+        record |= _train(folder, trial, machine, ranks, init)
+        record["status"] = FINISHED
+    except Diverged as e:
+        record |= {"status": DIVERGED, "error": str(e)}
+    except Interrupted as e:
+        record |= {"status": INTERRUPTED, "error": str(e)}
+    except Exception as e:
+        # Whatever it is, the run leaves a record of it; a user's mistake keeps its own words, anything else its trace.
+        text = str(e) if isinstance(e, RoadmapError) else f"{type(e).__name__}: {e}\n{traceback.format_exc(limit=-4)}"
+        record |= {"status": FAILED, "error": text}
+    record |= {"wall_seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": _peak_memory(ranks), "finished_at": _now()}
+    if ranks.first:
+        folder.write_record(record)
+        folder.beat({"state": record["status"]})
+    return record
+
+
+def _train(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks, init: Init | None) -> dict[str, Any]:
+    """Train to the end; returns what the record adds."""
+    pipeline = Pipeline.open(trial, data_dir=machine.data_dir, download=machine.download, workers=machine.workers, pin_memory=ranks.device.type == "cuda")
+    trainer = Trainer(trial, pipeline, ranks, machine, init=init)
+    store = CheckpointStore(folder.checkpoints)
+    state = store.load(trial.fingerprint)
+    if state:
+        trainer.restore(state)
+    if ranks.first:
+        _note_attempt(folder, trainer)
+        folder.keep_epochs(trainer.iteration // trainer.per_epoch)
+    title = trial.id.rsplit("-", 1)[0]
+    reporter = Reporter(title, trainer.total, trial.recipe.batch_size, beat=folder.beat, silent=not ranks.first)
+    trainer.train(store, folder.append_epoch, reporter)
+    return _results(trainer)
+
+
+def _results(trainer: Trainer) -> dict[str, Any]:
+    """Test accuracy of the last epoch (or of the best on validation, where the recipe says so), and the run's rates."""
+    scores = trainer.best if trainer.best else trainer.evaluate("test")
+    validation = trainer.evaluate("validation")["top1"] if len(trainer.pipeline.validation_indices) else None
+    keys = ("top1", "top5", "loss", "ema_top1", "ema_top5", "ema_loss")
+    return {
+        **{k: scores.get(k) for k in keys}, "test_images": scores["images"], "validation_top1": validation, "accuracy_epoch": (trainer.best or {}).get("epoch", trainer.recipe.epochs),
+        "images_per_second": trainer.images_per_second, "iterations": trainer.iteration, "train_images": len(trainer.pipeline.train_indices), "error": None,
+    }
+
+
+def _describe(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> dict[str, Any]:
+    """What is known of a run before it ends."""
+    size = complexity(trial.model, trial.data.image_size)
+    precision = trial.recipe.precision if trial.recipe.precision != "auto" else "bf16" if ranks.device.type == "cuda" else "fp32"
+    return {
+        "version": 1, "id": trial.id, "fingerprint": trial.fingerprint, "study": folder.path.parent.name,
+        "regime": trial.regime, "step": trial.step, "change": trial.change, "seed": trial.seed,
+        "data": trial.data.title, "data_name": trial.data.name, "data_digest": trial.data.digest, "recipe": trial.recipe.name, "image_size": trial.data.image_size,
+        "params": size.params, "macs": size.macs, "epochs": trial.recipe.epochs,
+        "world_size": ranks.world, "device_batch": trial.recipe.group_size, "group_size": trial.recipe.group_size, "global_batch": trial.recipe.batch_size,
+        "precision": precision, "compile": machine.compile, "channels_last": machine.channels_last,
+        **git_state(), "packages": package_versions(), "hardware": hardware(ranks), "attempts": len(read_lines(folder.path / "attempts.jsonl")[0]) + 1,
+    }
+
+
+def _note_attempt(folder: RunFolder, trainer: Trainer) -> None:
+    """One line for each start, so that a resume with another commit or machine is on record."""
+    folder.append("attempts.jsonl", {"time": _now(), "pid": os.getpid(), "from_iteration": trainer.iteration, **git_state(), "packages": package_versions(), "hardware": hardware(trainer.ranks), "world_size": trainer.ranks.world})
+
+
+def hardware(ranks: Ranks) -> dict[str, Any]:
+    """What the run runs on, by names that mean something elsewhere."""
+    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
+    return {"device": device, "cpu": _cpu_name(), "cores": cores(), "threads": torch.get_num_threads()}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _peak_memory(ranks: Ranks) -> int:
+    """Bytes: of the GPU where there is one, else of the process."""
+    if ranks.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(ranks.device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,259 @@
+"""The training loop, one for a CPU, a GPU and many ranks.
+
+A forward pass always takes exactly one group; ranks and accumulation decide only which groups run where. Every draw comes
+from a derived seed (roadmap.seeds), so the state of a run is its tensors and the iteration: a resumed run repeats the rest
+exactly. Nothing in an iteration waits for the device: losses are summed there, and a non-finite loss is turned into a flag
+that makes the fused optimizer skip its update.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from roadmap.data.pipeline import Pipeline
+from roadmap.machine import Machine
+from roadmap.model.network import ModernizableResNet
+from roadmap.rules import RoadmapError
+from roadmap.seeds import INIT, derive
+from roadmap.spec import Trial
+from roadmap.train.batchnorm import average_statistics, batch_norms, set_momentum
+from roadmap.train.checkpoint import CheckpointStore
+from roadmap.train.evaluate import evaluate
+from roadmap.train.optimizer import Objective, make_optimizer, make_schedule, seed_group
+from roadmap.train.progress import Reporter
+from roadmap.train.ranks import Ranks
+
+CHECK_EVERY_ON_GPU = 50  # iterations between two looks at the device's flag: each look waits for the device
+
+
+class Diverged(RoadmapError):
+    """The loss is not finite; the weights are those before the update."""
+
+
+class Interrupted(RoadmapError):
+    """The run was told to stop and has saved itself."""
+
+
+@dataclass
+class StopSignal:
+    """Notes SIGTERM, SIGUSR2 and Ctrl-C; the loop looks at an iteration's end. A second Ctrl-C stops at once."""
+
+    received: str = ""
+    _previous: dict[signal.Signals, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> StopSignal:
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+            for s in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+                self._previous[s] = signal.signal(s, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for s, handler in self._previous.items():
+            signal.signal(s, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+
+def build_network(trial: Trial) -> ModernizableResNet:
+    """The trial's network with its initial weights, which depend on model and seed alone."""
+    torch.default_generator.manual_seed(derive(trial.seed, INIT))
+    return ModernizableResNet(trial.model)
+
+
+class Trainer:
+    """One run of a trial. `train` goes from where the checkpoint left off to the end."""
+
+    def __init__(self, trial: Trial, pipeline: Pipeline, ranks: Ranks, machine: Machine, *, init: Callable[[nn.Module], object] | None = None) -> None:
+        self.trial, self.recipe, self.pipeline, self.ranks, self.machine = trial, trial.recipe, pipeline, ranks, machine
+        self.my_groups = self.recipe.groups_per_rank(ranks.world)
+        self.memory_format = torch.channels_last if machine.channels_last else torch.contiguous_format
+        self.model: nn.Module = build_network(trial)
+        if init:
+            init(self.model)
+        self.model.to(ranks.device, memory_format=self.memory_format)
+        self.norms = batch_norms(self.model)
+        self.forward = self._wrap()
+        self.optimizer = make_optimizer(self.model, self.recipe)
+        self.per_epoch = pipeline.sampler().iterations_per_epoch
+        self.total = self.recipe.epochs * self.per_epoch
+        self.schedule = make_schedule(self.optimizer, self.recipe, self.per_epoch)
+        self.ema = ModelEmaV3(self.model, decay=self.recipe.ema_decay) if self.recipe.ema_decay is not None else None
+        self.objective = Objective(self.recipe, trial.data.num_classes)
+        self.autocast = torch.autocast(ranks.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        self.iteration = 0
+        self.losses = torch.zeros(self.per_epoch, device=ranks.device)
+        self.flags = torch.zeros(2, device=ranks.device)  # [a loss was not finite, a stop was asked for], the same on all ranks
+        self.optimizer.found_inf = self.flags[0]  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
+        self.train_seconds, self.trained, self.best = 0.0, 0, None
+
+    @property
+    def precision(self) -> str:
+        if self.recipe.precision != "auto":
+            return self.recipe.precision
+        return "bf16" if self.ranks.device.type == "cuda" else "fp32"
+
+    def _wrap(self) -> nn.Module:
+        model: Any = self.model
+        if self.ranks.world > 1:
+            devices = [self.ranks.device] if self.ranks.device.type == "cuda" else None
+            model = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return torch.compile(model) if self.machine.compile else model
+
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on. Collective: BatchNorm statistics are averaged over the ranks."""
+        average_statistics(self.norms, self.ranks)
+        return {
+            "fingerprint": self.trial.fingerprint, "iteration": self.iteration, "world": self.ranks.world,
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": self.ema.module.state_dict() if self.ema else None,
+            "losses": self._all_losses(), "train_seconds": self.train_seconds, "best": self.best,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        self.iteration, self.train_seconds, self.best = state["iteration"], state["train_seconds"], state["best"]
+        # Each rank carries its share, so that the sum over ranks is again the loss.
+        self.losses.copy_(state["losses"] / self.ranks.world)
+
+    def _all_losses(self) -> Tensor:
+        """This epoch's loss of each iteration, summed over the ranks' shares."""
+        return self.ranks.sum(self.losses.clone()).cpu()
+
+    # One iteration ----------------------------------------------------------------------------------------------------
+
+    def step(self, stream: Iterator[tuple[Tensor, Tensor]], stop: StopSignal) -> None:
+        """One update from the next global batch; the loss is noted on the device."""
+        self.schedule.step_update(self.iteration)
+        at = self.iteration % self.per_epoch
+        for k in range(self.my_groups):
+            last = k == self.my_groups - 1
+            with contextlib.nullcontext() if last or self.ranks.world == 1 else self.forward.no_sync():  # type: ignore[operator]
+                loss = self.group_loss(*next(stream), k)
+                (loss / self.my_groups).backward()
+            self.losses[at] += loss.detach() / self.recipe.groups
+        self.flags[0].copy_(torch.maximum(self.flags[0], (~torch.isfinite(self.losses[at])).float()))
+        if self.ranks.world > 1:
+            self.flags[1:].fill_(float(bool(stop.received)))
+            self.ranks.max(self.flags)
+        if self.recipe.clip_grad is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update(self.model)
+        self.iteration += 1
+
+    def group_loss(self, images: Tensor, labels: Tensor, k: int) -> Tensor:
+        """Forward this rank's k-th group: (N, C, H, W), (N,) -> scalar mean loss."""
+        group = self.ranks.rank + k * self.ranks.world
+        images = images.to(self.ranks.device, non_blocking=True, memory_format=self.memory_format)
+        labels = labels.to(self.ranks.device, non_blocking=True)
+        seed = seed_group(self.trial.seed, self.iteration, group, self.ranks.device)
+        images, targets = self.objective.prepare(images, labels, seed)
+        set_momentum(self.norms, k, self.my_groups)
+        with self.autocast:
+            logits = self.forward(images)
+        return self.objective(logits, targets)
+
+    def _look(self, stop: StopSignal, force: bool = False) -> bool:
+        """Whether to stop now, agreed by all ranks; raises Diverged. On a GPU it looks at the flags only now and then."""
+        if self.ranks.device.type == "cuda" and not force and self.iteration % CHECK_EVERY_ON_GPU:
+            return bool(stop.received) and self.ranks.world == 1
+        bad, asked = self.flags.tolist()
+        if bad:
+            at = int((~torch.isfinite(self.losses)).nonzero()[0]) if not torch.isfinite(self.losses).all() else self.iteration - 1
+            raise Diverged(f"loss is not finite in iteration {self.iteration - self.iteration % self.per_epoch + at} or before; legal: finite losses; the weights before it are kept; lower the learning rate")
+        return bool(asked) if self.ranks.world > 1 else bool(stop.received)
+
+    # The run ----------------------------------------------------------------------------------------------------------
+
+    def train(self, store: CheckpointStore, note: Callable[[dict[str, Any], list[float]], None], reporter: Reporter) -> None:
+        """Train to the end; `note` receives each epoch's metrics and losses. Raises Interrupted after saving, Diverged."""
+        sampler = self.pipeline.sampler(start=self.iteration, rank=self.ranks.rank, world=self.ranks.world)
+        stream = iter(self.pipeline.stream(sampler))
+        self.model.train()
+        reporter.start(self.iteration, self.iteration // self.per_epoch)
+        with StopSignal() as stop, contextlib.closing(reporter):
+            while self.iteration < self.total:
+                started = time.monotonic()
+                self._to_boundary(stream, stop, store, reporter)
+                self.train_seconds += time.monotonic() - started
+                self._end_of_epoch(store, note, reporter)
+                if self._look(stop, force=True) and self.iteration < self.total:
+                    self._save_and_leave(store, stop)
+
+    def _to_boundary(self, stream: Iterator[tuple[Tensor, Tensor]], stop: StopSignal, store: CheckpointStore, reporter: Reporter) -> None:
+        """Train to the end of this epoch."""
+        started, epoch = time.monotonic(), self.iteration // self.per_epoch + 1
+        while self.iteration < epoch * self.per_epoch:
+            self.step(stream, stop)
+            self.trained += 1
+            reporter.iteration(self.iteration, epoch)
+            if self._look(stop) and self.iteration < epoch * self.per_epoch:
+                self.train_seconds += time.monotonic() - started
+                self._save_and_leave(store, stop)
+        self._look(stop, force=True)
+
+    def _end_of_epoch(self, store: CheckpointStore, note: Callable[[dict[str, Any], list[float]], None], reporter: Reporter) -> None:
+        epoch = self.iteration // self.per_epoch
+        losses = self._all_losses().tolist()
+        split = "validation" if len(self.pipeline.validation_indices) else "test"
+        scores = self.evaluate(split)
+        line = {
+            "epoch": epoch, "iteration": self.iteration, "train_loss": sum(losses) / len(losses), "split": split, **scores,
+            "lr": self.optimizer.param_groups[-1]["lr"], "images_per_second": self.images_per_second,
+        }
+        if self.recipe.accuracy == "best" and (self.best is None or scores["top1"] > self.best["validation_top1"]):
+            self.best = {"epoch": epoch, "validation_top1": scores["top1"], **self.evaluate("test")}
+        if self.ranks.first:
+            note(line, losses)
+        self.losses.zero_()
+        reporter.epoch(line, self.recipe.epochs)
+        if epoch % self.machine.checkpoint_every == 0 or epoch == self.recipe.epochs:
+            self.save(store)
+
+    def _save_and_leave(self, store: CheckpointStore, stop: StopSignal) -> None:
+        self.save(store)
+        raise Interrupted(f"stopped by {stop.received or 'another rank'} at iteration {self.iteration} of {self.total}; saved; start it again to go on")
+
+    def save(self, store: CheckpointStore) -> None:
+        """Write a checkpoint; all ranks call it, the first writes."""
+        state = self.state()
+        if self.ranks.first:
+            store.save(state, self.iteration)
+        self.ranks.barrier()
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images a second over the whole run so far, evaluation and loading time between epochs left out."""
+        return self.iteration * self.recipe.batch_size / self.train_seconds if self.train_seconds else 0.0
+
+    def evaluate(self, part: str) -> dict[str, float]:
+        """Accuracy on `validation` or `test` of the weights and, where on, of their moving average (ema_*)."""
+        average_statistics(self.norms, self.ranks)
+        scores = self._scores(self.model, part)
+        if self.ema:
+            scores |= {f"ema_{k}": v for k, v in self._scores(self.ema.module, part).items() if k != "images"}
+        return scores
+
+    def _scores(self, model: nn.Module, part: str) -> dict[str, float]:
+        views = self.pipeline.views(part, rank=self.ranks.rank, world=self.ranks.world)
+        return evaluate(model, views, self.ranks, autocast=self.autocast, memory_format=self.memory_format)

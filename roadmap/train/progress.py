@@ -1,0 +1,66 @@
+"""What a run shows while it trains: a bar on a terminal, plain lines elsewhere, and a heartbeat file for others to read."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+HEARTBEAT_SECONDS = 5.0
+
+
+class Reporter:
+    """Iterations and epochs as they pass. `beat` receives the heartbeat; `silent` (all ranks but the first) shows nothing."""
+
+    def __init__(self, title: str, total: int, images: int, *, beat: Callable[[Mapping[str, Any]], None], silent: bool = False) -> None:
+        self.title, self.total, self.images, self.beat, self.silent = title, total, images, beat, silent
+        self.started, self.first, self.last_beat = time.monotonic(), 0, 0.0
+        console = Console(stderr=True)
+        self.bar = None if silent or not console.is_terminal else Progress(
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), console=console, transient=True,
+        )
+
+    def start(self, iteration: int, epoch: int) -> None:
+        """Begin, or begin again after a resume, at this iteration."""
+        self.started, self.first = time.monotonic(), iteration
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=self.total, completed=iteration, speed="")
+        if iteration and not self.silent:
+            print(f"{self.title}: resumed after epoch {epoch}, iteration {iteration} of {self.total}", file=sys.stderr, flush=True)
+
+    def speed(self, iteration: int) -> float:
+        """Images per second since the start, evaluation included."""
+        return (iteration - self.first) * self.images / max(time.monotonic() - self.started, 1e-9)
+
+    def iteration(self, iteration: int, epoch: int) -> None:
+        """`iteration` updates are done, within `epoch` (from 1). Cheap: reads a clock, writes every few seconds."""
+        now = time.monotonic()
+        if self.silent or now - self.last_beat < (0.2 if self.bar else HEARTBEAT_SECONDS):
+            return
+        speed = self.speed(iteration)
+        if self.bar:
+            self.bar.update(self.task, completed=iteration, speed=f"epoch {epoch}  {speed:,.0f} images/s")
+        self.last_beat = now
+        left = (self.total - iteration) * self.images / speed if speed else None
+        self.beat({"state": "running", "iteration": iteration, "iterations": self.total, "epoch": epoch, "images_per_second": speed, "seconds_left": left})
+
+    def epoch(self, line: Mapping[str, Any], epochs: int) -> None:
+        """One line of metrics."""
+        if self.silent:
+            return
+        left = (self.total - line["iteration"]) * self.images / max(self.speed(line["iteration"]), 1e-9)
+        split, top1 = line["split"], line["top1"]
+        text = f"{self.title}  epoch {line['epoch']}/{epochs}  loss {line['train_loss']:.4f}  {split} top-1 {top1:.2f} %  {line['images_per_second']:,.0f} images/s  {left:,.0f} s left"
+        if self.bar:
+            self.bar.console.print(text, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.stop()

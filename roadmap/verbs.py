@@ -1,0 +1,309 @@
+"""What each verb of the command line does: reads the values, calls the parts, prints a table or JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from roadmap.launch.local import run_here, run_side_by_side
+from roadmap.machine import Machine
+from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunError, RunFolder, study_folder, write_study
+from roadmap.rules import RoadmapError, SpecError, listing, nearest, parse_setting
+from roadmap.spec import ModelSpec, Trial, diff, show
+from roadmap.steps import Step, change_of, find_regime, find_step, ladder, resolve
+from roadmap.study import Study, images_to_train, step_recipe
+
+RESULTS = Path("results")
+REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
+STATE_WORDS = {FINISHED: "finished", FAILED: "failed: starts again", DIVERGED: "diverged: starts again", INTERRUPTED: "interrupted: goes on"}
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]], *, left: int = 2) -> None:
+    """A plain table; the first `left` columns aligned left. Wide enough not to cut where output is not a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD)
+    for i, name in enumerate(columns):
+        table.add_column(Text(name), justify="left" if i < left else "right")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+# run, plan ---------------------------------------------------------------------------------------------------------------
+
+
+def state_of(folder: RunFolder) -> str:
+    """A run's state from its folder: new, one of the record's, or started (no record yet)."""
+    record = folder.record()
+    if record:
+        return str(record["status"])
+    return "started" if (folder.path / "attempts.jsonl").exists() else "new"
+
+
+def run_study(study: Study, machine: Machine, *, out: Path, jobs: int, force: bool, as_json: bool) -> int:
+    """Train what is not finished; print each record, or one line a run. Returns the exit status."""
+    if jobs < 1:
+        raise RoadmapError(f"--jobs is {jobs}; legal: 1 or more; leave it out for one run at a time")
+    alone = jobs == 1 or len(study.trials) == 1
+    _refuse_before_training(study, machine)
+    folder = write_study(out, study.name, study.question, study.regime, study.trials)
+    folders = [RunFolder(folder / t.id) for t in study.trials]
+    for run, trial in zip(folders, study.trials, strict=True):
+        run.prepare(trial)
+    done = [f for f in folders if state_of(f) == FINISHED and not force]
+    todo = [f for f in folders if f not in done]
+    for step, reason in study.undefined.items():
+        print(f"{step}: not defined: {reason}", file=sys.stderr)
+    if done:
+        print(f"{len(done)} of {len(folders)} runs are finished already and are not trained again (--force does)", file=sys.stderr)
+    report = _Lines(len(todo), quiet=alone and len(todo) == 1)
+    if todo:
+        if alone:
+            run_here(todo, machine, force=force, finished=report.finished)
+        else:
+            run_side_by_side(todo, machine, jobs=jobs, force=force, finished=report.finished)
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))):
+        return 0  # one rank prints
+    return _print_records(study, folders, as_json)
+
+
+def _refuse_before_training(study: Study, machine: Machine) -> None:
+    """What can be known without training: data sets that are missing or damaged, ranks that do not divide the batch."""
+    from roadmap.data.catalogue import IMAGE_FOLDERS
+
+    if not study.trials:
+        raise RoadmapError(f"study {study.name} has no trial that can be built; legal: at least one; see the reasons with `roadmap plan`: {listing(study.undefined.values())}")
+    data = study.trials[0].data
+    if data.name != "digits":
+        from roadmap.data.images import check_images, open_data
+
+        if data.name in IMAGE_FOLDERS:
+            check_images(data, data_dir=machine.data_dir)
+        else:
+            open_data(data, data_dir=machine.data_dir, download=machine.download)
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    for trial in study.trials:
+        trial.recipe.groups_per_rank(world)
+
+
+class _Lines:
+    """One line for each run that ends."""
+
+    def __init__(self, total: int, *, quiet: bool) -> None:
+        self.total, self.quiet, self.count = total, quiet, 0
+
+    def finished(self, folder: RunFolder, record: dict[str, Any]) -> None:
+        self.count += 1
+        if self.quiet:
+            return
+        top1 = record.get("top1")
+        what = f"top-1 {top1:.2f} %  {record['wall_seconds']:.1f} s" if record["status"] == FINISHED and top1 is not None else str(record.get("error") or "").splitlines()[0]
+        print(f"[{self.count}/{self.total}] {folder.path.name}  {record['status']}  {what}", file=sys.stderr, flush=True)
+
+
+def _print_records(study: Study, folders: list[RunFolder], as_json: bool) -> int:
+    records = [r for f in folders if (r := f.record())]
+    if as_json:
+        _print_json(records)
+    elif len(folders) == 1 and records:
+        _print_record(records[0], folders[0])
+    else:
+        finished = sum(r["status"] == FINISHED for r in records)
+        print(f"{study.name}: {finished} of {len(folders)} runs finished; table and figure: roadmap report {study.name}")
+    statuses = {r["status"] for r in records}
+    if len(records) == len(folders) and statuses == {FINISHED}:
+        return 0
+    return 1 if statuses & {FAILED, DIVERGED} or INTERRUPTED not in statuses else 130
+
+
+def _print_record(record: dict[str, Any], folder: RunFolder) -> None:
+    """The record as name and value, one a line; the file has it as JSON."""
+    for key, value in record.items():
+        if value is None or value == "":
+            continue
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else f"{value:,.2f}" if isinstance(value, float) else str(value)
+        print(f"{key:<20} {text}")
+    print(f"{'record':<20} {folder.path / 'record.json'}")
+
+
+def show_plan(study: Study, *, out: Path, as_json: bool) -> int:
+    """The trials, what there is of each, and the time they would take where a finished run of the step tells."""
+    folders = {t.id: RunFolder(study_folder(out, study.name) / t.id) for t in study.trials}
+    states = {key: state_of(f) for key, f in folders.items()}
+    rates = _measured_rates(folders)
+    if as_json:
+        trials = [{**t.to_json(), "state": states[t.id], "predicted_seconds": _seconds(t, rates)} for t in study.trials]
+        _print_json({"study": study.name, "question": study.question, "regime": study.regime, "trials": trials, "undefined": dict(study.undefined)})
+        return 0
+    rows = [[t.step, t.change, str(t.seed), t.recipe.name, str(t.recipe.epochs), STATE_WORDS.get(states[t.id], states[t.id]), _minutes(_seconds(t, rates)), t.id] for t in study.trials]
+    _table(f"{study.name}: {study.question}", ["step", "change", "seed", "recipe", "epochs", "state", "minutes", "run"], rows)
+    for step, reason in study.undefined.items():
+        print(f"{step}: not defined: {reason}")
+    left = [t for t in study.trials if states[t.id] != FINISHED]
+    known = [s for t in left if (s := _seconds(t, rates)) is not None]
+    unknown = len(left) - len(known)
+    total = f"{sum(known) / 60:.1f} minutes of one process" if known else "unknown"
+    print(f"{len(study.trials)} trials: {len(study.trials) - len(left)} finished, {len(left)} to train; time left: {total}{f', and {unknown} of unknown length' if known and unknown else ''}")
+    return 0
+
+
+def _measured_rates(folders: dict[str, RunFolder]) -> dict[tuple[str, str], float]:
+    """Images per second of each (step, change) that a finished run has measured."""
+    records = [r for f in folders.values() if (r := f.record()) and r["status"] == FINISHED]
+    return {(r["step"], r["change"]): r["images_per_second"] for r in records}
+
+
+def _seconds(trial: Trial, rates: dict[tuple[str, str], float]) -> float | None:
+    images, rate = images_to_train(trial), rates.get((trial.step, trial.change))
+    return images / rate if images and rate else None
+
+
+def _minutes(seconds: float | None) -> str:
+    return "unknown" if seconds is None else f"{seconds / 60:.1f}"
+
+
+# steps, diff -------------------------------------------------------------------------------------------------------------
+
+
+def show_steps(regime: str, settings: list[str], *, as_json: bool) -> int:
+    """The ladder, every network counted as it is built."""
+    chosen = dict(parse_setting("ModelSpec", ModelSpec, text) for text in settings)
+    rows = [_step_row(step, regime, chosen) for step in ladder(side_steps=True)]
+    if as_json:
+        _print_json(rows)
+        return 0
+    where = find_regime(regime)
+    cells = [[
+        r["id"] or "", r["name"], r["title"],
+        "not defined" if r["params"] is None else f"{r['params']:,}", "" if r["macs"] is None else f"{r['macs'] / 1e9:.3f}",
+        "" if r["paper_top1"] is None else f"{r['paper_top1']:.2f}", "" if r["paper_top1_std"] is None else f"{r['paper_top1_std']:.2f}",
+        "" if r["paper_gflops"] is None else f"{r['paper_gflops']:.2f}",
+    ] for r in rows]
+    _table(f"{where.name}: {where.title}, {where.image_size} px", ["id", "step", "changes", "params", "GMACs", "paper top-1", "paper std", "paper GFLOPs"], cells, left=3)
+    if "layer_scale" not in chosen:
+        print("params: without LayerScale, as the paper's networks are usually counted; --set layer_scale=1e-6 counts it in")
+    for r in rows:
+        if "not_defined" in r:
+            print(f"{r['name']}: not defined: {r['not_defined']}")
+    return 0
+
+
+def _step_row(step: Step, regime: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """One step as data. `params` leaves LayerScale out unless a setting asks for it; `params_layer_scale` counts it in."""
+    from roadmap.model.complexity import complexity
+
+    where = find_regime(regime)
+    paper = where.paper.get(step.name)
+    row: dict[str, Any] = {
+        "id": step.id, "name": step.name, "parent": step.parent, "on_path": step.on_path, "title": step.title, "group": step.group,
+        "change": {k: _as_json(v) for k, v in change_of(step, where).items()},
+        "params": None, "params_layer_scale": None, "macs": None,
+        "paper_top1": paper.top1 if paper else None, "paper_top1_std": paper.std if paper else None, "paper_gflops": paper.gflops if paper else None,
+        "source": step.source, "evidence": step.evidence,
+    }
+    try:
+        plain_network = complexity(resolve(step.name, regime, **{"layer_scale": None, **settings}), where.image_size)
+        scaled = complexity(resolve(step.name, regime, **{**settings, "layer_scale": 1e-6}), where.image_size)
+    except SpecError as e:
+        return {**row, "not_defined": str(e)}
+    return {**row, "params": plain_network.params, "params_layer_scale": scaled.params, "macs": plain_network.macs}
+
+
+def show_diff(a: str, b: str, regime: str, settings: list[str], *, as_json: bool) -> int:
+    """Everything in which two steps differ; the settings apply to the second."""
+    from roadmap.model.structure import structure_diff
+
+    first, second, where = find_step(a), find_step(b), find_regime(regime)
+    chosen = dict(parse_setting("ModelSpec", ModelSpec, text) for text in settings)
+    before, after = resolve(first.name, regime), resolve(second.name, regime, **chosen)
+    structure = structure_diff(before, after, where.image_size)
+    differences = {"spec": diff(before, after), "recipe": diff(step_recipe(first, regime), step_recipe(second, regime))}
+    values: dict[str, Any] = {
+        "a": first.name, "b": second.name, "regime": regime, "set": {k: show(v) for k, v in chosen.items()},
+        **{kind: {k: [_as_json(x), _as_json(y)] for k, (x, y) in found.items()} for kind, found in differences.items()},
+        "structure": {"roles": sorted(structure.roles), "added": structure.added, "removed": structure.removed, "changed": {k: list(v) for k, v in structure.changed.items()}},
+        "params": [structure.before.params, structure.after.params], "macs": [structure.before.macs, structure.after.macs],
+        "norms": [structure.before.norms, structure.after.norms], "activations": [structure.before.activations, structure.after.activations],
+    }
+    if as_json:
+        _print_json(values)
+        return 0
+    rows = [[kind, name, show(x), show(y)] for kind, found in differences.items() for name, (x, y) in found.items()]
+    rows += [["counts", name, f"{values[name][0]:,}", f"{values[name][1]:,}"] for name in ("params", "macs", "norms", "activations")]
+    title = f"{first.name} -> {second.name}{' with ' + ' '.join(settings) if settings else ''} ({regime}, {where.image_size} px)"
+    _table(title, ["of", "what", first.name, second.name], rows)
+    _print_structure(structure)
+    return 0
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _print_structure(structure: Any) -> None:
+    """Modules by role: how many of each, with one example."""
+    from roadmap.model.structure import role
+
+    rows: dict[tuple[str, str], list[str]] = {}
+    for word, parts in (("added", structure.added), ("removed", structure.removed), ("changed", structure.changed)):
+        for name, text in parts.items():
+            rows.setdefault((word, role(name)), []).append(f"{name}: {' -> '.join(text) if isinstance(text, tuple) else text}")
+    if rows:
+        _table("modules", ["", "role", "example", "count"], [[word, what, texts[0], str(len(texts))] for (word, what), texts in rows.items()], left=3)
+
+
+# report ------------------------------------------------------------------------------------------------------------------
+
+
+def write_report(name: str | None, *, paper: bool, regime: str, runs: Path, out: Path | None, as_json: bool) -> int:
+    """Tables and figure of the paper or of a study; prints the table and the files."""
+    from analysis.report import paper_table, report_paper, report_study, study_table
+
+    if paper:
+        found, caption = paper_table(regime, REFERENCE)
+        paths = report_paper(regime, REFERENCE, out or RESULTS / "reference" / regime)
+    elif name is None:
+        raise RoadmapError(f"report has no study; legal: a name, or --paper; known: {listing(_studies(runs)) or 'none yet'}; run `roadmap run` first")
+    else:
+        from analysis.gather import open_study
+
+        source = _find_study(name, runs)
+        found, caption = study_table(open_study(source))
+        paths = report_study(source, out or RESULTS / source.name)
+    if as_json:
+        _print_json({"rows": found, "files": [str(p) for p in paths]})
+        return 0
+    from rich.console import Console
+
+    from analysis.tables import terminal
+
+    Console(width=None if sys.stdout.isatty() else 200).print(terminal(found, caption.title))
+    for path in paths:
+        print(path)
+    return 0
+
+
+def _studies(runs: Path) -> list[str]:
+    """Names with a study.json below runs/ or records below results/."""
+    return sorted({p.parent.name for pattern, root in (("*/study.json", runs), ("*/records.jsonl", RESULTS)) for p in root.glob(pattern)})
+
+
+def _find_study(name: str, runs: Path) -> Path:
+    """A study's folder: as a path, below runs/, or below results/ where its runs are not here. Raises RunError."""
+    for folder in (Path(name), runs / name, RESULTS / name):
+        if (folder / "study.json").exists() or (folder / "records.jsonl").exists():
+            return folder
+    known = _studies(runs)
+    raise RunError(f"study {name!r} has no records in {runs / name} or {RESULTS / name}; legal: {listing(known) or 'none yet'}; {nearest(name, known)}")

@@ -1,0 +1,49 @@
+"""Writes run folders as the trainer does: real trials, real study.json, one record.json each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from roadmap.record import FINISHED, RunFolder, write_study
+from roadmap.spec import Data, Recipe, Trial
+from roadmap.steps import find_regime, resolve
+
+Values = Mapping[str, Any]
+
+
+def make_trial(step: str, seed: int, regime: str = "micro", *, change: str = "", epochs: int = 20, **settings: Any) -> Trial:
+    base = find_regime(regime).base
+    data = Data(name="digits", title="handwritten digits", image_size=16, num_classes=base.num_classes, in_chans=base.in_chans)
+    recipe = Recipe(name="digits-adamw", source="tests", epochs=epochs, batch_size=64, group_size=32, optimizer="adamw", lr=1e-3, weight_decay=0.05)
+    return Trial(model=resolve(step, regime, **settings), recipe=recipe, data=data, seed=seed, regime=regime, step=step, change=change)
+
+
+def make_record(trial: Trial, **values: Any) -> dict[str, Any]:
+    labels = {"id": trial.id, "fingerprint": trial.fingerprint, "regime": trial.regime, "step": trial.step, "change": trial.change, "seed": trial.seed}
+    measured = {
+        "top1": 90.0,
+        "top5": 99.0,
+        "loss": 0.3,
+        "ema_top1": None,
+        "params": 12_345,
+        "macs": 2_345_678,
+        "image_size": 16,
+        "test_images": 1797,
+        "epochs": trial.recipe.epochs,
+    }
+    machine = {"git_commit": "0123456789abcdef", "git_dirty": True, "hardware": {"device": "cpu", "cpu": "a CPU", "cores": 2, "threads": 1}, "world_size": 1, "error": None}
+    return {"status": FINISHED, **labels, "data": trial.data.title, "recipe": trial.recipe.name, **measured, **machine, **values}
+
+
+def write_runs(out: Path, trials: list[Trial], values: Callable[[Trial], Values | None], *, regime: str = "micro", name: str = "ladder") -> Path:
+    """Plan all trials, write the records for which `values` returns something; returns the study's folder."""
+    folder = write_study(out, name, "Which steps help?", regime, trials)
+    for trial in trials:
+        measured = values(trial)
+        if measured is not None:
+            run = RunFolder(folder / trial.id)
+            run.prepare(trial)
+            run.write_record(make_record(trial, **measured))
+    return folder
