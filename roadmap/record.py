@@ -208,7 +208,7 @@ def git_state() -> dict[str, Any]:
             return None
 
     commit = git("rev-parse", "HEAD")
-    status = git("status", "--porcelain", "--", "roadmap", "pyproject.toml", "constraints.txt") if commit else None
+    status = git("status", "--porcelain", "--", ":/roadmap", ":/pyproject.toml", ":/constraints.txt") if commit else None
     return {"git_commit": commit, "git_dirty": None if status is None else bool(status)}
 
 

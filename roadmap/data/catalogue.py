@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -40,13 +41,14 @@ NAMED: Mapping[str, Data] = MappingProxyType({
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of one split: paths below `root` with '/' between parts, labels as indices into `classes`, sizes in bytes."""
+    """The files of one split: paths below `root` with '/' between parts, labels as indices into `classes`, sizes in bytes, times of change in ns."""
 
     root: Path
     classes: tuple[str, ...]
     files: tuple[str, ...]
     labels: tuple[int, ...]
     sizes: tuple[int, ...]
+    times: tuple[int, ...]
 
 
 def resolve_data(name: str, *, data_dir: Path | None = None, image_size: int | None = None, num_classes: int | None = None, validation: float | None = None, title: str | None = None) -> Data:
@@ -90,33 +92,50 @@ def find_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Pa
 def list_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Listing:
     """Classes and files of a split, sorted by name so that every machine numbers them alike. Raises DataError."""
     root = find_split(name, data_dir, folders)
-    classes, files, labels, sizes = [], [], [], []
-    for entry in sorted((e for e in os.scandir(root) if e.is_dir()), key=lambda e: e.name):
-        found = sorted(_images(Path(entry.path), entry.name))
+    classes: list[str] = []
+    files: list[str] = []
+    labels: list[int] = []
+    sizes: list[int] = []
+    times: list[int] = []
+    for label in sorted(_folders(root)):
+        found = sorted(_images(root / label, label))
         if not found:
-            raise DataError(f"data folder {entry.path} has no images; legal: files ending in {listing(sorted(IMAGE_SUFFIXES))}; remove the folder or fill it")
-        for file, size in found:
+            raise DataError(f"data folder {root / label} has no images; legal: files ending in {listing(sorted(IMAGE_SUFFIXES))}; remove the folder or fill it")
+        for file, size, changed in found:
             if size == 0:
                 raise DataError(f"image {root / file} is empty (0 bytes); legal: readable images; replace or remove it")
             files.append(file)
             sizes.append(size)
+            times.append(changed)
         labels += [len(classes)] * len(found)
-        classes.append(entry.name)
+        classes.append(label)
     if len(classes) < 2:
         raise DataError(f"data folder {root} has {len(classes)} class folders; legal: two or more, each with images; check --data-dir")
-    return Listing(root, tuple(classes), tuple(files), tuple(labels), tuple(sizes))
+    return Listing(root, tuple(classes), tuple(files), tuple(labels), tuple(sizes), tuple(times))
 
 
-def _images(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
+def _folders(root: Path) -> list[str]:
+    with _readable(root), os.scandir(root) as entries:
+        return [e.name for e in entries if e.is_dir()]
+
+
+def _images(folder: Path, prefix: str) -> Iterator[tuple[str, int, int]]:
+    """(path below the split, bytes, time of change) of each image below the folder."""
+    with _readable(folder), os.scandir(folder) as entries:
+        for e in entries:
+            if e.is_dir():
+                yield from _images(Path(e.path), f"{prefix}/{e.name}")
+            elif os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES:
+                status = e.stat()
+                yield f"{prefix}/{e.name}", status.st_size, status.st_mtime_ns
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
     try:
-        with os.scandir(folder) as entries:
-            for e in entries:
-                if e.is_dir():
-                    yield from _images(Path(e.path), f"{prefix}/{e.name}")
-                elif os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES:
-                    yield f"{prefix}/{e.name}", e.stat().st_size
-    except PermissionError as e:
-        raise DataError(f"data folder {folder} cannot be read: {e.strerror}; legal: a readable folder; check its permissions") from e
+        yield
+    except OSError as e:
+        raise DataError(f"data folder {folder} cannot be read: {e.filename or folder}: {e.strerror}; legal: readable folders and files; check permissions and links") from e
 
 
 def digest_of(*splits: Listing) -> str:

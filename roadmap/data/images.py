@@ -6,6 +6,8 @@ Torchvision downloads only when asked; whatever timm's `create_dataset` reads is
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +29,8 @@ CHECK_ALL_UP_TO = 100_000
 class Split(Protocol):
     """A sequence of labelled images."""
 
-    labels: Sequence[int]
+    @property
+    def labels(self) -> Sequence[int]: ...
 
     def __len__(self) -> int: ...
 
@@ -82,6 +85,7 @@ class FolderImages:
 class TimmImages:
     """A map-style data set of timm's."""
 
+    name: str
     dataset: Any
     labels: Sequence[int]
     mode: str
@@ -90,7 +94,10 @@ class TimmImages:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
-        return self.dataset[index][0].convert(self.mode)
+        try:
+            return self.dataset[index][0].convert(self.mode)
+        except (OSError, SyntaxError, RuntimeError) as e:
+            raise DataError(f"image {index} of {self.name!r} cannot be decoded: {e}; legal: whole images; repair the data set") from e
 
 
 def open_data(data: Data, *, data_dir: Path | None, download: bool = False) -> tuple[Split, Split]:
@@ -139,19 +146,28 @@ def _torchvision(name: str, data_dir: Path | None, download: bool) -> tuple[Spli
 def _timm(data: Data, split: str, data_dir: Path | None, download: bool, mode: str) -> Split:
     """A data set of timm's; a stream, which has no order of its own, is read into memory once so that samples have indices."""
     from timm.data import create_dataset
+    from torch.utils.data import IterableDataset
 
     try:
         dataset = create_dataset(data.name, root=str(data_dir) if data_dir else None, split=split, download=download, input_img_mode=mode)
     except Exception as e:  # the readers raise whatever their library does
         raise DataError(f"data {data.name!r}, split {split!r}, cannot be opened in {data_dir}: {type(e).__name__}: {e}; legal: what timm.data.create_dataset reads; check the name, --data-dir and its package") from e
-    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        return TimmImages(dataset, _labels(dataset), mode)
-    return _from_stream(dataset, data.name, mode)
+    if isinstance(dataset, IterableDataset):
+        return _from_stream(dataset, data.name, mode)
+    return _from_map(dataset, data.name, mode)
+
+
+def _from_map(dataset: Any, name: str, mode: str) -> Split:
+    if hasattr(dataset, "_max_retries"):
+        dataset._max_retries = 1  # timm would show a damaged image's neighbour in its place, under the wrong label
+    return TimmImages(name, dataset, _labels(dataset), mode)
 
 
 def _labels(dataset: Any) -> list[int]:
-    """Labels without decoding images, where the reader can tell them."""
-    reader = dataset.reader
+    """Labels without decoding images, where the data set (torchvision's) or its reader (timm's) can tell them."""
+    if hasattr(dataset, "targets"):
+        return [int(label) for label in dataset.targets]
+    reader = getattr(dataset, "reader", dataset)
     if hasattr(reader, "samples"):
         return [int(label) for _, label in reader.samples]
     if hasattr(reader, "label_key"):
@@ -166,7 +182,10 @@ def _from_stream(dataset: Any, name: str, mode: str) -> Split:
         labels.append(int(label))
         size += pixels[-1].nbytes
         if size > STREAM_LIMIT_BYTES:
-            raise DataError(f"data {name!r} is a stream of more than {STREAM_LIMIT_BYTES >> 30} GiB; legal: streams that fit in memory (every sample needs an index to be drawn alike on every machine); unpack it and use --data imagefolder")
+            raise DataError(
+                f"data {name!r} is a stream of more than {STREAM_LIMIT_BYTES >> 30} GiB; legal: streams that fit in memory (every sample needs an index to be drawn alike on every machine); "
+                "unpack it and use --data imagefolder"
+            )
     return StreamedImages(pixels, labels)
 
 
@@ -196,15 +215,14 @@ def cut_validation(labels: Sequence[int], fraction: float, seed: int) -> tuple[n
 def check_images(data: Data, *, data_dir: Path | None) -> int:
     """Decode every image of a small folder once, so that a damaged one is refused before any training; returns how many were decoded.
 
-    The result is remembered by the folder's digest in the user's cache. Above 100,000 images only names and sizes are checked.
+    The result is remembered in the user's cache, by the folder's digest and the files' times. Above 100,000 images only names and sizes are checked.
     """
     if data.name != "imagefolder":
         return 0
-    marker = _cache() / f"{data.digest}.checked"
-    if marker.exists():
-        return 0
     splits = [FolderImages(list_split(data.name, data_dir, folders), "RGB") for folders in (TRAIN_FOLDERS, TEST_FOLDERS)]
-    if sum(map(len, splits)) > CHECK_ALL_UP_TO:
+    seen = hashlib.sha256(json.dumps([data.digest, *(s.files.times for s in splits)]).encode()).hexdigest()
+    marker = _cache() / f"{seen}.checked"
+    if marker.exists() or sum(map(len, splits)) > CHECK_ALL_UP_TO:
         return 0
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
         count = sum(1 for split in splits for _ in pool.map(split.image, range(len(split)), chunksize=256))

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 from roadmap.machine import Machine, cores, limit_threads
-from roadmap.record import FAILED, INTERRUPTED, RunFolder
+from roadmap.record import FAILED, FINISHED, INTERRUPTED, RunFolder
 from roadmap.rules import RoadmapError
 
 Finished = Callable[[RunFolder, dict[str, Any]], None]
@@ -50,7 +50,7 @@ def run_here(folders: Sequence[RunFolder], machine: Machine, *, force: bool, fin
 def run_side_by_side(folders: Sequence[RunFolder], machine: Machine, *, jobs: int, force: bool, finished: Finished) -> None:
     """Train runs in `jobs` slots, threads = cores / jobs. A stop signal is passed on; runs then save themselves and end."""
     machine = replace(machine, threads=machine.threads or max(1, cores() // jobs))
-    waiting, slots = deque(folders), []
+    waiting, slots = deque(folders), list[Slot]()
     with _passing_on_signals(slots) as stopping:
         slots += [_open_slot(machine, k, force) for k in range(min(jobs, len(folders)))]
         for slot in slots:
@@ -60,7 +60,7 @@ def run_side_by_side(folders: Sequence[RunFolder], machine: Machine, *, jobs: in
                 k = next(k for k, s in enumerate(slots) if s.connection is connection)
                 slot, folder = slots[k], slots[k].folder
                 assert folder is not None
-                record = _result(slot, folder)
+                record = _result(slot, folder, stopping)
                 slot.folder = None
                 finished(folder, record)
                 if not slot.process.is_alive() and waiting and not stopping:
@@ -124,21 +124,27 @@ def _passing_on_signals(slots: list[Slot]) -> Iterator[list[str]]:
 def _hand_out(slot: Slot, waiting: deque[RunFolder]) -> None:
     if waiting:
         slot.folder = waiting.popleft()
-        slot.connection.send(str(slot.folder.path))
+        with contextlib.suppress(BrokenPipeError):  # a process that died while it waited is noticed where its answer is read
+            slot.connection.send(str(slot.folder.path))
 
 
-def _result(slot: Slot, folder: RunFolder) -> dict[str, Any]:
-    """The run's record; one whose process died left none, and gets one that says so."""
+def _result(slot: Slot, folder: RunFolder, stopping: Sequence[str]) -> dict[str, Any]:
+    """The run's record; one whose process died left none, and gets one that says so. A stop before training began is no failure."""
     try:
         answer = slot.connection.recv()
     except (EOFError, ConnectionResetError):
         slot.process.join()
         code = slot.process.exitcode or 0
-        cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         trial = folder.trial()
-        record = {"version": 1, "id": trial.id, "fingerprint": trial.fingerprint, "study": folder.path.parent.name, "regime": trial.regime, "step": trial.step, "change": trial.change, "seed": trial.seed,
-                  "status": FAILED, "error": f"its process was {cause}; see {folder.log}; start it again to go on from its last checkpoint"}
-        folder.write_record(record)
+        record = {
+            "version": 1, "id": trial.id, "fingerprint": trial.fingerprint, "study": folder.path.parent.name,
+            "regime": trial.regime, "step": trial.step, "change": trial.change, "seed": trial.seed,
+            "status": INTERRUPTED if stopping and code == -signal.SIGTERM else FAILED,
+            "error": f"its process {cause}; see {folder.log}; start it again to go on from its last checkpoint",
+        }
+        if (folder.record() or {}).get("status") != FINISHED:  # with --force, what an earlier run left may still be in place
+            folder.write_record(record)
         return record
     if "refused" in answer:
         return {"status": FAILED, "error": answer["refused"]}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,19 +64,22 @@ class CheckpointStore:
         return sorted(p for p in self.folder.glob("checkpoint-*.pt") if re.fullmatch(r"checkpoint-\d{9}\.pt", p.name))
 
     def _read(self, path: Path) -> dict[str, Any] | None:
-        """The checkpoint's content if its checksum fits; a file that fits was written by `save`, and is still only read as data."""
+        """The checkpoint's content, or None if it is damaged or more than data: nothing in it is ever executed."""
         try:
             content, stated = path.read_bytes(), _checksum_file(path).read_text().split()[0]
         except (OSError, IndexError, UnicodeDecodeError):
             return None
         if hashlib.sha256(content).hexdigest() != stated:
             return None
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        try:
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError):
+            return None
 
     def _set_aside(self, path: Path) -> None:
         aside = next(p for n in range(1000) if not (p := path.with_name(f"{path.name}.broken-{n}")).exists())
         path.rename(aside)
-        log.warning("checkpoint %s is damaged (its checksum does not fit); set aside as %s, the one before is used", path, aside.name)
+        log.warning("checkpoint %s is damaged (its checksum does not fit, or it is not plain data); set aside as %s, the one before is used", path, aside.name)
 
 
 def _checksum_file(path: Path) -> Path:

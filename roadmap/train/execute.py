@@ -104,7 +104,7 @@ def _results(trainer: Trainer) -> dict[str, Any]:
     validation = trainer.evaluate("validation")["top1"] if len(trainer.pipeline.validation_indices) else None
     keys = ("top1", "top5", "loss", "ema_top1", "ema_top5", "ema_loss")
     return {
-        **{k: scores.get(k) for k in keys}, "test_images": scores["images"], "validation_top1": validation, "accuracy_epoch": (trainer.best or {}).get("epoch", trainer.recipe.epochs),
+        **{k: scores.get(k) for k in keys}, "test_images": scores["images"], "validation_top1": validation, "accuracy_epoch": trainer.best["epoch"] if trainer.best else trainer.recipe.epochs,
         "images_per_second": trainer.images_per_second, "iterations": trainer.iteration, "train_images": len(trainer.pipeline.train_indices), "error": None,
     }
 

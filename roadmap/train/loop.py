@@ -84,7 +84,7 @@ class Trainer:
         self.model: nn.Module = build_network(trial)
         if init:
             init(self.model)
-        self.model.to(ranks.device, memory_format=self.memory_format)
+        self.model.to(ranks.device).to(memory_format=self.memory_format)
         self.norms = batch_norms(self.model)
         self.forward = self._wrap()
         self.optimizer = make_optimizer(self.model, self.recipe)
@@ -98,7 +98,8 @@ class Trainer:
         self.losses = torch.zeros(self.per_epoch, device=ranks.device)
         self.flags = torch.zeros(2, device=ranks.device)  # [a loss was not finite, a stop was asked for], the same on all ranks
         self.optimizer.found_inf = self.flags[0]  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
-        self.train_seconds, self.trained, self.best = 0.0, 0, None
+        self.train_seconds = 0.0
+        self.best: dict[str, float] | None = None  # where the recipe reports the best epoch on validation
 
     @property
     def precision(self) -> str:
@@ -106,7 +107,7 @@ class Trainer:
             return self.recipe.precision
         return "bf16" if self.ranks.device.type == "cuda" else "fp32"
 
-    def _wrap(self) -> nn.Module:
+    def _wrap(self) -> Any:
         model: Any = self.model
         if self.ranks.world > 1:
             devices = [self.ranks.device] if self.ranks.device.type == "cuda" else None
@@ -145,7 +146,7 @@ class Trainer:
         at = self.iteration % self.per_epoch
         for k in range(self.my_groups):
             last = k == self.my_groups - 1
-            with contextlib.nullcontext() if last or self.ranks.world == 1 else self.forward.no_sync():  # type: ignore[operator]
+            with contextlib.nullcontext() if last or self.ranks.world == 1 else self.forward.no_sync():
                 loss = self.group_loss(*next(stream), k)
                 (loss / self.my_groups).backward()
             self.losses[at] += loss.detach() / self.recipe.groups
@@ -205,7 +206,6 @@ class Trainer:
         started, epoch = time.monotonic(), self.iteration // self.per_epoch + 1
         while self.iteration < epoch * self.per_epoch:
             self.step(stream, stop)
-            self.trained += 1
             reporter.iteration(self.iteration, epoch)
             if self._look(stop) and self.iteration < epoch * self.per_epoch:
                 self.train_seconds += time.monotonic() - started

@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh machine: `make ladder` (set up, train the ladder, draw it), `make test` (set up, check).
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+JOBS ?= $(shell nproc)
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: setup ladder report reference test test-all lint gpu clean
+
+$(VENV)/.dependencies: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The link to this checkout is made again each time: the environment may be shared between checkouts.
+setup: $(VENV)/.dependencies
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+
+ladder: setup
+	roadmap run --jobs $(JOBS)
+	roadmap report digits
+
+report: setup
+	roadmap report digits
+
+reference: setup
+	roadmap report --paper --regime resnet50
+	roadmap report --paper --regime resnet200
+
+lint: setup
+	ruff check .
+	mypy
+	lint-imports
+
+test: setup lint
+	pytest -m "not slow and not slurm and not gpu" -n 2
+
+test-all: setup lint
+	pytest -m "not slurm and not gpu" -n 2
+
+gpu:
+	python3 -m pytest -m gpu tests
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

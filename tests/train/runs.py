@@ -1,0 +1,91 @@
+"""Small real runs on the embedded digits, and the processes that break them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from roadmap.data.catalogue import resolve_data
+from roadmap.machine import Machine
+from roadmap.recipes import find_recipe
+from roadmap.record import RunFolder
+from roadmap.spec import Trial
+from roadmap.steps import resolve
+from roadmap.train.checkpoint import CheckpointStore
+from roadmap.train.execute import execute
+
+# Everything a run can draw is on: mixup, cutmix, stochastic depth, augmentation, the weights' moving average, two groups a batch.
+LOADED = {"epochs": 2, "batch_size": 128, "group_size": 64, "warmup_epochs": 0.5, "mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.9, "random_erasing": 0.25}
+
+
+def make_trial(step: str = "separate-downsampling", seed: int = 0, settings: dict[str, Any] | None = None, **recipe: Any) -> Trial:
+    model = resolve(step, "micro", **{"drop_path_rate": 0.2, "depths": (1, 1, 1, 1), **(settings or {})})
+    return Trial(model=model, recipe=replace(find_recipe("digits-adamw"), **{**LOADED, **recipe}), data=resolve_data("digits"), seed=seed, regime="micro", step=step)
+
+
+def make_run(root: Path, trial: Trial) -> RunFolder:
+    folder = RunFolder(root / "study" / trial.id)
+    folder.prepare(trial)
+    return folder
+
+
+def hash_of(folder: RunFolder) -> str:
+    """Of all tensors in the newest checkpoint: weights, BatchNorm statistics, optimizer state, moving average."""
+    state = CheckpointStore(folder.checkpoints).load(folder.trial().fingerprint)
+    assert state is not None
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(state)):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _tensors(part, f"{name}.{key}")
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run in a forked process; its exit code, negative for the signal that ended it."""
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "the child hangs"
+    return process.exitcode
+
+
+def train(folder: RunFolder, **machine: Any) -> dict[str, Any]:
+    return execute(folder, Machine(**machine))
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.socket()) as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def on_ranks(world: int, work: Callable[[], None]) -> None:
+    """Run `work` in `world` forked processes with torchrun's variables."""
+    port = free_port()
+
+    def rank_work(rank: int) -> None:
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        work()
+
+    processes = [multiprocessing.get_context("fork").Process(target=rank_work, args=(r,)) for r in range(world)]
+    for p in processes:
+        p.start()
+    for p in processes:
+        p.join(120)
+    assert [p.exitcode for p in processes] == [0] * world
