@@ -14,6 +14,7 @@ class Machine:
 
     data_dir: folder of the data set. workers: loader processes. device: auto, cpu or cuda. threads: CPU threads, 0 for all.
     channels_last: memory format of the features. checkpoint_every: epochs between checkpoints.
+    init: file of initial weights; which one it must be is part of the trial.
     """
 
     data_dir: Path | None = None
@@ -24,13 +25,14 @@ class Machine:
     compile: bool = False
     channels_last: bool = True
     checkpoint_every: int = 1
+    init: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "data_dir": str(self.data_dir) if self.data_dir else None}
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Machine:
-        return cls(**{**values, "data_dir": Path(values["data_dir"]) if values["data_dir"] else None})
+        return cls(**{k: Path(v) if k in ("data_dir", "init") and v else v for k, v in values.items()})
 
 
 def cores() -> int:

@@ -197,6 +197,17 @@ def write_study(out: Path, study: str, question: str, regime: str, trials: Itera
     return folder
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hexadecimal digits. Raises RunError."""
+    import hashlib
+
+    try:
+        with open(path, "rb") as f:
+            return hashlib.file_digest(f, "sha256").hexdigest()
+    except OSError as e:
+        raise RunError(f"file {path} cannot be read: {e.strerror}; legal: a readable file; check the path") from e
+
+
 @functools.cache
 def git_state() -> dict[str, Any]:
     """Commit and dirty flag of the code that runs; None where it is not a checkout."""

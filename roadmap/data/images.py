@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from roadmap.data.catalogue import IMAGE_FOLDERS, TEST_FOLDERS, TIMM_PREFIXES, TRAIN_FOLDERS, DataError, Listing, list_split
+from roadmap.data.catalogue import IMAGE_FOLDERS, TEST_FOLDERS, TIMM_PREFIXES, TRAIN_FOLDERS, DataError, Listing, find_split, list_split
 from roadmap.spec import Data
 
 DIGITS_TEST_IMAGES = 500
@@ -210,6 +210,13 @@ def cut_validation(labels: Sequence[int], fraction: float, seed: int) -> tuple[n
     chosen = [rng.permutation(members)[: round(fraction * len(members))] for members in (np.flatnonzero(array == c) for c in np.unique(array))]
     validation = np.sort(np.concatenate(chosen)) if chosen else np.array([], dtype=int)
     return np.setdiff1d(np.arange(len(array)), validation), validation
+
+
+def class_names(data: Data, *, data_dir: Path | None) -> list[str]:
+    """The classes' names in the order of their labels: folder names where there are folders, else the labels."""
+    if data.name in IMAGE_FOLDERS:
+        return sorted(e.name for e in os.scandir(find_split(data.name, data_dir, TRAIN_FOLDERS)) if e.is_dir())
+    return [str(i) for i in range(data.num_classes)]
 
 
 def check_images(data: Data, *, data_dir: Path | None) -> int:

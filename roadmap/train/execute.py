@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import resource
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -15,10 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from roadmap.data.images import class_names
 from roadmap.data.pipeline import Pipeline
 from roadmap.machine import Machine, cores
 from roadmap.model.complexity import complexity
-from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunFolder, git_state, package_versions, read_lines
+from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunFolder, git_state, file_digest, package_versions, read_lines, write_json
 from roadmap.rules import RoadmapError
 from roadmap.spec import Trial
 from roadmap.train.checkpoint import CheckpointStore
@@ -26,10 +28,7 @@ from roadmap.train.loop import Diverged, Interrupted, Trainer
 from roadmap.train.progress import Reporter
 from roadmap.train.ranks import Ranks
 
-Init = Callable[[nn.Module], object]
-
-
-def execute(folder: RunFolder, machine: Machine, *, force: bool = False, init: Init | None = None) -> dict[str, Any]:
+def execute(folder: RunFolder, machine: Machine, *, force: bool = False) -> dict[str, Any]:
     """Train the folder's trial to its end and return its record; a finished one is returned as it is, unless `force`.
 
     Every outcome leaves a record: finished, diverged, interrupted (it goes on when started again), failed.
@@ -38,19 +37,19 @@ def execute(folder: RunFolder, machine: Machine, *, force: bool = False, init: I
     trial = folder.trial()
     ranks = Ranks.start(machine.device)
     if not ranks.first:
-        return _attempt(folder, trial, machine, ranks, init)
+        return _attempt(folder, trial, machine, ranks)
     with folder.lease():
         record = folder.record()
         if record and record["status"] == FINISHED and not force:
             return record
         if force:
             set_aside(folder)
-        return _attempt(folder, trial, machine, ranks, init)
+        return _attempt(folder, trial, machine, ranks)
 
 
 def set_aside(folder: RunFolder) -> None:
     """Move what an earlier run left into previous/<n>/: repeating a trial loses nothing."""
-    names = ("record.json", "metrics.jsonl", "losses.jsonl", "attempts.jsonl", "heartbeat.json", "checkpoints")
+    names = ("record.json", "metrics.jsonl", "losses.jsonl", "attempts.jsonl", "heartbeat.json", "weights.safetensors", "classes.json", "checkpoints")
     present = [folder.path / n for n in names if (folder.path / n).exists()]
     if not present:
         return
@@ -60,11 +59,11 @@ def set_aside(folder: RunFolder) -> None:
         path.rename(target / path.name)
 
 
-def _attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks, init: Init | None) -> dict[str, Any]:
+def _attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> dict[str, Any]:
     started = time.monotonic()
     record = _describe(folder, trial, machine, ranks)
     try:
-        record |= _train(folder, trial, machine, ranks, init)
+        record |= _train(folder, trial, machine, ranks)
         record["status"] = FINISHED
     except Diverged as e:
         record |= {"status": DIVERGED, "error": str(e)}
@@ -81,10 +80,10 @@ def _attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks, in
     return record
 
 
-def _train(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks, init: Init | None) -> dict[str, Any]:
+def _train(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> dict[str, Any]:
     """Train to the end; returns what the record adds."""
     pipeline = Pipeline.open(trial, data_dir=machine.data_dir, download=machine.download, workers=machine.workers, pin_memory=ranks.device.type == "cuda")
-    trainer = Trainer(trial, pipeline, ranks, machine, init=init)
+    trainer = Trainer(trial, pipeline, ranks, machine, init=_initial_weights(trial, machine))
     store = CheckpointStore(folder.checkpoints)
     state = store.load(trial.fingerprint)
     if state:
@@ -95,7 +94,34 @@ def _train(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks, init
     title = trial.id.rsplit("-", 1)[0]
     reporter = Reporter(title, trainer.total, trial.recipe.batch_size, beat=folder.beat, silent=not ranks.first)
     trainer.train(store, folder.append_epoch, reporter)
+    if ranks.first:
+        _keep_network(folder, trainer)
     return _results(trainer)
+
+
+def _initial_weights(trial: Trial, machine: Machine) -> Callable[[nn.Module], object] | None:
+    """What puts the trial's initial weights into the network; a head of other classes starts anew. Raises RoadmapError for another file than the trial's."""
+    if not trial.init:
+        return None
+    found = file_digest(machine.init) if machine.init else "no file"
+    if found != trial.init:
+        raise RoadmapError(f"--init is {machine.init} ({found[:10]}), but the trial starts from weights {trial.init[:10]}; legal: the same file; give it with --init")
+
+    def load(model: nn.Module) -> None:
+        from roadmap.model.weights import load_weights
+
+        print(load_weights(model, machine.init, adapt=True), file=sys.stderr)  # type: ignore[arg-type]
+
+    return load
+
+
+def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
+    """The trained network in one file, and its classes' names: what `roadmap predict` and `roadmap.load` read. The moving average where it is on."""
+    from roadmap.model.files import save
+
+    save(trainer.ema.module if trainer.ema else trainer.model, folder.path / "weights.safetensors")  # type: ignore[arg-type]
+    names = class_names(trainer.trial.data, data_dir=trainer.machine.data_dir)
+    write_json(folder.path / "classes.json", names)
 
 
 def _results(trainer: Trainer) -> dict[str, Any]:
@@ -115,7 +141,7 @@ def _describe(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -
     precision = trial.recipe.precision if trial.recipe.precision != "auto" else "bf16" if ranks.device.type == "cuda" else "fp32"
     return {
         "version": 1, "id": trial.id, "fingerprint": trial.fingerprint, "study": folder.path.parent.name,
-        "regime": trial.regime, "step": trial.step, "change": trial.change, "seed": trial.seed,
+        "regime": trial.regime, "step": trial.step, "change": trial.change, "seed": trial.seed, "init": trial.init,
         "data": trial.data.title, "data_name": trial.data.name, "data_digest": trial.data.digest, "recipe": trial.recipe.name, "image_size": trial.data.image_size,
         "params": size.params, "macs": size.macs, "epochs": trial.recipe.epochs,
         "world_size": ranks.world, "device_batch": trial.recipe.group_size, "group_size": trial.recipe.group_size, "global_batch": trial.recipe.batch_size,
