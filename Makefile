@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 JOBS ?= $(shell nproc)
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup ladder report reference test test-all lint gpu clean
+.PHONY: setup ladder report reference test test-all lint gpu bench clean
 
 $(VENV)/.dependencies: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
@@ -39,8 +39,18 @@ test: setup lint
 test-all: setup lint
 	pytest -m "not slurm and not gpu" -n 2
 
+# Works on a bare GPU machine: its own python3, no network, this checkout as it is. Packages it lacks may lie in .whl/ as wheels.
+# CIFAR=DIR with train/CLASS and test/CLASS also trains steps 0, 1 and 9 on real images, 20 epochs each.
+gpu: export PYTHONPATH = $(CURDIR):$(CURDIR)/.whl/site
 gpu:
-	python3 -m pytest -m gpu tests
+	if ls .whl/*.whl >/dev/null 2>&1; then python3 -m pip install --quiet --no-index --no-deps --upgrade --target .whl/site .whl/*.whl; fi
+	python3 -m pytest -m gpu tests -q
+	python3 -m roadmap bench --device cuda
+	test -z "$(CIFAR)" || python3 -m roadmap run --study experiments/cifar10-jpeg.yaml --data-dir "$(CIFAR)" --workers 12
+	test -z "$(CIFAR)" || python3 -m roadmap report cifar10
+
+bench: setup
+	roadmap bench --device cpu
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

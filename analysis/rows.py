@@ -38,7 +38,7 @@ SAME = (*SETUP, "params", "macs")
 def rows(study: Study, regime: str = "") -> list[Row]:
     """All rows of one regime of a study (its own by default).
 
-    The whole path is shown, with side steps where trials are planned; a study of single changes alone shows only the steps it touches.
+    The path is shown up to the last planned step, with side steps where trials are planned; a study of single changes alone shows only the steps it touches.
     """
     where = find_regime(regime or study.regime)
     cells: dict[tuple[str, str], list[Entry]] = defaultdict(list)
@@ -50,8 +50,10 @@ def rows(study: Study, regime: str = "") -> list[Row]:
     whole = len(unchanged) > 1 or not any(text for _, text in cells)
     found: list[Row] = []
     main: dict[str, Row] = {}
-    for step in ladder(side_steps=True):
-        if step.name in planned or (whole and step.on_path):
+    order = ladder(side_steps=True)
+    end = max((i for i, step in enumerate(order) if step.name in planned), default=len(order))
+    for i, step in enumerate(order):
+        if step.name in planned or (whole and step.on_path and i <= end):
             found += _rows_of_step(step, where, cells, main)
     for (name, text), trials in cells.items():
         if not name:

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-__all__ = ["build_model"]
+__all__ = ["build_model", "load", "load_weights", "save"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "build_model":
-        from roadmap.model import build_model
+    if name in __all__:
+        import roadmap.model
 
-        return build_model
+        return getattr(roadmap.model, name)
     raise AttributeError(f"module 'roadmap' has no attribute {name!r}")

@@ -43,6 +43,6 @@ def cores() -> int:
 def limit_threads(threads: int) -> dict[str, str]:
     """Environment for a process that shall use this many threads; must be set before torch is imported there.
 
-    Passive waiting: with active waiting two processes of two threads on two cores ran 20 times slower than with it.
+    Passive waiting: processes whose idle threads spin slow each other down many times over.
     """
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}

@@ -22,8 +22,16 @@ class ModelSpec:
     """One network between ResNet and ConvNeXt V2; each field is a toggle. Defaults: ResNet-50. Raises SpecError."""
 
     depths: tuple[int, ...] = setting(Numbers(Number(1, 200, whole=True), 1, 4), "blocks in each stage", default=(3, 4, 6, 3))
-    width: int = setting(Number(2, 1024, whole=True), "channels of the first stage: of the 3x3 in a classic bottleneck (its output is 4x), of the residual stream in an inverted one; doubled each stage", default=64)
-    stem: str = setting(Choice(("resnet", "patchify", "cifar")), "resnet: 7x7/2 + max pool (3x3/s where the stem's stride is below 4); patchify: one s x s / s convolution; cifar: 3x3 at stride 1, then the norm", default="resnet")
+    width: int = setting(
+        Number(2, 1024, whole=True),
+        "channels of the first stage: of the 3x3 in a classic bottleneck (its output is 4x), of the residual stream in an inverted one; doubled each stage",
+        default=64,
+    )
+    stem: str = setting(
+        Choice(("resnet", "patchify", "cifar")),
+        "resnet: 7x7/2 + max pool (3x3/s where the stem's stride is below 4); patchify: one s x s / s convolution; cifar: 3x3 at stride 1, then the norm",
+        default="resnet",
+    )
     stem_stride: int = setting(Number(1, 16, whole=True), "total stride s of the stem, in pixels", default=4)
     depthwise: bool = setting(Flag(), "the k x k convolution gets groups = channels", default=False)
     inverted_bottleneck: bool = setting(Flag(), "hidden width is 4 x the block's output instead of a quarter of it", default=False)
@@ -35,10 +43,19 @@ class ModelSpec:
     norm: str = setting(Choice(("batch", "layer")), "BatchNorm, or LayerNorm over channels at each position", default="batch")
     grn: bool = setting(Flag(), "Global Response Normalization before the block's last 1x1", default=False)
     conv_bias: bool = setting(Flag(), "the block's convolutions have biases", default=False)
-    downsampling: str = setting(Choice(("block", "separate", "none")), "block: stride in the first block's k x k and a projection shortcut; separate: norm + 2x2/2 convolution between stages, norm after the stem and after pooling; none: one stage of one width, norm after pooling", default="block")
+    downsampling: str = setting(
+        Choice(("block", "separate", "none")),
+        "block: stride in the first block's k x k and a projection shortcut; separate: norm + 2x2/2 convolution between stages, "
+        "norm after the stem and after pooling; none: one stage of one width, norm after pooling",
+        default="block",
+    )
     layer_scale: float | None = setting(Number(0, 10, none=True), "initial value of the per-channel scale on the residual branch, or none", default=None)
     drop_path_rate: float = setting(Number(0, 0.99), "stochastic depth: drop rate of the last block, linear from 0 at the first", default=0.0)
-    init: str = setting(Choice(("kaiming", "trunc_normal", "pytorch")), "initial weights: torchvision's ResNet (fan-out), truncated normal .02 with zero biases, or PyTorch's own", default="kaiming")
+    init: str = setting(
+        Choice(("kaiming", "trunc_normal", "pytorch")),
+        "initial weights: torchvision's ResNet (fan-out), truncated normal .02 with zero biases, or PyTorch's own",
+        default="kaiming",
+    )
     head_init_scale: float = setting(Number(0, 1000), "factor on the classifier's initial weights and biases (0.001 in the paper's fine-tuning)", default=1.0)
     num_classes: int = setting(Number(0, 1_000_000, whole=True), "outputs of the head; 0 for none", default=1000)
     in_chans: int = setting(Number(1, 1024, whole=True), "channels of the input image", default=3)
@@ -76,12 +93,19 @@ class Dependency:
 
 
 DEPENDENCIES = (
-    Dependency("move_up_depthwise", True, "inverted_bottleneck", (True,), "the paper moves the k x k of the inverted bottleneck; in a classic one the 1x1 in front of it is what narrows the block"),
-    Dependency("downsampling", "separate", "inverted_bottleneck", (True,), "a classic bottleneck widens the stem's channels by 4 in the projection that separate downsampling removes"),
-    Dependency("stem", "resnet", "stem_stride", (1, 2, 4), "the ResNet stem is one strided 3x3 convolution (strides 1, 2) or a strided 7x7 and a pooling (stride 4)"),
-    Dependency("stem", "cifar", "stem_stride", (1,), "the CIFAR stem is a 3x3 convolution that keeps the image's resolution"),
-    Dependency("downsampling", "none", "stages", (1,), "without downsampling every block runs at one width and one resolution, which is one stage", remedy="give one depth, such as depths=18"),
-    Dependency("downsampling", "none", "inverted_bottleneck", (True,), "a classic bottleneck changes the width in its first block, and an isotropic network has one width throughout"),
+    Dependency("move_up_depthwise", True, "inverted_bottleneck", (True,),
+               "the paper moves the k x k of the inverted bottleneck; in a classic one the 1x1 in front of it is what narrows the block"),
+    Dependency("downsampling", "separate", "inverted_bottleneck", (True,),
+               "a classic bottleneck widens the stem's channels by 4 in the projection that separate downsampling removes"),
+    Dependency("stem", "resnet", "stem_stride", (1, 2, 4),
+               "the ResNet stem is one strided 3x3 convolution (strides 1, 2) or a strided 7x7 and a pooling (stride 4)"),
+    Dependency("stem", "cifar", "stem_stride", (1,),
+               "the CIFAR stem is a 3x3 convolution that keeps the image's resolution"),
+    Dependency("downsampling", "none", "stages", (1,),
+               "without downsampling every block runs at one width and one resolution, which is one stage",
+               remedy="give one depth, such as depths=18"),
+    Dependency("downsampling", "none", "inverted_bottleneck", (True,),
+               "a classic bottleneck changes the width in its first block, and an isotropic network has one width throughout"),
 )
 
 
@@ -92,7 +116,8 @@ def broken_dependencies(spec: ModelSpec) -> list[str]:
         have = getattr(spec, d.needs)
         if getattr(spec, d.toggle) == d.setting and have not in d.legal:
             legal = " or ".join(map(show, d.legal))
-            found.append(f"ModelSpec.{d.toggle} is {show(d.setting)}, which needs {d.needs} {legal}, not {show(have)}; reason: {d.reason}; {d.remedy or f'set {d.needs}={legal}'} or change {d.toggle}")
+            remedy = d.remedy or f"set {d.needs}={legal}"
+            found.append(f"ModelSpec.{d.toggle} is {show(d.setting)}, which needs {d.needs} {legal}, not {show(have)}; reason: {d.reason}; {remedy} or change {d.toggle}")
     return found
 
 
@@ -161,6 +186,20 @@ class Recipe:
         """Groups in one global batch."""
         return self.batch_size // self.group_size
 
+    def groups_per_rank(self, ranks: int) -> int:
+        """Groups each of `ranks` processes takes in an iteration. Raises SpecError where the global batch does not divide."""
+        if self.groups % ranks:
+            legal = ", ".join(str(r) for r in range(1, self.groups + 1) if self.groups % r == 0)
+            raise SpecError(
+                f"Recipe.batch_size is {self.batch_size}, {self.groups} groups of {self.group_size}, which {ranks} ranks do not divide; "
+                f"legal: {legal} ranks; change the number of GPUs, or batch_size"
+            )
+        return self.groups // ranks
+
+    def with_batch_size(self, batch_size: int) -> Recipe:
+        """The same recipe at another global batch, the learning rate in proportion; groups shrink where the batch is smaller than one."""
+        return replace(self, batch_size=batch_size, lr=self.lr * batch_size / self.batch_size, group_size=min(self.group_size, batch_size))
+
     def with_epochs(self, epochs: int) -> Recipe:
         """The same recipe over another number of epochs; warm-up and step decay are scaled in proportion."""
         scale = epochs / self.epochs
@@ -188,12 +227,16 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """The unit of compute: model, recipe, data and seed. `regime` and `step` are labels: where in a study it stands."""
+    """The unit of compute: model, recipe, data and seed. `init` is the SHA-256 of the file of initial weights, empty for random ones.
+
+    `regime`, `step` and `change` are labels: where in a study it stands.
+    """
 
     model: ModelSpec
     recipe: Recipe
     data: Data
     seed: int
+    init: str = ""
     regime: str = ""
     step: str = ""
     change: str = ""
@@ -212,7 +255,7 @@ class Trial:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the outcome, as JSON-ready values: resolved, defaults included, no labels, no machine settings."""
         by_identity = {part: plain(getattr(self, part), lambda m: bool(m["identity"])) for part in ("model", "recipe", "data")}
-        return {"version": FINGERPRINT_VERSION, **by_identity, "seed": self.seed}
+        return {"version": FINGERPRINT_VERSION, **by_identity, "seed": self.seed, "init": self.init}
 
     @property
     def fingerprint(self) -> str:
@@ -228,7 +271,7 @@ class Trial:
 
     def to_json(self) -> dict[str, Any]:
         labels = {"regime": self.regime, "step": self.step, "change": self.change}
-        return {"fingerprint": self.fingerprint, "id": self.id, **labels, "seed": self.seed, "model": plain(self.model), "recipe": plain(self.recipe), "data": plain(self.data)}
+        return {"fingerprint": self.fingerprint, "id": self.id, **labels, "seed": self.seed, "init": self.init, "model": plain(self.model), "recipe": plain(self.recipe), "data": plain(self.data)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Trial:
@@ -239,7 +282,7 @@ class Trial:
                 "recipe": from_plain(Recipe, values["recipe"], "trial.recipe"),
                 "data": from_plain(Data, values["data"], "trial.data"),
             }
-            trial = cls(**parts, seed=values["seed"], regime=values["regime"], step=values["step"], change=values["change"])
+            trial = cls(**parts, seed=values["seed"], init=values["init"], regime=values["regime"], step=values["step"], change=values["change"])
             stated = values["fingerprint"]
         except (KeyError, TypeError, AttributeError) as e:
             raise SpecError(f"trial file has no usable {e}; legal: what `roadmap plan --json` writes; write it again") from e

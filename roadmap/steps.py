@@ -1,35 +1,37 @@
 """The ladder as data: each step is one named change of its parent, each regime the base network and sizes it runs in.
 
 A spec is the fold of the changes along the path from `baseline`; what two specs differ in is computed, never typed.
-Sources: the ConvNeXt paper (arXiv 2201.03545 v2), sections 2.1-2.6, Figure 2 and Tables 10 and 11; docs/decisions.md
-tells for each entry whether it is paper-backed, inferred or open.
+Sources: the ConvNeXt paper (arXiv 2201.03545 v2), sections 2.1-2.6, Figure 2 and Tables 1, 10 and 11; the ConvNeXt V2
+paper (arXiv 2301.00808) for the last step; docs/decisions.md tells for each entry whether it is paper-backed, inferred or open.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from roadmap.rules import SpecError, lookup, refuse
-from roadmap.spec import ModelSpec
+from roadmap.spec import ModelSpec, with_settings
 
 MODERN = "modern"
+RECIPE = "recipe"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """What the paper prints for a step: top-1 in %, its standard deviation over three seeds, multiply-adds in G."""
+    """What the paper prints for a step: top-1 in %, its standard deviation over three seeds, multiply-adds in G; None where it prints none."""
 
     top1: float
     std: float | None
-    gflops: float
+    gflops: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One change of `parent`. `change` maps toggles to settings; the key `recipe` switches to the regime's modern recipe.
+    """One change of `parent`. `change` maps toggles to settings; the key `recipe` switches to the regime's modern recipe,
+    a key `recipe.<field>` sets that field of it.
 
     `structure` declares what the change does to the modules (see roadmap.model.structure): `+role` appears, `-role`
     disappears, `~role` is another module or another shape. A regime may add to change and structure.
@@ -47,9 +49,12 @@ class Step:
     evidence: str = "paper"
 
 
-GROUPS = ("start", "macro design", "ResNeXt", "inverted bottleneck", "large kernel", "micro design")
+GROUPS = ("start", "macro design", "ResNeXt", "inverted bottleneck", "large kernel", "micro design", "beyond the paper")
 
-BLOCK_WEIGHTS = frozenset({"~block.conv_dw", "~block.mlp.fc1", "~block.mlp.fc2", "~block.mlp.norm1", "~block.norm", "~block.mlp.norm2", "~block.shortcut.0", "~block.shortcut.1", "~block.gamma"})
+BLOCK_WEIGHTS = frozenset({
+    "~block.conv_dw", "~block.mlp.fc1", "~block.mlp.fc2", "~block.mlp.norm1", "~block.norm", "~block.mlp.norm2",
+    "~block.shortcut.0", "~block.shortcut.1", "~block.gamma",
+})
 EVERYTHING = BLOCK_WEIGHTS | {"~stem.0", "~head.fc"}
 
 _LADDER = (
@@ -85,7 +90,14 @@ _LADDER = (
          change={"norm": "layer", "conv_bias": True}, structure=frozenset({"~block.norm", "~block.shortcut.1", "~block.conv_dw", "~block.mlp.fc1", "~block.mlp.fc2"})),
     # The first block of a stage now runs at the stage's own width: its k x k, norm and first 1x1 change shape.
     Step(id="9", name="separate-downsampling", parent="layernorm", title="separate downsampling: ConvNeXt", group="micro design", source="Section 2.6",
-         change={"downsampling": "separate"}, structure=frozenset({"+stem.1", "+head.norm", "+downsample.0", "+downsample.1", "-block.shortcut.0", "-block.shortcut.1", "~block.conv_dw", "~block.norm", "~block.mlp.fc1"})),
+         change={"downsampling": "separate"}, structure=frozenset({
+             "+stem.1", "+head.norm", "+downsample.0", "+downsample.1", "-block.shortcut.0", "-block.shortcut.1",
+             "~block.conv_dw", "~block.norm", "~block.mlp.fc1",
+         })),
+    Step(id="10", name="ema", parent="separate-downsampling", title="moving average of the weights", group="beyond the paper", source="Table 1, Table 5, A.1",
+         change={"recipe.ema_decay": 0.9999}),
+    Step(id="11", name="grn", parent="ema", title="GRN instead of LayerScale: ConvNeXt V2", group="beyond the paper", source="ConvNeXt V2 (arXiv 2301.00808), Section 4",
+         change={"grn": True, "layer_scale": None}, structure=frozenset({"+block.mlp.grn", "-block.gamma"})),
 )
 
 STEPS: Mapping[str, Step] = MappingProxyType({s.name: s for s in _LADDER})
@@ -112,12 +124,16 @@ class Regime:
 
 
 def _paper(table: str) -> Mapping[str, Paper]:
-    """Rows of `name top1 std gflops`; `-` where the paper prints no standard deviation."""
+    """Rows of `name top1 std gflops`; `-` where the paper prints no such number."""
     rows = (line.split() for line in table.strip().splitlines())
-    return {name: Paper(top1=float(top1), std=None if std == "-" else float(std), gflops=float(gflops)) for name, top1, std, gflops in rows}
+    return {name: Paper(top1=float(top1), std=_number(std), gflops=_number(gflops)) for name, top1, std, gflops in rows}
 
 
-# Figure 2 and Table 10: mean and standard deviation over three seeds.
+def _number(text: str) -> float | None:
+    return None if text == "-" else float(text)
+
+
+# Figure 2 and Table 10: mean and standard deviation over three seeds. ema: Table 1; grn: the V2 paper's supervised V2-T.
 PAPER_RESNET50 = _paper("""
 baseline              76.13 -    4.09
 recipe                78.82 0.07 4.09
@@ -136,9 +152,11 @@ fewer-activations     81.27 0.06 4.15
 fewer-norms           81.41 0.09 4.15
 layernorm             81.47 0.09 4.46
 separate-downsampling 81.97 0.06 4.49
+ema                   82.1  -    -
+grn                   82.5  -    -
 """)
 
-# Table 11: single runs.
+# Table 11: single runs. ema: Table 1; grn: the V2 paper's supervised V2-B.
 PAPER_RESNET200 = _paper("""
 baseline              78.20 - 15.01
 recipe                81.14 - 15.01
@@ -157,6 +175,8 @@ fewer-activations     82.71 - 14.81
 fewer-norms           83.17 - 14.81
 layernorm             83.35 - 14.81
 separate-downsampling 83.60 - 15.35
+ema                   83.8  - -
+grn                   84.3  - -
 """)
 
 _FULL_SIZE = {"baseline": "pytorch-90ep", MODERN: "convnext-300ep"}
@@ -172,10 +192,12 @@ _REGIMES = (
            structure={"stage-ratio": EVERYTHING | {"-block", "~stem.1"}} | _POOL_REMOVED, paper=PAPER_RESNET200, reference=("Swin-B", 83.50, 15.43)),
     Regime(name="cifar", title="small ResNet to the size of ConvNeXt V2 Atto, 32 px", image_size=32, base=ModelSpec(depths=(2, 3, 4, 2), width=28, stem_stride=2, num_classes=10),
            recipes={"baseline": "cifar-sgd", MODERN: "cifar-adamw"}, data="cifar10",
-           changes={"recipe": {"drop_path_rate": 0.1}, "stage-ratio": {"depths": (2, 2, 6, 2)}, "width": {"width": 40}}, structure=_BLOCKS_MOVED),
+           changes={"recipe": {"drop_path_rate": 0.1}, "stage-ratio": {"depths": (2, 2, 6, 2)}, "width": {"width": 40}, "ema": {"recipe.ema_decay": 0.999}},
+           structure=_BLOCKS_MOVED),
     Regime(name="micro", title="laptop ladder, 16 px", image_size=16, base=ModelSpec(depths=(1, 1, 1, 1), width=16, stem_stride=2, num_classes=10, in_chans=1),
            recipes={"baseline": "digits-sgd", MODERN: "digits-adamw"}, data="digits",
-           changes={"recipe": {"drop_path_rate": 0.05}, "stage-ratio": {"depths": (1, 1, 3, 1)}, "width": {"width": 24}}, structure={"stage-ratio": frozenset({"+block"})}),
+           changes={"recipe": {"drop_path_rate": 0.05}, "stage-ratio": {"depths": (1, 1, 3, 1)}, "width": {"width": 24}, "ema": {"recipe.ema_decay": 0.99}},
+           structure={"stage-ratio": frozenset({"+block"})}),
 )
 
 REGIMES: Mapping[str, Regime] = MappingProxyType({r.name: r for r in _REGIMES})
@@ -202,7 +224,7 @@ def path(step: Step) -> list[Step]:
 
 
 def change_of(step: Step, regime: Regime) -> dict[str, Any]:
-    """All settings that the step changes in this regime, `recipe` among them."""
+    """All settings that the step changes in this regime, `recipe` and `recipe.<field>` among them."""
     return {**step.change, **regime.changes.get(step.name, {})}
 
 
@@ -214,14 +236,22 @@ def structure_of(step: Step, regime: Regime) -> frozenset[str]:
 def resolve(step: str | int, regime: str = "resnet50", **settings: Any) -> ModelSpec:
     """The network of a step: the fold of all changes on its path, then `settings` on top. Raises SpecError."""
     at, where = find_step(step), find_regime(regime)
-    toggles = {f.name: f for f in fields(ModelSpec)}
-    for name in settings:
-        lookup("toggle", name, toggles)
+    toggled = {name: value for name, value in _fold(at, where).items() if name.partition(".")[0] != RECIPE}
+    return with_settings(where.base, {**toggled, **settings})
+
+
+def _fold(step: Step, regime: Regime) -> dict[str, Any]:
+    """The changes along the path to the step, the later ones winning."""
     folded: dict[str, Any] = {}
-    for s in path(at):
-        folded |= change_of(s, where)
-    folded.pop("recipe", None)
-    return replace(where.base, **{**folded, **settings})
+    for s in path(step):
+        folded |= change_of(s, regime)
+    return folded
+
+
+def recipe_changes(step: str | int, regime: str) -> dict[str, Any]:
+    """The fields that the path to the step sets on top of its recipe, such as {"ema_decay": 0.9999}."""
+    folded = _fold(find_step(step), find_regime(regime))
+    return {name.removeprefix(f"{RECIPE}."): value for name, value in folded.items() if name.startswith(f"{RECIPE}.")}
 
 
 def recipe_of(step: str | int, regime: str) -> str:
@@ -232,9 +262,13 @@ def recipe_of(step: str | int, regime: str) -> str:
 
 def check_ladder() -> None:
     """Refuse a ladder whose entries contradict each other. Called once by the tests."""
-    found = [f"step {s.name}.parent is {s.parent!r}; legal: an earlier step; fix roadmap/steps.py" for i, s in enumerate(_LADDER) if s.parent and s.parent not in {x.name for x in _LADDER[:i]}]
+    earlier = {s.name: {x.name for x in _LADDER[:i]} for i, s in enumerate(_LADDER)}
+    found = [f"step {s.name}.parent is {s.parent!r}; legal: an earlier step; fix roadmap/steps.py" for s in _LADDER if s.parent and s.parent not in earlier[s.name]]
     found += [f"step {s.name}.group is {s.group!r}; legal: {GROUPS}; fix roadmap/steps.py" for s in _LADDER if s.group not in GROUPS]
     refuse(found)
 
 
-__all__ = ["GROUPS", "REGIMES", "STEPS", "Paper", "Regime", "SpecError", "Step", "change_of", "find_regime", "find_step", "ladder", "path", "recipe_of", "resolve", "structure_of"]
+__all__ = [
+    "GROUPS", "REGIMES", "STEPS", "Paper", "Regime", "SpecError", "Step", "change_of", "find_regime", "find_step", "ladder", "path",
+    "recipe_changes", "recipe_of", "resolve", "structure_of",
+]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from roadmap.data.catalogue import resolve_data
+from roadmap.model.variants import find_variant
 from roadmap.recipes import find_recipe
-from roadmap.rules import SpecError, listing, nearest, parse_setting
-from roadmap.spec import ModelSpec, Recipe, Trial, show
-from roadmap.steps import Step, find_regime, find_step, ladder, recipe_changes, recipe_of, resolve
+from roadmap.record import file_digest
+from roadmap.rules import SpecError, listing, nearest, parse_setting, refuse
+from roadmap.spec import ModelSpec, Recipe, Trial, show, with_settings
+from roadmap.steps import STEPS, Step, find_regime, find_step, ladder, recipe_changes, recipe_of, resolve
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 DEFAULT_STUDY = EXPERIMENTS / "digits.yaml"
+MODERN_RECIPE, FINETUNE, FINETUNE_HEAD_SCALE = "convnext-300ep", "convnext-finetune", 0.001
+
+Subject = tuple[str, Callable[[Mapping[str, Any]], ModelSpec], Recipe]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +28,7 @@ class Plan:
     """What to run: the options of a study, before names are looked up. `None` leaves a choice to the regime.
 
     through: last step of the ladder, where `steps` does not list them. set: one single change on every step, `toggle=value`.
+    variant: a published network instead of steps. init: file of initial weights.
     """
 
     name: str
@@ -29,12 +36,15 @@ class Plan:
     regime: str = "resnet50"
     steps: tuple[str, ...] | None = None
     through: str | None = None
+    variant: str | None = None
+    init: str | None = None
     side_steps: bool = False
     seeds: tuple[int, ...] = (0,)
     data: str | None = None
     data_title: str | None = None
     recipe: str | None = None
     epochs: int | None = None
+    batch_size: int | None = None
     set: tuple[str, ...] = ()
     image_size: int | None = None
     num_classes: int | None = None
@@ -58,14 +68,34 @@ def read_plan(path: Path) -> Plan:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), Loader=_strict_loader())
     except FileNotFoundError as e:
         raise SpecError(f"study file {path} does not exist; legal: {listing(sorted(p.name for p in EXPERIMENTS.glob('*.yaml')))}, or a path; {nearest(path.name, [p.name for p in EXPERIMENTS.glob('*.yaml')])}") from e
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise SpecError(f"study file {path} cannot be read: {e}; legal: YAML; correct the file") from e
     if not isinstance(content, dict):
-        raise SpecError(f"study file {path} holds {type(content).__name__}, not keys; legal: `question:` and what to run; see experiments/digits.yaml")
+        raise SpecError(f"study file {path} holds {'nothing' if content is None else type(content).__name__}, not keys; legal: `question:` and what to run; see experiments/digits.yaml")
     return _validated(path, {"name": path.stem, **content})
+
+
+@functools.cache
+def _strict_loader() -> Any:
+    """PyYAML's safe loader, which takes the last of two equal keys and unfolds aliases without end: here both are refused."""
+    import yaml
+
+    class Strict(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1}: aliases are not used in study files")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+            if twice := [k for k in keys if keys.count(k) > 1]:
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: key {twice[0]!r} is there {keys.count(twice[0])} times")
+            return super().construct_mapping(node, deep)
+
+    return Strict
 
 
 def _validated(path: Path, content: dict[str, Any]) -> Plan:
@@ -87,30 +117,69 @@ def _validated(path: Path, content: dict[str, Any]) -> Plan:
 
 def expand(plan: Plan, *, data_dir: Path | None = None) -> Study:
     """The trials of a plan: every step times every seed. Raises SpecError or DataError before anything runs."""
+    _check(plan)
     regime = find_regime(plan.regime)
-    data = resolve_data(plan.data or regime.data, data_dir=data_dir, image_size=plan.image_size or regime.image_size, num_classes=plan.num_classes, validation=plan.validation, title=plan.data_title)
+    image_size = regime.image_size if plan.image_size is None and plan.variant is None else plan.image_size
+    data = resolve_data(plan.data or regime.data, data_dir=data_dir, image_size=image_size, num_classes=plan.num_classes, validation=plan.validation, title=plan.data_title)
     settings = dict(parse_setting("ModelSpec", ModelSpec, text) for text in plan.set)
     change = " ".join(f"{k}={show(v)}" for k, v in settings.items())
-    if len(set(plan.seeds)) < len(plan.seeds):
-        raise SpecError(f"study {plan.name}.seeds is {list(plan.seeds)}; legal: each seed once; remove the repeated one")
     trials, undefined = [], {}
-    chosen = _steps(plan)
-    for step in chosen:
+    chosen = _subjects(plan)
+    init = file_digest(Path(plan.init)) if plan.init else ""
+    for name, build, own_recipe in chosen:
         try:
-            model = resolve(step.name, plan.regime, **{"num_classes": data.num_classes, "in_chans": data.in_chans, **settings})
+            model = build({"num_classes": data.num_classes, "in_chans": data.in_chans, **settings})
         except SpecError as e:
             if len(chosen) == 1:
                 raise
-            undefined[step.name] = str(e)
+            undefined[name] = str(e)
             continue
-        recipe = _recipe(plan, step)
-        trials += [Trial(model=model, recipe=recipe, data=data, seed=seed, regime=plan.regime, step=step.name, change=change) for seed in plan.seeds]
+        recipe = _recipe(plan, own_recipe)
+        trials += [Trial(model=model, recipe=recipe, data=data, seed=seed, init=init, regime=plan.regime, step=name, change=change) for seed in plan.seeds]
     return Study(name=plan.name, question=plan.question, regime=plan.regime, trials=tuple(trials), undefined=undefined)
+
+
+def _check(plan: Plan) -> None:
+    """Every name and setting of a plan, so that all that is wrong is told at once. Raises SpecError."""
+    lookups: list[Callable[[], Any]] = [
+        lambda: find_regime(plan.regime),
+        lambda: plan.recipe is None or find_recipe(plan.recipe),
+        lambda: plan.variant is None or find_variant(plan.variant),
+        *(functools.partial(find_step, key) for key in (*(plan.steps or ()), *((plan.through,) if plan.through is not None else ()))),
+        *(functools.partial(parse_setting, "ModelSpec", ModelSpec, text) for text in plan.set),
+    ]
+    found = []
+    for look in lookups:
+        try:
+            look()
+        except SpecError as e:
+            found.append(str(e))
+    if len(set(plan.seeds)) < len(plan.seeds):
+        found.append(f"study {plan.name}.seeds is {list(plan.seeds)}; legal: each seed once; remove the repeated one")
+    refuse(found)
+
+
+def _subjects(plan: Plan) -> list[Subject]:
+    """What the plan trains: its steps, or its variant; each with its name, what builds its spec from settings, and its own recipe."""
+    if plan.variant is not None:
+        return [(plan.variant, functools.partial(_variant, plan), find_recipe(FINETUNE if plan.init else MODERN_RECIPE))]
+    return [(s.name, functools.partial(_step, s, plan.regime), step_recipe(s, plan.regime)) for s in _steps(plan)]
+
+
+def _variant(plan: Plan, settings: Mapping[str, Any]) -> ModelSpec:
+    """Fine-tuning starts from a small head (Table 6)."""
+    assert plan.variant is not None
+    small_head = {"head_init_scale": FINETUNE_HEAD_SCALE} if plan.init else {}
+    return with_settings(find_variant(plan.variant).spec, {**small_head, **settings})
+
+
+def _step(step: Step, regime: str, settings: Mapping[str, Any]) -> ModelSpec:
+    return resolve(step.name, regime, **settings)
 
 
 def _steps(plan: Plan) -> list[Step]:
     if plan.steps is not None:
-        return [find_step(key) for key in plan.steps]
+        return [STEPS[name] for name in dict.fromkeys(find_step(key).name for key in plan.steps)]
     order = ladder(side_steps=plan.side_steps)
     if plan.through is None:
         return order
@@ -123,11 +192,13 @@ def step_recipe(step: Step, regime: str) -> Recipe:
     return replace(find_recipe(recipe_of(step.name, regime)), **recipe_changes(step.name, regime))
 
 
-def _recipe(plan: Plan, step: Step) -> Recipe:
-    """The step's own recipe, or the one asked for as it is; then the asked epochs and precision."""
-    recipe = step_recipe(step, plan.regime) if plan.recipe is None else find_recipe(plan.recipe)
+def _recipe(plan: Plan, own: Recipe) -> Recipe:
+    """A step's own recipe, or the one asked for as it is; then the asked batch, epochs and precision."""
+    recipe = own if plan.recipe is None else find_recipe(plan.recipe)
     if plan.precision is not None:
         recipe = replace(recipe, precision=plan.precision)
+    if plan.batch_size is not None:
+        recipe = recipe.with_batch_size(plan.batch_size)
     return recipe if plan.epochs is None else recipe.with_epochs(plan.epochs)
 
 

@@ -54,8 +54,6 @@ def state_of(folder: RunFolder) -> str:
 
 def run_study(study: Study, machine: Machine, *, out: Path, jobs: int, force: bool, as_json: bool) -> int:
     """Train what is not finished; print each record, or one line a run. Returns the exit status."""
-    if jobs < 1:
-        raise RoadmapError(f"--jobs is {jobs}; legal: 1 or more; leave it out for one run at a time")
     alone = jobs == 1 or len(study.trials) == 1
     _refuse_before_training(study, machine)
     folder = write_study(out, study.name, study.question, study.regime, study.trials)
@@ -292,6 +290,44 @@ def write_report(name: str | None, *, paper: bool, regime: str, runs: Path, out:
     Console(width=None if sys.stdout.isatty() else 200).print(terminal(found, caption.title))
     for path in paths:
         print(path)
+    return 0
+
+
+def run_bench(device: str, *, pairs: int, out: Path) -> int:
+    """Time all pairs and write them to `out`/<cpu or gpu>.json, hardware named."""
+    from dataclasses import asdict
+
+    from roadmap.bench.subjects import all_pairs
+    from roadmap.record import git_state, package_versions, write_json
+    from roadmap.train.execute import hardware
+    from roadmap.train.ranks import Ranks
+
+    ranks = Ranks.start(device)
+    found = []
+    for r in all_pairs(ranks.device.type, pairs):
+        found.append(r)
+        print(f"{r.a} / {r.b}: {r.ratio:.3f} ({r.low:.3f} to {r.high:.3f}, n = {r.pairs}); {r.name}; {r.a_seconds:.4f} s and {r.b_seconds:.4f} s", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / ("gpu.json" if ranks.device.type == "cuda" else "cpu.json")
+    write_json(path, {"hardware": hardware(ranks), "packages": package_versions(), **git_state(), "ratios": [asdict(r) for r in found]})
+    print(path)
+    return 0
+
+
+def write_predictions(network: Path, images: Path, *, top_k: int, image_size: int | None, device: str, out: Path | None) -> int:
+    """One line of CSV an image, best classes first."""
+    from roadmap.train.predict import images_below, predict, predictor, write_csv
+
+    found = predictor(network, image_size=image_size)
+    if top_k > len(found.classes):
+        raise RoadmapError(f"--top-k is {top_k}; legal: 1 to {len(found.classes)}, the network's classes; ask for fewer")
+    rows = predict(found, images_below(images), top_k=top_k, device=device)
+    if out is None:
+        write_csv(rows, top_k, sys.stdout)
+        return 0
+    with open(out, "w", newline="") as f:
+        count = write_csv(rows, top_k, f)
+    print(f"{count} images, {out}")
     return 0
 
 

@@ -48,7 +48,7 @@ class Listing:
     files: tuple[str, ...]
     labels: tuple[int, ...]
     sizes: tuple[int, ...]
-    times: tuple[int, ...]
+    times: tuple[int, ...] = ()
 
 
 def resolve_data(name: str, *, data_dir: Path | None = None, image_size: int | None = None, num_classes: int | None = None, validation: float | None = None, title: str | None = None) -> Data:

@@ -26,6 +26,7 @@ from roadmap.seeds import ORDER, SAMPLE, derive
 from roadmap.spec import Data, Recipe, Trial
 
 Key = tuple[int, int]
+Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 def train_transform(recipe: Recipe, data: Data) -> Any:
@@ -71,7 +72,7 @@ class _FirstChannel:
 def seed_all(seed: int) -> None:
     """Seed Python's, NumPy's and torch's CPU generators: timm's transforms draw from all three.
 
-    Not torch.manual_seed: before a GPU is used it records a stack trace for each GPU generator, 0.13 ms a sample.
+    Not torch.manual_seed: before a GPU is used it records a stack trace for each GPU generator, which costs more than a small image.
     """
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
@@ -177,21 +178,29 @@ class Pipeline:
     def sampler(self, *, start: int = 0, rank: int = 0, world: int = 1) -> GroupSampler:
         return GroupSampler(len(self.train_indices), self.trial.recipe, self.trial.seed, start, rank, world)
 
-    def stream(self, sampler: GroupSampler) -> DataLoader[tuple[Tensor, Tensor]]:
+    def stream(self, sampler: GroupSampler) -> Batches:
         """One batch a group, over all remaining epochs, so that workers live as long as the run."""
         samples = Samples(self.train, self.train_indices, train_transform(self.trial.recipe, self.trial.data), self.trial.seed)
-        return self._loader(samples, batch_sampler=sampler)
+        return _in_our_words(self._loader(samples, batch_sampler=sampler))
 
-    def views(self, part: str, *, rank: int = 0, world: int = 1) -> DataLoader[tuple[Tensor, Tensor]]:
+    def views(self, part: str, *, rank: int = 0, world: int = 1) -> Batches:
         """Every rank's share of `validation` or `test`, each image in exactly one of them."""
         split, indices = (self.train, self.validation_indices) if part == "validation" else (self.test, np.arange(len(self.test)))
         view = Views(split, indices[rank::world], eval_transform(self.trial.recipe, self.trial.data))
-        return self._loader(view, batch_sampler=_chunks(len(view), 2 * self.trial.recipe.group_size))
+        return _in_our_words(self._loader(view, batch_sampler=_chunks(len(view), 2 * self.trial.recipe.group_size)))
 
     def _loader(self, dataset: Dataset[Any], batch_sampler: Any) -> DataLoader[Any]:
         if self.workers:
             return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=self.workers, worker_init_fn=ignore_signals, pin_memory=self.pin_memory, prefetch_factor=4)
         return DataLoader(dataset, batch_sampler=batch_sampler, pin_memory=self.pin_memory)
+
+
+def _in_our_words(loader: DataLoader[Any]) -> Batches:
+    """The loader's batches; a worker's DataError without the trace that torch wraps it in."""
+    try:
+        yield from loader
+    except DataError as e:
+        raise DataError(str(e).rsplit(f"{DataError.__name__}: ", 1)[-1].strip()) from e
 
 
 def _chunks(count: int, size: int) -> Sequence[range]:

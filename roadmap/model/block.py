@@ -7,7 +7,7 @@ x + drop_path(gamma * branch(x)), then `act`; the branch is three convolutions i
 
     spatial = conv_dw, norm, act_dw           k x k, carries the stride
     expand  = mlp.fc1, mlp.norm1, mlp.act     1x1 from the input's width to the hidden one
-    project = mlp.fc2, mlp.norm2              1x1 to the block's output
+    project = mlp.grn, mlp.fc2, mlp.norm2     1x1 to the block's output
 
 Names are timm's, so that the last step's weights are timm's own; `conv_dw` is dense before the step `depthwise`.
 Slots that a setting empties hold nn.Identity.
@@ -19,7 +19,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch import ones as torch_ones
 
-from roadmap.model.layers import ACTIVATIONS, NORMS, Pointwise
+from roadmap.model.layers import ACTIVATIONS, NORMS, RESPONSE_NORMS, Pointwise
 from roadmap.spec import ModelSpec
 
 
@@ -29,7 +29,7 @@ def conv(c_in: int, c_out: int, kernel_size: int, *, stride: int = 1, groups: in
 
 
 class Mlp(nn.Module):
-    """The two 1x1 convolutions of a block with what stands after each."""
+    """The two 1x1 convolutions of a block with what stands around them."""
 
     def __init__(self, spec: ModelSpec, c_in: int, hidden: int, c_out: int) -> None:
         super().__init__()
@@ -38,6 +38,7 @@ class Mlp(nn.Module):
         self.norm1 = norm(hidden)
         # The one activation that stays is the last before the second 1x1: after fc1 where the k x k has moved up.
         self.act = ACTIVATIONS[spec.activation]() if spec.activations == "all" or spec.move_up_depthwise else nn.Identity()
+        self.grn = RESPONSE_NORMS[spec.grn](hidden)
         self.fc2 = Pointwise(hidden, c_out, bias=spec.conv_bias)
         self.norm2 = norm(c_out)
 
@@ -45,7 +46,7 @@ class Mlp(nn.Module):
         return self.act(self.norm1(self.fc1(x)))
 
     def project(self, x: Tensor) -> Tensor:
-        return self.norm2(self.fc2(x))
+        return self.norm2(self.fc2(self.grn(x)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.project(self.expand(x))

@@ -1,15 +1,17 @@
-"""Parameters and multiply-adds, counted on the built module."""
+"""Parameters and multiply-adds, counted on the built module. torch is imported by the functions, so that the package loads without it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from roadmap.model.network import ModernizableResNet
 from roadmap.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from roadmap.model.network import ModernizableResNet
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,14 @@ class Complexity:
 
 def macs_of(model: nn.Module, in_chans: int, image_size: int) -> int:
     """Run one image through the model and add up its convolutions and linear layers."""
+    import torch
+    from torch import nn
+
     total = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
-        per_output = module.weight[0].numel()  # type: ignore[union-attr,index,operator]
+        per_output = module.weight[0].numel()  # type: ignore[index]
         total += output.numel() * per_output
 
     hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
@@ -48,6 +53,10 @@ def params_of(model: nn.Module) -> int:
 
 def on_meta(spec: ModelSpec) -> ModernizableResNet:
     """The network without memory behind it: for counting and comparing."""
+    import torch
+
+    from roadmap.model.network import ModernizableResNet
+
     with torch.device("meta"):
         return ModernizableResNet(spec)
 

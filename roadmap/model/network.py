@@ -1,17 +1,25 @@
-"""The one network of the ladder: stem, four stages, head. From ResNet to ConvNeXt, every difference is a toggle of ModelSpec."""
+"""The one network: stem, stages, head. From ResNet to ConvNeXt V2, every difference is a toggle of ModelSpec.
+
+Besides `forward` it offers what timm's tools ask of a network: feature maps, gradient checkpointing, a classifier that can be replaced,
+and parameter groups for layer-wise decay.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import torch
 from timm.layers import NormMlpClassifierHead, calculate_drop_path_rates
 from torch import Tensor, nn
 from torch.nn.init import kaiming_normal_, trunc_normal_, zeros_
 
 from roadmap.model.block import Block
-from roadmap.model.layers import NORMS
+from roadmap.model.checkpointing import checkpointed
+from roadmap.model.layers import NORMS, GlobalResponseNorm
 from roadmap.model.stem import build_stem
-from roadmap.spec import ModelSpec
+from roadmap.spec import ModelSpec, with_settings
 from roadmap.steps import resolve
 
 
@@ -21,6 +29,7 @@ class Stage(nn.Module):
     def __init__(self, spec: ModelSpec, c_in: int, c_out: int, stride: int, drop_path_rates: list[float]) -> None:
         super().__init__()
         separate = stride > 1 and spec.downsampling == "separate"
+        self.grad_checkpointing = False
         self.downsample = _downsample(spec, c_in, c_out, stride) if separate else nn.Identity()
         first_in, first_stride = (c_out, 1) if separate else (c_in, stride)
         self.blocks = nn.Sequential(*(
@@ -29,7 +38,8 @@ class Stage(nn.Module):
         ))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.downsample(x))
+        x = self.downsample(x)
+        return checkpointed(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
 
 
 def _downsample(spec: ModelSpec, c_in: int, c_out: int, stride: int) -> nn.Sequential:
@@ -38,22 +48,32 @@ def _downsample(spec: ModelSpec, c_in: int, c_out: int, stride: int) -> nn.Seque
 
 
 class ModernizableResNet(nn.Module):
-    """(N, in_chans, H, W) -> (N, num_classes). Built from a ModelSpec alone; state-dict keys are timm's ConvNeXt keys."""
+    """(N, in_chans, H, W) -> (N, num_classes). Built from a ModelSpec; state-dict keys are timm's ConvNeXt keys.
 
-    def __init__(self, spec: ModelSpec) -> None:
+    global_pool: timm's pooling name; "" leaves a map of logits (N, num_classes, h, w). drop_rate: dropout before the classifier.
+    """
+
+    def __init__(self, spec: ModelSpec, *, global_pool: str = "avg", drop_rate: float = 0.0) -> None:
         super().__init__()
         self.spec = spec
-        self.num_classes, self.in_chans, self.num_features = spec.num_classes, spec.in_chans, spec.stage_channels[-1]
+        self.num_classes, self.in_chans, self.drop_rate = spec.num_classes, spec.in_chans, drop_rate
+        self.num_features = spec.stage_channels[-1]
         self.stem = build_stem(spec)
-        rates = calculate_drop_path_rates(spec.drop_path_rate, list(spec.depths), stagewise=True)
+        rates: Any = calculate_drop_path_rates(spec.drop_path_rate, list(spec.depths), stagewise=True)
         inputs = (spec.width, *spec.stage_channels[:-1])
         self.stages = nn.Sequential(*(
             Stage(spec, c_in, c_out, 1 if i == 0 else 2, rates[i])
             for i, (c_in, c_out) in enumerate(zip(inputs, spec.stage_channels, strict=True))
         ))
-        head_norm: Any = NORMS[spec.norm] if spec.downsampling == "separate" else nn.Identity
-        self.head = NormMlpClassifierHead(self.num_features, spec.num_classes, norm_layer=_without_factory(head_norm))
+        head_norm: Any = nn.Identity if spec.downsampling == "block" else NORMS[spec.norm]
+        self.head = NormMlpClassifierHead(
+            self.num_features, spec.num_classes, pool_type=global_pool, drop_rate=drop_rate, norm_layer=_without_factory(head_norm)
+        )
+        self.head_hidden_size = self.head.num_features
+        shapes = zip(spec.stage_channels, spec.stage_strides, strict=True)
+        self.feature_info = [{"num_chs": c, "reduction": s, "module": f"stages.{i}"} for i, (c, s) in enumerate(shapes)]
         INITS[spec.init](self)
+        _scale_head(self.head.fc, spec.head_init_scale)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_chans, H, W) -> (N, num_features, H/s, W/s) with s the last of spec.stage_strides."""
@@ -66,16 +86,101 @@ class ModernizableResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """The maps at the end of the stages in `indices` (all if None, the last n if an int), and the last map unless `intermediates_only`.
+
+        `norm` is timm's: there is no norm after the last stage to apply. stop_early: stages after the last index are not run.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"forward_intermediates.output_fmt is {output_fmt!r}; legal: NCHW; leave it out")
+        taken, last = _taken(len(self.stages), indices)
+        maps = []
+        x = self.stem(x)
+        for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
+            x = stage(x)
+            if i in taken:
+                maps.append(x)
+        return maps if intermediates_only else (x, maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages after the last index, and the head with them; the spec no longer describes what is left."""
+        taken, last = _taken(len(self.stages), indices)
+        cut = last < len(self.stages) - 1
+        self.stages = self.stages[: last + 1]
+        if cut:
+            self.num_features = self.head_hidden_size = self.spec.stage_channels[last]
+        if prune_head or cut:
+            self.reset_classifier(0, "", reset_other=True)
+        return taken
+
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
+        """A new classifier (none for 0 classes), initialized as the spec says. reset_other: the norm before it goes too."""
+        self.num_classes = num_classes
+        self.spec = replace(self.spec, num_classes=num_classes)
+        like = next(self.parameters())
+        self.head.reset(
+            num_classes, global_pool, reset_other=reset_other, in_features=self.num_features, device=like.device, dtype=like.dtype
+        )
+        self.head_hidden_size = self.head.num_features
+        INITS[self.spec.init](self.head.fc)
+        _scale_head(self.head.fc, self.spec.head_init_scale)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        for m in self.modules():
+            if isinstance(m, Stage):
+                m.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's parameter groups: the stem, then each block (each stage if coarse), then the head. A downsampling counts with the block after it."""
+        blocks: Any = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        return {"stem": r"^stem", "blocks": blocks}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that never get weight decay: GRN's (V2 paper)."""
+        layers = [name for name, m in self.named_modules() if isinstance(m, GlobalResponseNorm)]
+        return {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+
+
+def _taken(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+    """The stages asked for, counted from 0, and the last of them. Raises ValueError."""
+    wanted = range(stages) if indices is None else range(stages - indices, stages) if isinstance(indices, int) else indices
+    taken = [i + stages if i < 0 and not isinstance(indices, int) else i for i in wanted]
+    if not taken or not all(0 <= i < stages for i in taken):
+        raise ValueError(f"indices are {indices!r}; legal: stages from 0 to {stages - 1}, or the number of last stages; choose among them")
+    return taken, max(taken)
+
 
 def _without_factory(norm: Any) -> Any:
     """timm's head passes device and dtype to its norm layer; the builders of the tables take channels only."""
     return lambda channels, **_: norm(channels)
 
 
+def _scale_head(fc: nn.Module, factor: float) -> None:
+    """Multiply the classifier's initial weights and biases; there are none without classes."""
+    if factor != 1:
+        with torch.no_grad():
+            for p in fc.parameters():
+                p.mul_(factor)
+
+
 def _init_kaiming(model: nn.Module) -> None:
-    """torchvision's ResNet: fan-out normal convolutions, unit norms, PyTorch's classifier; stays as built where a Linear is the head's."""
+    """torchvision's ResNet: fan-out normal convolutions, unit norms, PyTorch's classifier; the head stays as built."""
     for name, m in model.named_modules():
-        if isinstance(m, nn.Conv2d) or (isinstance(m, nn.Linear) and not name.startswith("head.")):
+        if name and not name.startswith("head.") and isinstance(m, (nn.Conv2d, nn.Linear)):
             kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
             if m.bias is not None:
                 zeros_(m.bias)
@@ -100,6 +205,4 @@ def build_model(step: str | int | ModelSpec, regime: str = "resnet50", num_class
     """
     if num_classes is not None:
         settings["num_classes"] = num_classes
-    if isinstance(step, ModelSpec):
-        return ModernizableResNet(step)
-    return ModernizableResNet(resolve(step, regime, **settings))
+    return ModernizableResNet(with_settings(step, settings) if isinstance(step, ModelSpec) else resolve(step, regime, **settings))

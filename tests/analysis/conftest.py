@@ -10,7 +10,7 @@ from roadmap.steps import ladder
 
 sys.path.insert(0, str(Path(__file__).parent))  # whatever pytest's import mode, the tests here find study_files
 
-from study_files import make_trial, write_runs  # noqa: E402
+from study_files import make_trial, write_runs
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 

@@ -1,0 +1,124 @@
+"""The networks under timm's roof. Importing this module registers them, and nothing else in the project imports it.
+
+    import roadmap.model.registry
+    timm.create_model("modernizable_resnet", step="5", regime="resnet50")      any step, any toggle as an argument
+    timm.create_model("roadmap_convnext_tiny", pretrained=True)                the variants, with timm's weights
+
+timm's scripts take them through `python -m roadmap.model.registry train.py --model roadmap_convnext_tiny ...`.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import timm.models
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from roadmap.model.layouts import recognize, to_ours
+from roadmap.model.network import ModernizableResNet
+from roadmap.model.variants import VARIANTS, Variant, variant_spec
+from roadmap.spec import ModelSpec, with_settings
+from roadmap.steps import find_regime, resolve
+
+PREFIX = "roadmap_"
+STEP_MODEL = "modernizable_resnet"
+_TAGS = ("fb_", "fcmae_ft_")  # the authors' weights with a classifier
+_ISOTROPIC_URL = "https://dl.fbaipublicfiles.com/convnext/convnext_iso_{}_1k_224_ema.pth"
+# What timm hands to every network and a spec does not hold.
+_TIMM_ARGUMENTS = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only", "out_indices", "feature_cls", "drop_rate", "global_pool")
+
+
+def _cfg(**values: Any) -> PretrainedCfg:
+    """timm's evaluation settings of a network: its defaults, with the names of the first convolution and the classifier."""
+    usual = {"input_size": (3, 224, 224), "pool_size": (7, 7), "crop_pct": 0.875, "interpolation": "bicubic"}
+    return PretrainedCfg(**{**usual, "first_conv": "stem.0", "classifier": "head.fc", **values})
+
+
+def _cfgs_of(variant: Variant) -> dict[str, PretrainedCfg]:
+    """The variant's published weights by tag, those without ImageNet-22k first: timm's own entries, read from timm's hub."""
+    name = PREFIX + variant.name
+    if variant.timm is None:
+        return {f"{name}.fb_in1k": _cfg(url=_ISOTROPIC_URL.format(variant.name.rpartition("_")[2]), pool_size=(14, 14))}
+    published = {full.partition(".")[2]: cfg for full, cfg in timm.models.get_arch_pretrained_cfgs(variant.timm).items()}
+    tags = sorted((tag for tag in published if tag.startswith(_TAGS)), key=lambda tag: "22k" in tag)
+    return {f"{name}.{tag}": replace(published[tag], architecture=None, tag=None) for tag in tags}
+
+
+default_cfgs = generate_default_cfgs({STEP_MODEL: _cfg(), **{tag: cfg for v in VARIANTS.values() for tag, cfg in _cfgs_of(v).items()}})
+
+
+def _network(*, spec: ModelSpec, num_classes: int, in_chans: int, global_pool: str = "avg", drop_rate: float = 0.0) -> ModernizableResNet:
+    return ModernizableResNet(replace(spec, num_classes=num_classes, in_chans=in_chans), global_pool=global_pool, drop_rate=drop_rate)
+
+
+def _adopt(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Any public layout under our names and in our shapes, for timm's loader."""
+    ours, _ = to_ours(state, recognize(state))
+    shapes = {name: t.shape for name, t in model.state_dict().items()}
+    same = {name: name in shapes and t.numel() == shapes[name].numel() for name, t in ours.items()}
+    return {name: t.reshape(shapes[name]) if same[name] else t for name, t in ours.items()}
+
+
+def _create(name: str, spec: ModelSpec, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
+    return build_model_with_cfg(
+        _network,
+        name,
+        pretrained,
+        pretrained_filter_fn=_adopt,
+        feature_cfg={"out_indices": tuple(range(spec.stages)), "flatten_sequential": True},
+        spec=spec,
+        **{"num_classes": spec.num_classes, "in_chans": spec.in_chans, **arguments},
+    )
+
+
+def modernizable_resnet(pretrained: bool = False, *, step: str | int = "separate-downsampling", regime: str = "resnet50", **arguments: Any) -> nn.Module:
+    """The network of a step; `arguments` are toggles and timm's own (features_only, out_indices, global_pool, drop_rate, ...). Raises SpecError."""
+    for_timm = {key: arguments.pop(key) for key in _TIMM_ARGUMENTS if key in arguments}
+    spec = resolve(step, regime, **arguments)
+    size = find_regime(regime).image_size
+    usual = _cfg(num_classes=spec.num_classes, input_size=(spec.in_chans, size, size)).to_dict()
+    for_timm["pretrained_cfg"] = for_timm.get("pretrained_cfg") or usual
+    return _create(STEP_MODEL, spec, pretrained, for_timm)
+
+
+def _entry(variant: Variant) -> Any:
+    """timm's entry point of a variant: a function of the registered name."""
+
+    def build(pretrained: bool = False, **arguments: Any) -> nn.Module:
+        for_timm = {key: arguments.pop(key) for key in _TIMM_ARGUMENTS if key in arguments}
+        own = {key: arguments.pop(key) for key in ("drop_path_rate", "layer_scale_init_value", "use_cifar_stem", "head_init_scale") if key in arguments}
+        spec = with_settings(variant_spec(variant.name, **own), arguments)
+        counts: dict[str, Any] = {key: arguments[key] for key in ("num_classes", "in_chans") if key in arguments}
+        return _create(PREFIX + variant.name, spec, pretrained, {**for_timm, **counts})
+
+    build.__name__ = build.__qualname__ = PREFIX + variant.name
+    build.__doc__ = f"{variant.name}: the arguments are those of its builder, any toggle, and timm's own."
+    return build
+
+
+def register() -> None:
+    """Put every network into timm's registry, once."""
+    for entry in (modernizable_resnet, *map(_entry, VARIANTS.values())):
+        if not timm.models.is_model(entry.__name__):
+            register_model(entry)
+
+
+def main(words: list[str]) -> None:
+    """Run one of timm's scripts with the networks registered."""
+    if not words:
+        sys.exit("registry.script is missing; legal: a Python script and its arguments; write python -m roadmap.model.registry train.py ...")
+    import roadmap.model.registry  # noqa: F401  under its own name, which timm's registry notes
+
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+else:
+    register()

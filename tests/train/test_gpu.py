@@ -1,0 +1,61 @@
+"""What only a GPU shows: an iteration that never waits for the device, runs that resume, and a diverged one that stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from runs import make_run, make_trial, train
+
+from roadmap.bench.subjects import batches, trainer
+from roadmap.machine import Machine
+from roadmap.steps import ladder
+from roadmap.train.loop import CHECK_EVERY_ON_GPU, StopSignal, Trainer
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+
+
+@pytest.mark.parametrize("step", ["baseline", "separate-downsampling"])
+def test_an_iteration_never_waits_for_the_device(step: str) -> None:
+    ours = trainer(step, "cuda", 32, ema_decay=0.999)
+    stream, stop = batches(ours.ranks.device, 32), StopSignal()
+    ours.step(stream, stop)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            ours.step(stream, stop)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("step", ladder(), ids=lambda s: s.name)
+def test_every_step_trains_in_bf16(step: object, tmp_path: Path) -> None:
+    record = train(make_run(tmp_path, make_trial(step.name, epochs=2)), device="cuda")  # type: ignore[attr-defined]
+    assert (record["status"], record["precision"]) == ("finished", "bf16")
+    assert record["hardware"]["device"] == torch.cuda.get_device_name()
+    assert record["peak_memory_bytes"] > 0
+
+
+def test_a_gpu_run_in_fp32_agrees_with_the_cpu(tmp_path: Path) -> None:
+    trial = make_trial(precision="fp32", mixup=0.0, cutmix=0.0, ema_decay=None, settings={"drop_path_rate": 0.0})
+    cpu, gpu = (train(make_run(tmp_path / d, trial), device=d) for d in ("cpu", "cuda"))
+    assert gpu["loss"] == pytest.approx(cpu["loss"], rel=0.05)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_within_the_next_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Trainer.group_loss
+
+    def group_loss(self: Trainer, images: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
+        return plain(self, images * float("nan") if self.iteration == 3 else images, labels, k)
+
+    monkeypatch.setattr(Trainer, "group_loss", group_loss)
+    record = train(make_run(tmp_path, make_trial()), device="cuda")
+    assert record["status"] == "diverged"
+    assert CHECK_EVERY_ON_GPU >= 10
+
+
+def test_a_compiled_run_trains(tmp_path: Path) -> None:
+    record = train(make_run(tmp_path, make_trial(epochs=1, warmup_epochs=0)), **vars(Machine(device="cuda", compile=True)))
+    assert record["status"] == "finished"
