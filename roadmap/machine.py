@@ -32,7 +32,8 @@ class Machine:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Machine:
-        return cls(**{k: Path(v) if k in ("data_dir", "init") and v else v for k, v in values.items()})
+        settings: dict[str, Any] = {k: Path(v) if k in ("data_dir", "init") and v else v for k, v in values.items()}
+        return cls(**settings)
 
 
 def cores() -> int:

@@ -245,12 +245,21 @@ class Trial:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise SpecError(f"Trial.seed is {self.seed!r}; legal: integers from 0 to {2**31 - 1}; give another seed")
         if self.model.num_classes != self.data.num_classes:
-            raise SpecError(f"Trial.model.num_classes is {self.model.num_classes}, but the data set {self.data.name!r} has {self.data.num_classes} classes; legal: equal numbers; leave num_classes unset and it is taken from the data")
+            raise SpecError(
+                f"Trial.model.num_classes is {self.model.num_classes}, but the data set {self.data.name!r} has {self.data.num_classes} classes; "
+                "legal: equal numbers; leave num_classes unset and it is taken from the data"
+            )
         if self.model.in_chans != self.data.in_chans:
-            raise SpecError(f"Trial.model.in_chans is {self.model.in_chans}, but images of {self.data.name!r} have {self.data.in_chans} channels; legal: equal numbers; leave in_chans unset and it is taken from the data")
+            raise SpecError(
+                f"Trial.model.in_chans is {self.model.in_chans}, but images of {self.data.name!r} have {self.data.in_chans} channels; "
+                "legal: equal numbers; leave in_chans unset and it is taken from the data"
+            )
 
         if self.recipe.accuracy == "best" and self.data.validation == 0:
-            raise SpecError(f"Trial.recipe.accuracy is 'best', but {self.data.name!r} sets no images aside for choices; legal: 'last', or a validation split; the test split is never used for choices: set --validation 0.1")
+            raise SpecError(
+                f"Trial.recipe.accuracy is 'best', but {self.data.name!r} sets no images aside for choices; "
+                "legal: 'last', or a validation split; the test split is never used for choices: set --validation 0.1"
+            )
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the outcome, as JSON-ready values: resolved, defaults included, no labels, no machine settings."""

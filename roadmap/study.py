@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.data.catalogue import resolve_data
-from roadmap.model.variants import find_variant
 from roadmap.recipes import find_recipe
 from roadmap.record import file_digest
 from roadmap.rules import SpecError, listing, nearest, parse_setting, refuse
 from roadmap.spec import ModelSpec, Recipe, Trial, show, with_settings
 from roadmap.steps import STEPS, Step, find_regime, find_step, ladder, recipe_changes, recipe_of, resolve
+from roadmap.variants import find_variant
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 DEFAULT_STUDY = EXPERIMENTS / "digits.yaml"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def iteration(device: str, pairs: int) -> Iterator[Ratio]:
         loss.backward()
         ours.optimizer.zero_grad(set_to_none=True)
 
-    yield interleaved(f"ConvNeXt-T, batch {batch}", ("iteration with AdamW and EMA", lambda: ours.step(stream, stop)), ("forward + backward", bare), pairs=pairs)
+    yield interleaved(f"ConvNeXt-T, batch {batch}", ("iteration with AdamW and EMA", partial(ours.step, stream, stop)), ("forward + backward", bare), pairs=pairs)
 
 
 def loops(device: str, pairs: int) -> Iterator[Ratio]:
@@ -104,7 +105,7 @@ def loops(device: str, pairs: int) -> Iterator[Ratio]:
         batch = 256
         ours = trainer(step, device, batch, **({"ema_decay": 0.9999} if step != "baseline" else {}))
         stream, stop = batches(ours.ranks.device, batch), StopSignal()
-        yield interleaved(f"{step}, batch {batch}", ("ours", lambda ours=ours, stream=stream, stop=stop: ours.step(stream, stop)), (label, theirs(device, batch)), pairs=pairs)
+        yield interleaved(f"{step}, batch {batch}", ("ours", partial(ours.step, stream, stop)), (label, theirs(device, batch)), pairs=pairs)
 
 
 def _plain_loop(device: str, batch: int) -> Callable[[], None]:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from roadmap.model.layouts import recognize, to_ours
 from roadmap.model.network import ModernizableResNet
-from roadmap.model.variants import VARIANTS, Variant, variant_spec
 from roadmap.spec import ModelSpec, with_settings
 from roadmap.steps import find_regime, resolve
+from roadmap.variants import VARIANTS, Variant, variant_spec
 
 PREFIX = "roadmap_"
 STEP_MODEL = "modernizable_resnet"

@@ -20,13 +20,14 @@ from roadmap.data.images import class_names
 from roadmap.data.pipeline import Pipeline
 from roadmap.machine import Machine, cores
 from roadmap.model.complexity import complexity
-from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunFolder, git_state, file_digest, package_versions, read_lines, write_json
+from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunFolder, file_digest, git_state, package_versions, read_lines, write_json
 from roadmap.rules import RoadmapError
 from roadmap.spec import Trial
 from roadmap.train.checkpoint import CheckpointStore
 from roadmap.train.loop import Diverged, Interrupted, Trainer
 from roadmap.train.progress import Reporter
 from roadmap.train.ranks import Ranks
+
 
 def execute(folder: RunFolder, machine: Machine, *, force: bool = False) -> dict[str, Any]:
     """Train the folder's trial to its end and return its record; a finished one is returned as it is, unless `force`.
@@ -152,7 +153,8 @@ def _describe(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -
 
 def _note_attempt(folder: RunFolder, trainer: Trainer) -> None:
     """One line for each start, so that a resume with another commit or machine is on record."""
-    folder.append("attempts.jsonl", {"time": _now(), "pid": os.getpid(), "from_iteration": trainer.iteration, **git_state(), "packages": package_versions(), "hardware": hardware(trainer.ranks), "world_size": trainer.ranks.world})
+    start = {"time": _now(), "pid": os.getpid(), "from_iteration": trainer.iteration, "world_size": trainer.ranks.world}
+    folder.append("attempts.jsonl", {**start, **git_state(), "packages": package_versions(), "hardware": hardware(trainer.ranks)})
 
 
 def hardware(ranks: Ranks) -> dict[str, Any]:

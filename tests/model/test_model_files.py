@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 import roadmap
 from roadmap.model import ModernizableResNet, build_model, export_onnx, export_program, load, load_weights, save
-from roadmap.model.variants import VARIANTS, variant_spec
 from roadmap.model.weights import WeightsError
 from roadmap.rules import SpecError
 from roadmap.spec import ModelSpec
 from roadmap.steps import ladder, resolve
+from roadmap.variants import VARIANTS, variant_spec
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 STEPS = [s.name for s in ladder(side_steps=True)]

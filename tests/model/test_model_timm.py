@@ -15,9 +15,9 @@ from torch import Tensor, nn
 import roadmap.model.registry
 from roadmap.model import ModernizableResNet, build_model, export_weights
 from roadmap.model.layouts import LAYOUTS
-from roadmap.model.variants import VARIANTS, variant_spec
 from roadmap.rules import SpecError
 from roadmap.steps import REGIMES, ladder, resolve
+from roadmap.variants import VARIANTS, variant_spec
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 STEPS = [s.name for s in ladder(side_steps=True)]

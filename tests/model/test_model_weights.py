@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from roadmap.model import ModernizableResNet, build_model, export_weights, load_weights, weights
 from roadmap.model.layouts import LAYOUTS, from_ours, recognize, to_ours
-from roadmap.model.variants import VARIANTS
 from roadmap.model.weights import WeightsError
 from roadmap.rules import SpecError
 from roadmap.spec import ModelSpec
+from roadmap.variants import VARIANTS
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 
