@@ -1,0 +1,87 @@
+"""What tests of several parts share: the command line in this process, small image folders, and what a refusal looks like."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from roadmap.cli import main
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: with active waiting, processes that share cores run many times slower
+
+MakeFolder = Callable[..., Path]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a call of the command line left: exit status and both outputs."""
+
+    status: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        assert self.status == 0, self.err
+        return json.loads(self.out)
+
+    def refused(self, *parts: str) -> None:
+        """It exited with 2, and an error line says what is wrong, what is legal (or why) and what to do, with these parts in it."""
+        assert self.status == 2, (self.status, self.err)
+        assert re.search(r"^roadmap.*: error: .+; (legal|reason): .+; .+$", self.err, re.MULTILINE), self.err
+        for part in parts:
+            assert part in self.err, self.err
+        assert "Traceback" not in self.err
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory of checked folders goes to the test's own place."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_cache: None) -> Callable[..., Answer]:
+    """`roadmap WORDS` in this process, in an empty folder, as one rank."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> Answer:
+        capsys.readouterr()
+        try:
+            status = main([str(w) for w in words])
+        except SystemExit as e:
+            status = int(e.code or 0)
+        captured = capsys.readouterr()
+        return Answer(status, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> MakeFolder:
+    """Makes train/CLASS/*.png and test/CLASS/*.png of random pixels; returns the folder."""
+
+    def make(name: str = "images", *, classes: tuple[str, ...] = ("cat", "dog"), counts: Mapping[str, int] | None = None, size: int = 32, seed: int = 0) -> Path:
+        rng = np.random.default_rng(seed)
+        for split, count in (counts or {"train": 4, "test": 2}).items():
+            for label in classes:
+                folder = tmp_path / name / split / label
+                folder.mkdir(parents=True)
+                for k in range(count):
+                    Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(folder / f"{k:03d}.png")
+        return tmp_path / name
+
+    return make

@@ -1,0 +1,135 @@
+"""Runs side by side: all finish, one that dies takes only itself down, a stopped study goes on to the same weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadmap.machine import cores
+from roadmap.record import RunFolder
+
+ROOT = Path(__file__).parents[2]
+STEPS = ("2", "3", "4")
+
+
+def words(out: Path, *, jobs: int = 1, epochs: int) -> list[str]:
+    steps = [word for step in STEPS for word in ("--step", step)]
+    return ["run", *steps, "--epochs", str(epochs), "--jobs", str(jobs), "--out", str(out), "--name", "side"]
+
+
+def start(out: Path, *more: str, epochs: int) -> subprocess.Popen[str]:
+    """Three runs in two slots, as a process of their own."""
+    command = [sys.executable, "-m", "roadmap", *words(out, jobs=2, epochs=epochs), *more]
+    return subprocess.Popen(command, cwd=out, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def folders(out: Path) -> list[RunFolder]:
+    return [RunFolder(p.parent) for p in sorted((out / "side").glob("*/trial.json"))]
+
+
+def eventually(what: Callable[[], Any], seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in time")
+
+
+def records(out: Path) -> dict[str, dict[str, Any]]:
+    return {f.path.name: record for f in folders(out) if (record := f.record())}
+
+
+def running(out: Path) -> RunFolder | None:
+    """A run that has saved a checkpoint and goes on."""
+    return next((f for f in folders(out) if list(f.checkpoints.glob("*.pt")) and not f.record()), None)
+
+
+def test_a_killed_worker_leaves_a_failed_record_and_only_its_run_is_left_to_do(tmp_path: Path, command: Callable[..., Any]) -> None:
+    process = start(tmp_path, epochs=4)
+    victim = eventually(lambda: running(tmp_path))
+    owner = json.loads((victim.path / "lease").read_text())["pid"]
+    assert owner != process.pid
+    os.kill(owner, signal.SIGKILL)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 1
+    assert "failed  its process was killed by SIGKILL; see " in err
+
+    found = records(tmp_path)
+    assert len(found) == 3
+    failed = found.pop(victim.path.name)
+    assert failed["status"] == "failed"
+    assert failed["error"] == f"its process was killed by SIGKILL; see {victim.log}; start it again to go on from its last checkpoint"
+    assert failed["fingerprint"] == victim.trial().fingerprint
+    assert {r["status"] for r in found.values()} == {"finished"}
+    assert {r["hardware"]["threads"] for r in found.values()} == {max(1, cores() // 2)}
+
+    answer = command(*words(tmp_path, epochs=4))
+    assert answer.status == 0, answer.err
+    assert "2 of 3 runs are finished already and are not trained again" in answer.err
+    assert "resumed after epoch " in answer.err and "3 of 3 runs finished" in answer.out
+    again = records(tmp_path)
+    assert {k: again[k] for k in found} == found
+    assert again[victim.path.name]["status"] == "finished" and again[victim.path.name]["attempts"] == 2
+    assert [m["epoch"] for m in victim.metrics()] == list(range(1, 5))
+
+
+def weights(folder: RunFolder) -> dict[str, Any]:
+    from roadmap.train.checkpoint import CheckpointStore
+
+    state = CheckpointStore(folder.checkpoints).load(folder.trial().fingerprint)
+    assert state
+    return {"iteration": state["iteration"], **state["model"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_study_saves_itself_and_goes_on_to_the_same_weights(tmp_path: Path, number: signal.Signals) -> None:
+    import torch
+
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    stopped.mkdir(), whole.mkdir()
+    process = start(stopped, epochs=6)
+    eventually(lambda: running(stopped))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    left = records(stopped)
+    assert "interrupted" in {r["status"] for r in left.values()} <= {"interrupted", "finished"}
+    assert len(left) <= 2  # the third was not handed out
+
+    assert start(stopped, epochs=6).wait(timeout=240) == 0
+    assert start(whole, epochs=6).wait(timeout=240) == 0
+    assert len(folders(stopped)) == len(folders(whole)) == 3
+    for a, b in zip(folders(stopped), folders(whole), strict=True):
+        left_weights, right_weights = weights(a), weights(b)
+        assert left_weights.keys() == right_weights.keys()
+        assert all(torch.equal(torch.as_tensor(left_weights[k]), torch.as_tensor(right_weights[k])) for k in left_weights)
+        assert (a.record() or {})["top1"] == (b.record() or {})["top1"]
+
+
+@pytest.mark.slow
+def test_a_stop_before_training_began_is_no_failure_and_loses_no_earlier_record(tmp_path: Path) -> None:
+    assert start(tmp_path, epochs=1).wait(timeout=240) == 0
+    before = records(tmp_path)
+    process = start(tmp_path, "--force", epochs=1)
+    time.sleep(1.5)  # its workers are still importing torch
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert records(tmp_path) == before
+    new = tmp_path / "new"
+    new.mkdir()
+    process = start(new, epochs=1)
+    eventually(lambda: (new / "side" / "study.json").exists() and len(folders(new)) == 3)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert {r["status"] for r in records(new).values()} == {"interrupted"}
