@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ class _Sampler:
 class _NoImages:
     """Stands where a Pipeline would: the trainer under test is fed by hand."""
 
-    validation_indices: np.ndarray = np.array([], dtype=int)
+    validation_indices: tuple[int, ...] = ()
 
     def sampler(self, **_: Any) -> _Sampler:
         return _Sampler()

@@ -11,5 +11,5 @@ import torch
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
-    """Forked children must not meet OpenMP threads that only their parent has."""
+    """The same number of threads as the children: bits depend on it."""
     torch.set_num_threads(1)

@@ -6,12 +6,15 @@ import contextlib
 import hashlib
 import multiprocessing
 import os
+import pickle
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import torch
 
 from roadmap.data.catalogue import resolve_data
@@ -56,9 +59,27 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
             yield from _tensors(part, f"{name}.{key}")
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """Run in a forked process; its exit code, negative for the signal that ended it."""
-    process = multiprocessing.get_context("fork").Process(target=work)
+# Children are forked from a clean server that has torch loaded and has used none of it: forked from the tests' own process
+# they would inherit threads and autograd state that only it has.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["roadmap.train.execute", "sklearn.datasets"])
+
+
+def child(work: Callable[[], object], **environment: str) -> Any:
+    """A process that will run `work`, a function of a test, sent by value."""
+    cloudpickle.register_pickle_by_value(sys.modules[work.__module__])
+    return CONTEXT.Process(target=_work, args=(cloudpickle.dumps(work), environment))
+
+
+def _work(pickled: bytes, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    pickle.loads(pickled)()
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run in a process of its own; its exit code, negative for the signal that ended it. What `work` patches stays there."""
+    process = child(work)
     process.start()
     process.join(120)
     assert process.exitcode is not None, "the child hangs"
@@ -75,15 +96,10 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def on_ranks(world: int, work: Callable[[], None]) -> None:
-    """Run `work` in `world` forked processes with torchrun's variables."""
-    port = free_port()
-
-    def rank_work(rank: int) -> None:
-        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-        work()
-
-    processes = [multiprocessing.get_context("fork").Process(target=rank_work, args=(r,)) for r in range(world)]
+def on_ranks(world: int, work: Callable[[], object]) -> None:
+    """Run `work` in `world` processes with torchrun's variables."""
+    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [child(work, RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(world)]
     for p in processes:
         p.start()
     for p in processes:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import time
 from pathlib import Path
 
 import pytest
-from runs import hash_of, make_run, make_trial, train
+from runs import child, hash_of, in_child, make_run, make_trial, train
 
 from roadmap.machine import Machine
 from roadmap.record import RunError, RunFolder, git_state
@@ -74,23 +73,23 @@ def test_an_edited_trial_is_refused(tmp_path: Path) -> None:
 
 def test_two_processes_started_together_train_a_run_once(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(**SHORT))
-    context = multiprocessing.get_context("fork")
-    answers = context.Queue()
+    start_at = time.time() + 1.0
 
-    def race(start_at: float) -> None:
+    def race() -> None:
         time.sleep(max(0.0, start_at - time.time()))
         try:
-            answers.put(train(folder)["status"])
+            answer = train(folder)["status"]
         except RunError as e:
-            answers.put(str(e))
+            answer = str(e)
+        (tmp_path / f"{os.getpid()}.answer").write_text(answer)
 
-    start_at = time.time() + 0.5
-    processes = [context.Process(target=race, args=(start_at,)) for _ in range(4)]
+    processes = [child(race) for _ in range(4)]
     for p in processes:
         p.start()
-    found = [answers.get(timeout=100) for _ in processes]
     for p in processes:
         p.join()
+    found = [p.read_text() for p in tmp_path.glob("*.answer")]
+    assert len(found) == 4
     assert found.count("finished") >= 1
     assert all(a == "finished" or "is being trained by" in a and "legal: one process a run" in a for a in found)
     assert len((folder.path / "attempts.jsonl").read_text().splitlines()) == 1
@@ -103,9 +102,7 @@ def test_a_dead_owners_lease_is_free(tmp_path: Path) -> None:
         with folder.lease():
             os.kill(os.getpid(), 9)
 
-    process = multiprocessing.get_context("fork").Process(target=die_holding)
-    process.start()
-    process.join()
+    assert in_child(die_holding) == -9
     assert train(folder)["status"] == "finished"
 
 
@@ -120,13 +117,12 @@ def test_the_best_epoch_is_chosen_on_the_validation_split(tmp_path: Path) -> Non
 def test_ten_thousand_lines_written_by_many_processes_are_all_whole(tmp_path: Path) -> None:
     """Appends of one line are single writes: nothing is torn."""
     folder = RunFolder(tmp_path)
-    context = multiprocessing.get_context("fork")
 
-    def write(k: int) -> None:
+    def write() -> None:
         for i in range(500):
-            folder.append("many.jsonl", {"writer": k, "i": i, "text": "x" * 100})
+            folder.append("many.jsonl", {"writer": os.getpid(), "i": i, "text": "x" * 100})
 
-    processes = [context.Process(target=write, args=(k,)) for k in range(20)]
+    processes = [child(write) for _ in range(20)]
     for p in processes:
         p.start()
     for p in processes:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from runs import hash_of, in_child, make_run, make_trial, train
 
+import roadmap.data.pipeline
 import roadmap.train.loop
+import roadmap.train.optimizer
 from roadmap.record import RunFolder
 from roadmap.train import checkpoint
 from roadmap.train.loop import Trainer
@@ -27,8 +29,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, RunFolde
     return hash_of(folder), folder
 
 
-def after_step(monkeypatch: pytest.MonkeyPatch, iteration: int, act: Callable[[], None]) -> None:
-    """Let something happen in the middle of an iteration: after its forward and backward, before its end is noted."""
+def train_until(folder: RunFolder, iteration: int, act: Callable[[], None]) -> None:
+    """Train, and let something happen in the middle of an iteration: after a forward, before the update. For a process of its own."""
     plain, acted = Trainer.group_loss, []
 
     def group_loss(self: Trainer, *args: object) -> object:
@@ -38,7 +40,8 @@ def after_step(monkeypatch: pytest.MonkeyPatch, iteration: int, act: Callable[[]
             act()
         return loss
 
-    monkeypatch.setattr(Trainer, "group_loss", group_loss)
+    Trainer.group_loss = group_loss  # type: ignore[method-assign,assignment]
+    train(folder)
 
 
 def kill_self() -> None:
@@ -57,15 +60,13 @@ def ends_as(folder: RunFolder, undisturbed: tuple[str, RunFolder]) -> None:
 
 
 def killed_at(folder: RunFolder, iteration: int) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        after_step(patch, iteration, kill_self)
-        return in_child(lambda: train(folder) and None)
+    return in_child(lambda: train_until(folder, iteration, kill_self))
 
 
 @pytest.mark.parametrize("iteration", sorted(random.Random(0).sample(range(ITERATIONS), 3)))
 def test_a_run_killed_at_any_iteration_ends_with_the_same_bits(iteration: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]) -> None:
     folder = make_run(tmp_path, make_trial())
-    assert killed_at(folder, iteration) == -signal.SIGKILL
+    assert killed_at(folder, iteration) == -signal.SIGKILL, (folder.record() or {}).get("error")
     ends_as(folder, undisturbed)
 
 
@@ -80,7 +81,7 @@ def test_a_run_killed_at_twenty_random_points_and_again_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize(("call", "count"), [("fsync", 1), ("replace", 2), *(pytest.param(c, n, marks=pytest.mark.slow) for c in ("fsync", "replace") for n in range(1, 7) if (c, n) not in (("fsync", 1), ("replace", 2)))])
-def test_a_run_killed_inside_a_save_ends_with_the_same_bits(call: str, count: int, tmp_path: Path, undisturbed: tuple[str, RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_inside_a_save_ends_with_the_same_bits(call: str, count: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]) -> None:
     """Each save makes two files whole (checksum, checkpoint), each with two fsyncs and one rename: kill before the count-th of them."""
     folder = make_run(tmp_path, make_trial())
     plain, seen = getattr(os, call), 0
@@ -93,7 +94,7 @@ def test_a_run_killed_inside_a_save_ends_with_the_same_bits(call: str, count: in
         return plain(*args)
 
     def disturbed() -> None:
-        monkeypatch.setattr(os, call, stop_here)
+        setattr(os, call, stop_here)
         train(folder)
 
     code = in_child(disturbed)
@@ -108,12 +109,10 @@ def _is_checkpoint(descriptor: object) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_a_stop_signal_saves_at_the_boundary_and_the_run_goes_on_from_there(number: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]) -> None:
     folder = make_run(tmp_path, make_trial())
-    with pytest.MonkeyPatch.context() as patch:
-        after_step(patch, 4, lambda: os.kill(os.getpid(), number))
-        assert in_child(lambda: train(folder) and None) == 0
+    assert in_child(lambda: train_until(folder, 4, lambda: os.kill(os.getpid(), number))) == 0
     record = folder.record()
     assert record is not None
-    assert record["status"] == "interrupted"
+    assert record["status"] == "interrupted", record["error"]
     assert record["error"] == f"stopped by {signal.Signals(number).name} at iteration 5 of 18; saved; start it again to go on"
     assert [p.name for p in folder.checkpoints.glob("*.pt")] == ["checkpoint-000000005.pt"]
     ends_as(folder, undisturbed)
@@ -122,21 +121,22 @@ def test_a_stop_signal_saves_at_the_boundary_and_the_run_goes_on_from_there(numb
 
 def test_a_signal_before_the_first_iteration_loses_nothing(tmp_path: Path, undisturbed: tuple[str, RunFolder]) -> None:
     folder = make_run(tmp_path, make_trial())
-    with pytest.MonkeyPatch.context() as patch:
-        after_step(patch, 0, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        assert in_child(lambda: train(folder) and None) == 0
+    assert in_child(lambda: train_until(folder, 0, lambda: os.kill(os.getpid(), signal.SIGTERM))) == 0
     ends_as(folder, undisturbed)
 
 
-def test_negative_control_with_draws_from_generator_state_a_resumed_run_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def leave_generators_to_their_state() -> None:
+    roadmap.train.loop.seed_group = lambda *args: 0
+    roadmap.data.pipeline.seed_all = lambda seed: None
+    roadmap.train.optimizer.np.random.seed = lambda seed: None  # type: ignore[assignment]
+
+
+def test_negative_control_with_draws_from_generator_state_a_resumed_run_differs(tmp_path: Path) -> None:
     """What the equality rests on: derived seeds. With generators left to their state, kill and resume is noticed."""
-    monkeypatch.setattr(roadmap.train.loop, "seed_group", lambda *args: 0)
-    monkeypatch.setattr("roadmap.data.pipeline.seed_all", lambda seed: None)
-    monkeypatch.setattr("roadmap.train.optimizer.np.random.seed", lambda seed: None)
     whole, broken = make_run(tmp_path / "whole", make_trial()), make_run(tmp_path / "broken", make_trial())
-    assert in_child(lambda: train(whole) and None) == 0
-    assert killed_at(broken, 12) == -signal.SIGKILL
-    train(broken)
+    assert in_child(lambda: (leave_generators_to_their_state(), train(whole))) == 0
+    assert in_child(lambda: (leave_generators_to_their_state(), train_until(broken, 12, kill_self))) == -signal.SIGKILL
+    assert in_child(lambda: (leave_generators_to_their_state(), train(broken))) == 0
     assert hash_of(broken) != hash_of(whole)
 
 
