@@ -158,7 +158,7 @@ def _report_options(p: Parser) -> None:
 def _predict_options(p: Parser) -> None:
     p.add_argument("network", type=Path, metavar="NETWORK", help="a finished run's folder, or a file that roadmap.save wrote")
     p.add_argument("images", type=Path, metavar="IMAGES", help="folder of images, subfolders included")
-    p.add_argument("--top-k", type=_whole(1), default=5, metavar="K", help="classes named for each image")
+    p.add_argument("--top-k", type=_whole(1), metavar="K", help="classes named for each image; five, or all where there are fewer, unless given")
     p.add_argument("--image-size", type=_whole(1), metavar="PIXELS", help="for a file: 224 unless given")
     p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--out", type=Path, metavar="FILE", help="where the CSV goes; standard output unless given")

@@ -314,11 +314,12 @@ def run_bench(device: str, *, pairs: int, out: Path) -> int:
     return 0
 
 
-def write_predictions(network: Path, images: Path, *, top_k: int, image_size: int | None, device: str, out: Path | None) -> int:
+def write_predictions(network: Path, images: Path, *, top_k: int | None, image_size: int | None, device: str, out: Path | None) -> int:
     """One line of CSV an image, best classes first."""
     from roadmap.train.predict import images_below, predict, predictor, write_csv
 
     found = predictor(network, image_size=image_size)
+    top_k = top_k or min(5, len(found.classes))
     if top_k > len(found.classes):
         raise RoadmapError(f"--top-k is {top_k}; legal: 1 to {len(found.classes)}, the network's classes; ask for fewer")
     rows = predict(found, images_below(images), top_k=top_k, device=device)
