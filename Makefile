@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 JOBS ?= $(shell nproc)
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup ladder report reference test test-all lint gpu bench clean
+.PHONY: setup ladder report reference test test-all test-slurm lint gpu bench clean
 
 $(VENV)/.dependencies: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
@@ -38,6 +38,10 @@ test: setup lint
 
 test-all: setup lint
 	pytest -m "not slurm and not gpu" -n 2
+
+# On a cluster that the tests start on this machine, as root: Debian's slurm-wlm, slurmdbd, munge and mariadb-server.
+test-slurm: setup
+	pytest -m slurm tests/slurm
 
 # Works on a bare GPU machine: its own python3, no network, this checkout as it is. Packages it lacks may lie in .whl/ as wheels.
 # CIFAR=DIR with train/CLASS and test/CLASS also trains steps 0, 1 and 9 on real images, 20 epochs each.

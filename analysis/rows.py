@@ -29,10 +29,10 @@ from roadmap.steps import REGIMES, STEPS, Paper, Regime, Step, change_of, find_r
 Row = dict[str, Any]
 
 # What a record says about data and training: two steps are compared only where these agree, a step that changes the recipe only where DATA agrees.
-DATA = ("data", "image_size", "test_images")
-SETUP = (*DATA, "recipe", "epochs")
-# What all runs of one row share: their network too.
-SAME = (*SETUP, "params", "macs")
+DATA = ("data", "data_digest", "image_size", "train_images", "test_images")
+SETUP = (*DATA, "recipe", "epochs", "global_batch", "group_size", "precision", "init")
+# What all runs of one row share: everything but the seed, which `configuration` hashes, and the network.
+SAME = (*SETUP, "configuration", "params", "macs")
 
 
 def rows(study: Study, regime: str = "") -> list[Row]:
@@ -47,7 +47,7 @@ def rows(study: Study, regime: str = "") -> list[Row]:
             cells[(trial["step"] if trial["step"] in STEPS else "", trial["change"])].append(trial)
     planned = {name for name, _ in cells}
     unchanged = {name for name, text in cells if not text}
-    whole = len(unchanged) > 1 or not any(text for _, text in cells)
+    whole = len(unchanged) > 1
     found: list[Row] = []
     main: dict[str, Row] = {}
     order = ladder(side_steps=True)
@@ -110,7 +110,7 @@ def _row(step: Step | None, regime: Regime, trials: list[Entry], *, kind: str, w
     says = finished or kept
     return {
         "source": "measured", "kind": kind, "id": step.id if step else None, "step": step.name if step else "", "what": what, "group": step.group if step else "other",
-        "parent": None, "params": _said(says, "params"), "macs": _said(says, "macs"), **{key: _said(says, key) for key in SETUP},
+        "parent": None, "params": _said(says, "params"), "macs": _said(says, "macs"), **{key: _said(says, key) for key in (*SETUP, "configuration")},
         "ema": any(map(averaged, finished)), "top1": s.mean, "std": s.std, "n": s.n, "by_seed": by_seed, "duplicates": aside,
         "planned": len(kept), "failed": counts[FAILED], "missing": counts[MISSING],
         "change": None, "change_se": None, "change_low": None, "change_high": None, "change_method": None, "change_note": None,
@@ -139,7 +139,7 @@ def _compare(row: Row, parent: Row | None, *, trained_otherwise: bool) -> None:
 
 def _difference(base: Row, trials: list[Entry]) -> str:
     """How trials of one step were trained, where it is not as its main row."""
-    words = [f"{key} {_said(trials, key)}" for key in SAME if _said(trials, key) != base[key]]
+    words = [f"{key} {_said(trials, key)}" for key in SAME if key != "configuration" and _said(trials, key) != base[key]]
     ema = any(averaged(t) for t in trials if outcome(t) == FINISHED)
     return ", ".join(words + (["EMA on" if ema else "EMA off"] if ema != base["ema"] else [])) or "another setting"
 

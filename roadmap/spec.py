@@ -255,6 +255,11 @@ class Trial:
                 "legal: equal numbers; leave in_chans unset and it is taken from the data"
             )
 
+        if self.data.image_size < self.model.stage_strides[-1]:
+            raise SpecError(
+                f"Trial.data.image_size is {self.data.image_size}, but the network strides over {self.model.stage_strides[-1]} pixels; "
+                "legal: at least as many pixels; set another --image-size, or a smaller stem_stride"
+            )
         if self.recipe.accuracy == "best" and self.data.validation == 0:
             raise SpecError(
                 f"Trial.recipe.accuracy is 'best', but {self.data.name!r} sets no images aside for choices; "
@@ -270,6 +275,11 @@ class Trial:
     def fingerprint(self) -> str:
         """SHA-256 over `identity`, 64 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+    @property
+    def configuration(self) -> str:
+        """SHA-256 over `identity` without the seed: trials that differ in nothing but their seed share it."""
+        return hashlib.sha256(json.dumps({**self.identity(), "seed": None}, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
     @property
     def id(self) -> str:

@@ -21,7 +21,7 @@ from roadmap.model.network import build_model
 from roadmap.recipes import find_recipe
 from roadmap.spec import Trial
 from roadmap.steps import recipe_of, resolve
-from roadmap.train.loop import StopSignal, Trainer
+from roadmap.train.loop import Trainer
 from roadmap.train.ranks import Ranks
 
 IMAGE_SIZE, CLASSES = 224, 1000
@@ -86,7 +86,7 @@ def iteration(device: str, pairs: int) -> Iterator[Ratio]:
     """C4: a whole training iteration with EMA over the bare forward and backward of the same network."""
     batch = 128 if device == "cuda" else 8
     ours = trainer("separate-downsampling", device, batch, ema_decay=0.9999)
-    stream, stop = batches(ours.ranks.device, batch), StopSignal()
+    stream = batches(ours.ranks.device, batch)
     images, _ = next(stream)
 
     def bare() -> None:
@@ -95,7 +95,7 @@ def iteration(device: str, pairs: int) -> Iterator[Ratio]:
         loss.backward()
         ours.optimizer.zero_grad(set_to_none=True)
 
-    yield interleaved(f"ConvNeXt-T, batch {batch}", ("iteration with AdamW and EMA", partial(ours.step, stream, stop)), ("forward + backward", bare), pairs=pairs)
+    yield interleaved(f"ConvNeXt-T, batch {batch}", ("iteration with AdamW and EMA", partial(ours.step, stream)), ("forward + backward", bare), pairs=pairs)
 
 
 def loops(device: str, pairs: int) -> Iterator[Ratio]:
@@ -103,8 +103,8 @@ def loops(device: str, pairs: int) -> Iterator[Ratio]:
     for step, label, theirs in (("baseline", "a plain AMP loop (NCHW, loss read each iteration)", _plain_loop), ("separate-downsampling", "an AMP loop with channels_last, EMA V2 and unfused AdamW", _timm_loop)):
         batch = 256
         ours = trainer(step, device, batch, **({"ema_decay": 0.9999} if step != "baseline" else {}))
-        stream, stop = batches(ours.ranks.device, batch), StopSignal()
-        yield interleaved(f"{step}, batch {batch}", ("ours", partial(ours.step, stream, stop)), (label, theirs(device, batch)), pairs=pairs)
+        stream = batches(ours.ranks.device, batch)
+        yield interleaved(f"{step}, batch {batch}", ("ours", partial(ours.step, stream)), (label, theirs(device, batch)), pairs=pairs)
 
 
 def _plain_loop(device: str, batch: int) -> Callable[[], None]:

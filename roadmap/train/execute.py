@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -24,7 +25,7 @@ from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunFolder, f
 from roadmap.rules import RoadmapError
 from roadmap.spec import Trial
 from roadmap.train.checkpoint import CheckpointStore
-from roadmap.train.loop import Diverged, Interrupted, Trainer
+from roadmap.train.loop import Diverged, Interrupted, Trainer, precision_of
 from roadmap.train.progress import Reporter
 from roadmap.train.ranks import Ranks
 
@@ -62,6 +63,11 @@ def set_aside(folder: RunFolder) -> None:
 
 def _attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> dict[str, Any]:
     started = time.monotonic()
+    before = folder.record() or {}
+    earlier = before.get("wall_seconds", 0.0) if before.get("status") == INTERRUPTED else 0.0
+    _forget_peak_memory(ranks)
+    if ranks.first:
+        _note_attempt(folder, trial, machine, ranks)
     record = _describe(folder, trial, machine, ranks)
     try:
         record |= _train(folder, trial, machine, ranks)
@@ -74,7 +80,9 @@ def _attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) ->
         # Whatever it is, the run leaves a record of it; a user's mistake keeps its own words, anything else its trace.
         text = str(e) if isinstance(e, RoadmapError) else f"{type(e).__name__}: {e}\n{traceback.format_exc(limit=-4)}"
         record |= {"status": FAILED, "error": text}
-    record |= {"wall_seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": _peak_memory(ranks), "finished_at": _now()}
+        if not ranks.first:
+            print(f"rank {ranks.rank}: {text}", file=sys.stderr, flush=True)
+    record |= {"wall_seconds": round(earlier + time.monotonic() - started, 3), "peak_memory_bytes": _peak_memory(ranks), "finished_at": _now()}
     if ranks.first:
         folder.write_record(record)
         folder.beat({"state": record["status"]})
@@ -86,11 +94,10 @@ def _train(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> d
     pipeline = Pipeline.open(trial, data_dir=machine.data_dir, download=machine.download, workers=machine.workers, pin_memory=ranks.device.type == "cuda")
     trainer = Trainer(trial, pipeline, ranks, machine, init=_initial_weights(trial, machine))
     store = CheckpointStore(folder.checkpoints)
-    state = store.load(trial.fingerprint)
+    state = _load(store, trial, ranks)
     if state:
         trainer.restore(state)
     if ranks.first:
-        _note_attempt(folder, trainer)
         folder.keep_epochs(trainer.iteration // trainer.per_epoch)
     title = trial.id.rsplit("-", 1)[0]
     reporter = Reporter(title, trainer.total, trial.recipe.batch_size, beat=folder.beat, silent=not ranks.first)
@@ -98,6 +105,13 @@ def _train(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> d
     if ranks.first:
         _keep_network(folder, trainer)
     return _results(trainer)
+
+
+def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> dict[str, Any] | None:
+    """The newest whole checkpoint. The first rank looks before the others, so that only it sets broken ones aside."""
+    state = store.load(trial.fingerprint) if ranks.first else None
+    ranks.barrier()
+    return state if ranks.first else store.load(trial.fingerprint)
 
 
 def _initial_weights(trial: Trial, machine: Machine) -> Callable[[nn.Module], object] | None:
@@ -139,22 +153,22 @@ def _results(trainer: Trainer) -> dict[str, Any]:
 def _describe(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> dict[str, Any]:
     """What is known of a run before it ends."""
     size = complexity(trial.model, trial.data.image_size)
-    precision = trial.recipe.precision if trial.recipe.precision != "auto" else "bf16" if ranks.device.type == "cuda" else "fp32"
     return {
         "version": 1, "id": trial.id, "fingerprint": trial.fingerprint, "study": folder.path.parent.name,
         "regime": trial.regime, "step": trial.step, "change": trial.change, "seed": trial.seed, "init": trial.init,
         "data": trial.data.title, "data_name": trial.data.name, "data_digest": trial.data.digest, "recipe": trial.recipe.name, "image_size": trial.data.image_size,
         "params": size.params, "macs": size.macs, "epochs": trial.recipe.epochs,
         "world_size": ranks.world, "device_batch": trial.recipe.group_size, "group_size": trial.recipe.group_size, "global_batch": trial.recipe.batch_size,
-        "precision": precision, "compile": machine.compile, "channels_last": machine.channels_last,
-        **git_state(), "packages": package_versions(), "hardware": hardware(ranks), "attempts": len(read_lines(folder.path / "attempts.jsonl")[0]) + 1,
+        "precision": precision_of(trial.recipe, ranks.device), "configuration": trial.configuration, "workers": machine.workers, "compile": machine.compile, "channels_last": machine.channels_last,
+        **git_state(), "packages": package_versions(), "hardware": hardware(ranks), "attempts": len(read_lines(folder.path / "attempts.jsonl")[0]),
     }
 
 
-def _note_attempt(folder: RunFolder, trainer: Trainer) -> None:
-    """One line for each start, so that a resume with another commit or machine is on record."""
-    start = {"time": _now(), "pid": os.getpid(), "from_iteration": trainer.iteration, "world_size": trainer.ranks.world}
-    folder.append("attempts.jsonl", {**start, **git_state(), "packages": package_versions(), "hardware": hardware(trainer.ranks)})
+def _note_attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> None:
+    """One line for each start, so that a resume with another commit, machine or setting is on record."""
+    checkpoints = sorted(p.name for p in folder.checkpoints.glob("checkpoint-*.pt"))
+    start = {"time": _now(), "pid": os.getpid(), "newest_checkpoint": checkpoints[-1] if checkpoints else None, "world_size": ranks.world, "precision": precision_of(trial.recipe, ranks.device)}
+    folder.append("attempts.jsonl", {**start, "machine": machine.to_json(), **git_state(), "packages": package_versions(), "hardware": hardware(ranks)})
 
 
 def hardware(ranks: Ranks) -> dict[str, Any]:
@@ -172,10 +186,22 @@ def _cpu_name() -> str:
 
 
 def _peak_memory(ranks: Ranks) -> int:
-    """Bytes: of the GPU where there is one, else of the process."""
+    """Bytes since the attempt began: of the GPU where there is one, else of the process."""
     if ranks.device.type == "cuda":
         return torch.cuda.max_memory_allocated(ranks.device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _forget_peak_memory(ranks: Ranks) -> None:
+    """A process trains many runs: each record shall have its own peak."""
+    if ranks.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(ranks.device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _now() -> str:

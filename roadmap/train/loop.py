@@ -26,7 +26,7 @@ from roadmap.machine import Machine
 from roadmap.model.network import ModernizableResNet
 from roadmap.rules import RoadmapError
 from roadmap.seeds import INIT, derive
-from roadmap.spec import Trial
+from roadmap.spec import Recipe, Trial
 from roadmap.train.batchnorm import average_statistics, batch_norms, set_momentum
 from roadmap.train.checkpoint import CheckpointStore
 from roadmap.train.evaluate import evaluate
@@ -74,6 +74,13 @@ def build_network(trial: Trial) -> ModernizableResNet:
     return ModernizableResNet(trial.model)
 
 
+def precision_of(recipe: Recipe, device: torch.device) -> str:
+    """fp32 or bf16: what the recipe says, or what its `auto` means on this device."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
 class Trainer:
     """One run of a trial. `train` goes from where the checkpoint left off to the end."""
 
@@ -86,26 +93,24 @@ class Trainer:
             init(self.model)
         self.model.to(ranks.device).to(memory_format=self.memory_format)
         self.norms = batch_norms(self.model)
+        if machine.compile and self.norms and self.my_groups > 1:
+            # Each group's momentum is a constant of the compiled graph: there would be one compilation a group.
+            raise RoadmapError(f"--compile with BatchNorm and {self.my_groups} groups on one device; legal: one group a device, or a network without BatchNorm; leave --compile out, or use {self.recipe.groups} GPUs")
         self.forward = self._wrap()
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.per_epoch = pipeline.sampler().iterations_per_epoch
         self.total = self.recipe.epochs * self.per_epoch
         self.schedule = make_schedule(self.optimizer, self.recipe, self.per_epoch)
         self.ema = ModelEmaV3(self.model, decay=self.recipe.ema_decay) if self.recipe.ema_decay is not None else None
+        self.precision = precision_of(self.recipe, ranks.device)
         self.objective = Objective(self.recipe, trial.data.num_classes)
         self.autocast = torch.autocast(ranks.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
         self.iteration = 0
         self.losses = torch.zeros(self.per_epoch, device=ranks.device)
-        self.flags = torch.zeros(2, device=ranks.device)  # [a loss was not finite, a stop was asked for], the same on all ranks
-        self.optimizer.found_inf = self.flags[0]  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
+        self.bad = torch.zeros((), device=ranks.device)  # 1 once a loss was not finite, on any rank
+        self.optimizer.found_inf = self.bad  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
         self.train_seconds = 0.0
         self.best: dict[str, float] | None = None  # where the recipe reports the best epoch on validation
-
-    @property
-    def precision(self) -> str:
-        if self.recipe.precision != "auto":
-            return self.recipe.precision
-        return "bf16" if self.ranks.device.type == "cuda" else "fp32"
 
     def _wrap(self) -> Any:
         model: Any = self.model
@@ -118,14 +123,23 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """All that the rest of the run depends on. Collective: BatchNorm statistics are averaged over the ranks."""
-        average_statistics(self.norms, self.ranks)
+        self._average_statistics()
         return {
-            "fingerprint": self.trial.fingerprint, "iteration": self.iteration, "world": self.ranks.world,
+            "fingerprint": self.trial.fingerprint, "iteration": self.iteration, "world": self.ranks.world, "precision": self.precision,
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": self.ema.module.state_dict() if self.ema else None,
             "losses": self._all_losses(), "train_seconds": self.train_seconds, "best": self.best,
         }
 
+    def _average_statistics(self) -> None:
+        """Give all ranks the same BatchNorm statistics, those of the moving average included: both are linear in what the ranks saw."""
+        average_statistics(self.norms, self.ranks)
+        if self.ema:
+            average_statistics(batch_norms(self.ema.module), self.ranks)
+
     def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint. Raises RoadmapError where it was made in another number format: one run has one."""
+        if state["precision"] != self.precision:
+            raise RoadmapError(f"checkpoint of {self.trial.id} was made in {state['precision']}, this device would go on in {self.precision}; legal: the same; say --precision {state['precision']} from the start, or go on where it began")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
@@ -140,7 +154,7 @@ class Trainer:
 
     # One iteration ----------------------------------------------------------------------------------------------------
 
-    def step(self, stream: Iterator[tuple[Tensor, Tensor]], stop: StopSignal) -> None:
+    def step(self, stream: Iterator[tuple[Tensor, Tensor]]) -> None:
         """One update from the next global batch; the loss is noted on the device."""
         self.schedule.step_update(self.iteration)
         at = self.iteration % self.per_epoch
@@ -150,10 +164,8 @@ class Trainer:
                 loss = self.group_loss(*next(stream), k)
                 (loss / self.my_groups).backward()
             self.losses[at] += loss.detach() / self.recipe.groups
-        self.flags[0].copy_(torch.maximum(self.flags[0], (~torch.isfinite(self.losses[at])).float()))
-        if self.ranks.world > 1:
-            self.flags[1:].fill_(float(bool(stop.received)))
-            self.ranks.max(self.flags)
+        self.bad.copy_(torch.maximum(self.bad, (~torch.isfinite(self.losses[at])).float()))
+        self.ranks.max(self.bad)
         if self.recipe.clip_grad is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
         self.optimizer.step()
@@ -174,15 +186,19 @@ class Trainer:
             logits = self.forward(images)
         return self.objective(logits, targets)
 
-    def _look(self, stop: StopSignal, force: bool = False) -> bool:
-        """Whether to stop now, agreed by all ranks; raises Diverged. On a GPU it looks at the flags only now and then."""
-        if self.ranks.device.type == "cuda" and not force and self.iteration % CHECK_EVERY_ON_GPU:
-            return bool(stop.received) and self.ranks.world == 1
-        bad, asked = self.flags.tolist()
-        if bad:
-            at = int((~torch.isfinite(self.losses)).nonzero()[0]) if not torch.isfinite(self.losses).all() else self.iteration - 1
-            raise Diverged(f"loss is not finite in iteration {self.iteration - self.iteration % self.per_epoch + at} or before; legal: finite losses; the weights before it are kept; lower the learning rate")
-        return bool(asked) if self.ranks.world > 1 else bool(stop.received)
+    def refuse_divergence(self) -> None:
+        """Raise Diverged if a loss was not finite. Waits for the device."""
+        if self.bad:
+            odd = (~torch.isfinite(self.losses)).nonzero()
+            at = self.iteration - self.iteration % self.per_epoch + int(odd[0]) if len(odd) else self.iteration - 1
+            raise Diverged(f"loss is not finite in iteration {at} or before; legal: finite losses; the weights before it are kept; lower the learning rate")
+
+    def _must_stop(self, stop: StopSignal) -> bool:
+        """Whether to save and leave now, agreed by all ranks. Raises Diverged; on a GPU it looks only now and then, and always before a save."""
+        stopping = self.ranks.any(bool(stop.received))
+        if stopping or self.ranks.device.type == "cpu" or self.iteration % CHECK_EVERY_ON_GPU == 0:
+            self.refuse_divergence()
+        return stopping
 
     # The run ----------------------------------------------------------------------------------------------------------
 
@@ -198,19 +214,19 @@ class Trainer:
                 self._to_boundary(stream, stop, store, reporter)
                 self.train_seconds += time.monotonic() - started
                 self._end_of_epoch(store, note, reporter)
-                if self._look(stop, force=True) and self.iteration < self.total:
+                if self._must_stop(stop) and self.iteration < self.total:
                     self._save_and_leave(store, stop)
 
     def _to_boundary(self, stream: Iterator[tuple[Tensor, Tensor]], stop: StopSignal, store: CheckpointStore, reporter: Reporter) -> None:
         """Train to the end of this epoch."""
         started, epoch = time.monotonic(), self.iteration // self.per_epoch + 1
         while self.iteration < epoch * self.per_epoch:
-            self.step(stream, stop)
+            self.step(stream)
             reporter.iteration(self.iteration, epoch)
-            if self._look(stop) and self.iteration < epoch * self.per_epoch:
+            if self._must_stop(stop) and self.iteration < epoch * self.per_epoch:
                 self.train_seconds += time.monotonic() - started
                 self._save_and_leave(store, stop)
-        self._look(stop, force=True)
+        self.refuse_divergence()
 
     def _end_of_epoch(self, store: CheckpointStore, note: Callable[[dict[str, Any], list[float]], None], reporter: Reporter) -> None:
         epoch = self.iteration // self.per_epoch
@@ -221,8 +237,9 @@ class Trainer:
             "epoch": epoch, "iteration": self.iteration, "train_loss": sum(losses) / len(losses), "split": split, **scores,
             "lr": self.optimizer.param_groups[-1]["lr"], "images_per_second": self.images_per_second,
         }
-        if self.recipe.accuracy == "best" and (self.best is None or scores["top1"] > self.best["validation_top1"]):
-            self.best = {"epoch": epoch, "validation_top1": scores["top1"], **self.evaluate("test")}
+        chosen = scores.get("ema_top1", scores["top1"])
+        if self.recipe.accuracy == "best" and (self.best is None or chosen > self.best["chosen_by"]):
+            self.best = {"epoch": epoch, "chosen_by": chosen, **self.evaluate("test")}
         if self.ranks.first:
             note(line, losses)
         self.losses.zero_()
@@ -248,7 +265,7 @@ class Trainer:
 
     def evaluate(self, part: str) -> dict[str, float]:
         """Accuracy on `validation` or `test` of the weights and, where on, of their moving average (ema_*)."""
-        average_statistics(self.norms, self.ranks)
+        self._average_statistics()
         scores = self._scores(self.model, part)
         if self.ema:
             scores |= {f"ema_{k}": v for k, v in self._scores(self.ema.module, part).items() if k != "images"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ class Ranks:
     world: int = 1
     local_rank: int = 0
     device: torch.device = torch.device("cpu")
+    host_group: Any = None
 
     @property
     def first(self) -> bool:
@@ -39,7 +41,16 @@ class Ranks:
             torch.cuda.set_device(where)
         if world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if use_cuda else "gloo", rank=rank, world_size=world)
-        return cls(rank, world, local, where)
+        # What hosts agree on among themselves must not wait for their GPUs.
+        return cls(rank, world, local, where, dist.new_group(backend="gloo") if world > 1 and use_cuda else None)
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true on any rank. Between hosts: no device is waited for."""
+        if self.world == 1:
+            return value
+        found = torch.tensor([value], dtype=torch.uint8)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.host_group)
+        return bool(found)
 
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise sum over all ranks, in place."""

@@ -31,6 +31,13 @@ def make_record(trial: Trial, **values: Any) -> dict[str, Any]:
         "macs": 2_345_678,
         "image_size": 16,
         "test_images": 1797,
+        "train_images": 1000,
+        "data_digest": "",
+        "init": "",
+        "precision": "fp32",
+        "global_batch": trial.recipe.batch_size,
+        "group_size": trial.recipe.group_size,
+        "configuration": trial.configuration,
         "epochs": trial.recipe.epochs,
     }
     machine = {"git_commit": "0123456789abcdef", "git_dirty": True, "hardware": {"device": "cpu", "cpu": "a CPU", "cores": 2, "threads": 1}, "world_size": 1, "error": None}

@@ -83,9 +83,16 @@ def test_runs_trained_otherwise_share_neither_a_mean_nor_a_change(tmp_path: Path
     assert ("Note", "stage-ratio: not comparable with recipe: epochs 1 and 20") in caption.facts
 
 
+@pytest.mark.parametrize("other", [{"global_batch": 32}, {"train_images": 500}, {"precision": "bf16"}, {"init": "f" * 64}, {"data_digest": "d" * 64}, {"configuration": "another"}], ids=lambda o: next(iter(o)))
+def test_a_run_that_differs_in_anything_but_its_seed_gets_a_row_of_its_own(other: dict[str, object], tmp_path: Path) -> None:
+    trials = [make_trial("gelu", s) for s in range(3)]
+    found, _ = study_table(gather(write_runs(tmp_path, trials, lambda t: {"top1": 50.0, **other} if t.seed == 2 else {"top1": 90.0})))
+    assert [(r["n"], r["top1"]) for r in found if r["step"] == "gelu"] == [(2, 90.0), (1, 50.0)]
+
+
 def test_two_finished_trials_with_one_seed_count_once(tmp_path: Path) -> None:
     trials = [make_trial("gelu", 0), make_trial("gelu", 0, layer_scale=0.1), make_trial("gelu", 1)]
-    found, caption = study_table(gather(write_runs(tmp_path, trials, lambda t: {"top1": 70.0 if t.model.layer_scale == 0.1 else 90.0})))
+    found, caption = study_table(gather(write_runs(tmp_path, trials, lambda t: {"top1": 70.0 if t.model.layer_scale == 0.1 else 90.0, "configuration": "one"})))
     row = row_of(found, "gelu")
     assert (row["by_seed"], row["n"], row["planned"], row["duplicates"]) == ({0: 70.0, 1: 90.0}, 2, 2, [trials[0].id])
     assert any(trials[0].id in text for label, text in caption.facts if label == "Note")
@@ -99,7 +106,7 @@ def test_where_weights_are_averaged_their_accuracy_counts(tmp_path: Path) -> Non
 
 
 def test_steps_without_runs_stay_in_the_table_up_to_the_last_planned_one(tmp_path: Path) -> None:
-    found, caption = study_table(gather(write_runs(tmp_path, [make_trial("gelu", s) for s in range(3)], lambda t: None if t.seed else {"top1": 91.0})))
+    found, caption = study_table(gather(write_runs(tmp_path, [make_trial(step, s) for step in ("baseline", "gelu") for s in range(3)], lambda t: None if t.seed else {"top1": 91.0})))
     assert [r["step"] for r in found] == [s.name for s in path(find_step("gelu"))]
     text = tables.markdown(found, caption)
     assert re.search(r"\| 7 gelu \|.*\| 91\.00 \| 1 of 3 \| – \|.*\| 0 \| 2 \|", text)

@@ -11,7 +11,7 @@ from runs import make_run, make_trial, train
 from roadmap.bench.subjects import batches, trainer
 from roadmap.machine import Machine
 from roadmap.steps import ladder
-from roadmap.train.loop import CHECK_EVERY_ON_GPU, StopSignal, Trainer
+from roadmap.train.loop import CHECK_EVERY_ON_GPU, Trainer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
@@ -19,13 +19,13 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize("step", ["baseline", "separate-downsampling"])
 def test_an_iteration_never_waits_for_the_device(step: str) -> None:
     ours = trainer(step, "cuda", 32, ema_decay=0.999)
-    stream, stop = batches(ours.ranks.device, 32), StopSignal()
-    ours.step(stream, stop)
+    stream = batches(ours.ranks.device, 32)
+    ours.step(stream)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
-            ours.step(stream, stop)
+            ours.step(stream)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -22,7 +22,8 @@ from roadmap.seeds import GROUP, INIT, derive
 from roadmap.spec import Trial
 from roadmap.steps import ladder
 from roadmap.train.batchnorm import group_momentum
-from roadmap.train.loop import StopSignal, Trainer
+from roadmap.rules import RoadmapError
+from roadmap.train.loop import Diverged, StopSignal, Trainer
 from roadmap.train.optimizer import make_optimizer, make_schedule
 from roadmap.train.ranks import Ranks
 
@@ -35,12 +36,11 @@ def twenty_losses(trial: Trial, ranks: Ranks | None = None) -> list[float]:
     trainer = Trainer(trial, Pipeline.open(trial), ranks or Ranks(), Machine(channels_last=False))
     sampler = trainer.pipeline.sampler(rank=trainer.ranks.rank, world=trainer.ranks.world)
     stream, found = iter(trainer.pipeline.stream(sampler)), []
-    with StopSignal() as stop:
-        for _ in range(20):
-            trainer.step(stream, stop)
-            found.append(float(trainer._all_losses()[(trainer.iteration - 1) % trainer.per_epoch]))
-            if trainer.iteration % trainer.per_epoch == 0:
-                trainer.losses.zero_()
+    for _ in range(20):
+        trainer.step(stream)
+        found.append(float(trainer._all_losses()[(trainer.iteration - 1) % trainer.per_epoch]))
+        if trainer.iteration % trainer.per_epoch == 0:
+            trainer.losses.zero_()
     return found
 
 
@@ -103,7 +103,7 @@ def test_negative_control_another_seed_gives_other_losses() -> None:
 
 
 def test_a_run_on_two_ranks_is_the_run_of_one_process_in_accuracy_and_batchnorm_statistics(tmp_path: Path) -> None:
-    trial = make_trial(BATCHNORM_STEP, epochs=2, ema_decay=None)
+    trial = make_trial(BATCHNORM_STEP, epochs=2)
     alone, together = make_run(tmp_path / "one", trial), make_run(tmp_path / "two", trial)
     record = train(alone)
     on_ranks(2, lambda: train(together) and None)
@@ -114,10 +114,28 @@ def test_a_run_on_two_ranks_is_the_run_of_one_process_in_accuracy_and_batchnorm_
     assert other["top1"] == pytest.approx(record["top1"], abs=0.5)
     from roadmap.train.checkpoint import CheckpointStore
 
-    states = [CheckpointStore(f.checkpoints).load(trial.fingerprint)["model"] for f in (alone, together)]  # type: ignore[index]
-    for name in states[0]:
-        if "running" in name:
-            torch.testing.assert_close(states[1][name], states[0][name], rtol=1e-2, atol=1e-3)
+    for part in ("model", "ema"):
+        one, two = (CheckpointStore(f.checkpoints).load(trial.fingerprint)[part] for f in (alone, together))  # type: ignore[index]
+        statistics = [name for name in one if "running" in name]
+        assert statistics
+        for name in statistics:
+            torch.testing.assert_close(two[name], one[name], rtol=1e-2, atol=1e-3)
+
+
+def test_a_stop_signal_after_a_loss_that_is_not_finite_does_not_hide_it() -> None:
+    trial = make_trial(LAYERNORM_STEP, **TWENTY)
+    trainer = Trainer(trial, Pipeline.open(trial), Ranks(), Machine())
+    trainer.bad.fill_(1)
+    with pytest.raises(Diverged, match="loss is not finite"):
+        trainer._must_stop(StopSignal("SIGTERM"))
+
+
+def test_a_run_does_not_go_on_in_another_number_format(tmp_path: Path) -> None:
+    trial = make_trial(epochs=1, warmup_epochs=0)
+    trainer = Trainer(trial, Pipeline.open(trial), Ranks(), Machine())
+    state = {**trainer.state(), "precision": "bf16"}
+    with pytest.raises(RoadmapError, match="was made in bf16, this device would go on in fp32; legal: the same"):
+        trainer.restore(state)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5, 32])
@@ -207,7 +225,7 @@ def test_no_weights_move_at_learning_rate_zero_but_all_do_after() -> None:
     trainer = Trainer(trial, Pipeline.open(trial), Ranks(), Machine())
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     stream = iter(trainer.pipeline.stream(trainer.pipeline.sampler()))
-    trainer.step(stream, StopSignal())
+    trainer.step(stream)
     assert all(torch.equal(before[n], p) for n, p in trainer.model.named_parameters())
-    trainer.step(stream, StopSignal())
+    trainer.step(stream)
     assert not any(torch.equal(before[n], p) for n, p in trainer.model.named_parameters())
