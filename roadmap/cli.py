@@ -203,6 +203,8 @@ def _study(args: argparse.Namespace) -> Any:
         base = replace(base, name="-".join(w.replace("/", "-") for w in words if w), question="", data=None if "regime" in given else base.data)
     if args.step and args.variant:
         raise RoadmapError(f"--step {args.step[0]} and --variant {args.variant} are both given; legal: one of them; leave one out")
+    if args.variant and not args.regime:
+        given["regime"] = "resnet50"  # not the default study's small one: the variants are networks for 224 pixels
     if args.step or args.variant:
         given |= {"steps": tuple(args.step) if args.step else None, "seeds": (0,)}
     if args.seeds:
@@ -323,9 +325,9 @@ def retry(args: argparse.Namespace) -> int:
 
 
 def drill(args: argparse.Namespace) -> int:
-    from roadmap.jobs import drill as run_drill
+    from roadmap.jobs import drill_run
 
-    return run_drill(_choice(args), wait=args.wait, signal_name=args.signal)
+    return drill_run(_choice(args), wait=args.wait, signal_name=args.signal)
 
 
 def _list_names() -> int:

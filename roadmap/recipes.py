@@ -34,7 +34,7 @@ CONVNEXT_FINETUNE = replace(
     CONVNEXT_300EP,
     name="convnext-finetune",
     source="ConvNeXt paper, Table 6 (ImageNet-22k to ImageNet-1k); set head_init_scale=0.001 on the model",
-    expected="82.9 (T) to 87.0 (XL) top-1 from 22k weights; 30 epochs. Layer-wise decay 0.8 of the stated 0.7-0.8; no EMA (open)",
+    expected="82.9 (T) to 87.0 (XL) top-1 from 22k weights; 30 epochs. Layer-wise decay 0.8 of the stated 0.7-0.8, block by block as timm groups layers (the authors' code has fewer, coarser ones: open); no EMA (open)",
     epochs=30, batch_size=512, group_size=32, lr=5e-5, weight_decay=1e-8, warmup_epochs=0, mixup=0.0, cutmix=0.0, layer_decay=0.8,
 )
 

@@ -188,12 +188,14 @@ def write_study(out: Path, study: str, question: str, regime: str, trials: Itera
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
         raise RunError(f"output folder {folder} cannot be made: {e.strerror}; legal: a writable folder; choose another with --out") from e
-    known = read_json(folder / "study.json") or {"trials": []}
-    planned = {t["id"]: t for t in known["trials"]}
-    planned |= {t.id: {"id": t.id, "fingerprint": t.fingerprint, "regime": t.regime, "step": t.step, "change": t.change, "seed": t.seed} for t in trials}
-    content = {"name": study, "question": question, "regime": regime, "trials": list(planned.values())}
-    if content != known:
-        write_json(folder / "study.json", content)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two calls at once shall both be noted
+        known = read_json(folder / "study.json") or {"trials": []}
+        planned = {t["id"]: t for t in known["trials"]}
+        planned |= {t.id: {"id": t.id, "fingerprint": t.fingerprint, "regime": t.regime, "step": t.step, "change": t.change, "seed": t.seed} for t in trials}
+        content = {"name": study, "question": question, "regime": regime, "trials": list(planned.values())}
+        if content != known:
+            write_json(folder / "study.json", content)
     return folder
 
 

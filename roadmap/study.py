@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from roadmap.data.catalogue import resolve_data
+from roadmap.data.catalogue import resolve_data, training_images
 from roadmap.recipes import find_recipe
 from roadmap.record import file_digest
 from roadmap.rules import SpecError, listing, nearest, parse_setting, refuse
@@ -61,6 +61,7 @@ class Study:
     regime: str
     trials: tuple[Trial, ...]
     undefined: Mapping[str, str]
+    init: str | None = None
 
 
 def read_plan(path: Path) -> Plan:
@@ -100,19 +101,27 @@ def _strict_loader() -> Any:
 
 def _validated(path: Path, content: dict[str, Any]) -> Plan:
     """Check the keys and types with pydantic, and word its findings as the project does, all at once."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ConfigDict, ValidationError, create_model
 
     known = list(Plan.__dataclass_fields__)
     found = [f"{path}.{key} is unknown; legal: {listing(known)}; {nearest(key, known)}" for key in content if key not in known]
     # Steps have ids that YAML reads as numbers.
-    words = {key: str(value) if key == "through" else [str(v) for v in value] if key in ("steps", "set") and isinstance(value, list) else value for key, value in content.items() if key in known}
+    words = {key: str(value) if key == "through" else tuple(str(v) if key in ("steps", "set") else v for v in value) if isinstance(value, list) else value for key, value in content.items() if key in known}
+    kinds: dict[str, Any] = {f.name: (get_type_hints(Plan)[f.name], ... if f.default is MISSING else f.default) for f in fields(Plan)}
     try:
-        plan = TypeAdapter(Plan).validate_python(words)
+        plan = Plan(**create_model("Plan", __config__=ConfigDict(strict=True), **kinds).model_validate(words).model_dump())
     except ValidationError as e:
-        found += [f"{path}.{'.'.join(map(str, x['loc']))} is {x.get('input')!r}: {x['msg'].lower()}; legal: see roadmap/study.py's Plan; correct the file" for x in e.errors()]
+        found += [f"{path}.{'.'.join(map(str, x['loc']))} is {x.get('input')!r}: {x['msg'].lower()}; legal: {_form(str(x['loc'][0]))}; correct the file" for x in e.errors()]
     if found:
         raise SpecError("\n".join(found))
     return plan
+
+
+def _form(key: str) -> str:
+    """How a key's value is written in a study file."""
+    kind = str(Plan.__dataclass_fields__[key].type)
+    what = "true or false" if "bool" in kind else "whole numbers" if "int" in kind else "a number" if "float" in kind else "text"
+    return f"a list such as [{'0, 1' if 'int' in kind else 'gelu, 8'}]" if "tuple" in kind else what
 
 
 def expand(plan: Plan, *, data_dir: Path | None = None) -> Study:
@@ -136,7 +145,7 @@ def expand(plan: Plan, *, data_dir: Path | None = None) -> Study:
             continue
         recipe = _recipe(plan, own_recipe)
         trials += [Trial(model=model, recipe=recipe, data=data, seed=seed, init=init, regime=plan.regime, step=name, change=change) for seed in plan.seeds]
-    return Study(name=plan.name, question=plan.question, regime=plan.regime, trials=tuple(trials), undefined=undefined)
+    return Study(name=plan.name, question=plan.question, regime=plan.regime, trials=tuple(trials), undefined=undefined, init=plan.init)
 
 
 def _check(plan: Plan) -> None:
@@ -154,6 +163,8 @@ def _check(plan: Plan) -> None:
             look()
         except SpecError as e:
             found.append(str(e))
+    if not plan.seeds:
+        found.append(f"study {plan.name}.seeds is empty; legal: one or more integers from 0; give one")
     if len(set(plan.seeds)) < len(plan.seeds):
         found.append(f"study {plan.name}.seeds is {list(plan.seeds)}; legal: each seed once; remove the repeated one")
     refuse(found)
@@ -204,6 +215,5 @@ def _recipe(plan: Plan, own: Recipe) -> Recipe:
 
 def images_to_train(trial: Trial) -> int | None:
     """Images a run passes through the network, where the data set's size is known without opening it."""
-    sizes = {"digits": 1297, "cifar10": 50_000, "cifar100": 50_000, "fashion-mnist": 60_000, "imagenet": 1_281_167}
-    size = sizes.get(trial.data.name)
-    return None if size is None else round(size * (1 - trial.data.validation)) * trial.recipe.epochs
+    images = training_images(trial.data)
+    return None if images is None else images * trial.recipe.epochs

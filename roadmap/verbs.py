@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
 
 
-def _table(title: str, columns: list[str], rows: list[list[str]], *, left: int = 2) -> None:
+def print_table(title: str, columns: list[str], rows: list[list[str]], *, left: int = 2) -> None:
     """A plain table; the first `left` columns aligned left. Wide enough not to cut where output is not a terminal."""
     from rich import box
     from rich.console import Console
@@ -55,7 +56,8 @@ def state_of(folder: RunFolder) -> str:
 def run_study(study: Study, machine: Machine, *, out: Path, jobs: int, force: bool, as_json: bool) -> int:
     """Train what is not finished; print each record, or one line a run. Returns the exit status."""
     alone = jobs == 1 or len(study.trials) == 1
-    _refuse_before_training(study, machine)
+    machine = replace(machine, init=Path(study.init)) if study.init else machine
+    refuse_before_training(study, machine)
     folder = write_study(out, study.name, study.question, study.regime, study.trials)
     folders = [RunFolder(folder / t.id) for t in study.trials]
     for run, trial in zip(folders, study.trials, strict=True):
@@ -77,9 +79,9 @@ def run_study(study: Study, machine: Machine, *, out: Path, jobs: int, force: bo
     return _print_records(study, folders, as_json)
 
 
-def _refuse_before_training(study: Study, machine: Machine) -> None:
+def refuse_before_training(study: Study, machine: Machine) -> None:
     """What can be known without training: data sets that are missing or damaged, ranks that do not divide the batch."""
-    from roadmap.data.catalogue import IMAGE_FOLDERS
+    from roadmap.data.catalogue import IMAGE_FOLDERS, training_images
 
     if not study.trials:
         raise RoadmapError(f"study {study.name} has no trial that can be built; legal: at least one; see the reasons with `roadmap plan`: {listing(study.undefined.values())}")
@@ -91,9 +93,14 @@ def _refuse_before_training(study: Study, machine: Machine) -> None:
             check_images(data, data_dir=machine.data_dir)
         else:
             open_data(data, data_dir=machine.data_dir, download=machine.download)
+    images = training_images(data, data_dir=machine.data_dir)
     world = int(os.environ.get("WORLD_SIZE", 1))
     for trial in study.trials:
         trial.recipe.groups_per_rank(world)
+        if images is not None and images < trial.recipe.batch_size:
+            raise RoadmapError(
+                f"data {data.name!r} has about {images} training images, fewer than one global batch of {trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch, or --batch-size"
+            )
 
 
 class _Lines:
@@ -146,7 +153,7 @@ def show_plan(study: Study, *, out: Path, as_json: bool) -> int:
         _print_json({"study": study.name, "question": study.question, "regime": study.regime, "trials": trials, "undefined": dict(study.undefined)})
         return 0
     rows = [[t.step, t.change, str(t.seed), t.recipe.name, str(t.recipe.epochs), STATE_WORDS.get(states[t.id], states[t.id]), _minutes(_seconds(t, rates)), t.id] for t in study.trials]
-    _table(f"{study.name}: {study.question}", ["step", "change", "seed", "recipe", "epochs", "state", "minutes", "run"], rows)
+    print_table(f"{study.name}: {study.question}", ["step", "change", "seed", "recipe", "epochs", "state", "minutes", "run"], rows)
     for step, reason in study.undefined.items():
         print(f"{step}: not defined: {reason}")
     left = [t for t in study.trials if states[t.id] != FINISHED]
@@ -189,7 +196,7 @@ def show_steps(regime: str, settings: list[str], *, as_json: bool) -> int:
         "" if r["paper_top1"] is None else f"{r['paper_top1']:.2f}", "" if r["paper_top1_std"] is None else f"{r['paper_top1_std']:.2f}",
         "" if r["paper_gflops"] is None else f"{r['paper_gflops']:.2f}",
     ] for r in rows]
-    _table(f"{where.name}: {where.title}, {where.image_size} px", ["id", "step", "changes", "params", "GMACs", "paper top-1", "paper std", "paper GFLOPs"], cells, left=3)
+    print_table(f"{where.name}: {where.title}, {where.image_size} px", ["id", "step", "changes", "params", "GMACs", "paper top-1", "paper std", "paper GFLOPs"], cells, left=3)
     if "layer_scale" not in chosen:
         print("params: without LayerScale, as the paper's networks are usually counted; --set layer_scale=1e-6 counts it in")
     for r in rows:
@@ -241,7 +248,7 @@ def show_diff(a: str, b: str, regime: str, settings: list[str], *, as_json: bool
     rows = [[kind, name, show(x), show(y)] for kind, found in differences.items() for name, (x, y) in found.items()]
     rows += [["counts", name, f"{values[name][0]:,}", f"{values[name][1]:,}"] for name in ("params", "macs", "norms", "activations")]
     title = f"{first.name} -> {second.name}{' with ' + ' '.join(settings) if settings else ''} ({regime}, {where.image_size} px)"
-    _table(title, ["of", "what", first.name, second.name], rows)
+    print_table(title, ["of", "what", first.name, second.name], rows)
     _print_structure(structure)
     return 0
 
@@ -259,7 +266,7 @@ def _print_structure(structure: Any) -> None:
         for name, text in parts.items():
             rows.setdefault((word, role(name)), []).append(f"{name}: {' -> '.join(text) if isinstance(text, tuple) else text}")
     if rows:
-        _table("modules", ["", "role", "example", "count"], [[word, what, texts[0], str(len(texts))] for (word, what), texts in rows.items()], left=3)
+        print_table("modules", ["", "role", "example", "count"], [[word, what, texts[0], str(len(texts))] for (word, what), texts in rows.items()], left=3)
 
 
 # report ------------------------------------------------------------------------------------------------------------------

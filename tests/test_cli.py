@@ -301,12 +301,23 @@ def test_a_step_trains_leaves_its_record_and_is_not_trained_again_unless_forced(
     assert planned["state"] == "finished" and 0 < planned["predicted_seconds"] < 600
 
 
-def test_a_run_that_fails_exits_with_one_and_says_why(command: Command, tmp_path: Path) -> None:
+def test_a_batch_larger_than_the_data_set_is_refused_before_anything_is_written(command: Command, tmp_path: Path) -> None:
     answer = command("run", "--step", "0", "--recipe", "convnext-300ep", "--epochs", "1")
-    assert answer.status == 1
-    assert "data 'digits' has 1166 training images, fewer than one global batch of 4096; legal: at least one batch; choose a recipe with a smaller batch" in answer.out
-    [record] = tmp_path.rglob("record.json")
-    assert json.loads(record.read_text())["status"] == "failed"
+    answer.refused("training images, fewer than one global batch of 4096; legal: at least one batch; choose a recipe with a smaller batch, or --batch-size")
+    assert not list(tmp_path.rglob("trial.json"))
+
+
+def test_an_image_smaller_than_the_networks_stride_is_refused(command: Command) -> None:
+    command("run", "--step", "9", "--image-size", "8").refused("Trial.data.image_size is 8, but the network strides over 16 pixels; legal: at least as many pixels")
+
+
+def test_a_study_file_may_name_initial_weights(command: Command, tmp_path: Path) -> None:
+    import roadmap
+
+    roadmap.save(roadmap.build_model(9, "micro"), tmp_path / "w.safetensors")
+    (tmp_path / "s.yaml").write_text("question: q\nregime: micro\nsteps: [9]\nepochs: 1\ninit: w.safetensors\n")
+    answer = command("run", "--study", "s.yaml", "--json")
+    assert answer.json()[0]["status"] == "finished"
 
 
 def test_the_network_of_a_step_trains_with_a_change(command: Command, tmp_path: Path) -> None:

@@ -63,10 +63,11 @@ def test_every_regime_has_a_network_for_every_step(regime: str, imagenet: Path) 
 
 @pytest.mark.parametrize(("text", "messages"), [
     ("question: q\nregmie: micro\n", [".regmie is unknown; legal: name, question, regime,", "did you mean 'regime' or"]),
-    ("question: q\nepochs: many\n", [".epochs is 'many': input should be a valid integer", "; legal: see roadmap/study.py's Plan; correct the file"]),
+    ("question: q\nepochs: many\n", [".epochs is 'many': input should be a valid integer", "; legal: whole numbers; correct the file"]),
     ("question: q\nregmie: micro\nepochs: many\nseeds: [a]\n", [".regmie is unknown", ".epochs is 'many'", ".seeds.0 is 'a'"]),
+    ("question: q\nsteps: 5\nseeds: ['1']\nside_steps: 'yes'\nepochs: true\n", [".steps is 5", "legal: a list such as [gelu, 8]", ".seeds.0 is '1'", ".side_steps is 'yes'", "legal: true or false", ".epochs is True"]),
     ("regime: micro\n", [".question is"]),
-    ("question: q\nvalidation: [1]\n", [".validation is [1]"]),
+    ("question: q\nvalidation: [1]\n", [".validation is (1,): input should be a valid number; legal: a number"]),
     ("question: q\nset: kernel_size=9\n", [".set is 'kernel_size=9'"]),
     ("- a\n- b\n", ["holds list, not keys; legal: `question:` and what to run; see experiments/digits.yaml"]),
     ("", ["holds nothing, not keys; legal: `question:` and what to run; see experiments/digits.yaml"]),

@@ -67,6 +67,17 @@ def resolve_data(name: str, *, data_dir: Path | None = None, image_size: int | N
     return replace(base, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
 
 
+SIZES: Mapping[str, int] = MappingProxyType({"digits": 1297, "cifar10": 50_000, "cifar100": 50_000, "fashion-mnist": 60_000, "imagenet": 1_281_167})
+
+
+def training_images(data: Data, *, data_dir: Path | None = None) -> int | None:
+    """Training images left by the validation cut (to a few: it is made class by class), or None where only opening the data would tell."""
+    size = SIZES.get(data.name)
+    if data.name == "imagefolder" and data_dir is not None:
+        size = len(list_split(data.name, data_dir, TRAIN_FOLDERS).files)
+    return None if size is None else round(size * (1 - data.validation))
+
+
 def _from_folder(base: Data, data_dir: Path | None) -> Data:
     train, test = list_split(base.name, data_dir, TRAIN_FOLDERS), list_split(base.name, data_dir, TEST_FOLDERS)
     if train.classes != test.classes:

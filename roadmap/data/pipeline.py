@@ -44,9 +44,9 @@ def train_transform(recipe: Recipe, data: Data) -> Any:
 
 
 def _fixed_crop(recipe: Recipe, data: Data) -> list[Any]:
-    """In place of the random resized crop: resize, then a crop of the image padded by an eighth, or nothing."""
-    resize = transforms.Resize((data.image_size, data.image_size), interpolation=transforms.InterpolationMode(recipe.interpolation))
-    return [resize, transforms.RandomCrop(data.image_size, padding=data.image_size // 8)] if recipe.crop == "padded" else [resize]
+    """In place of the random resized crop: the centre square as evaluation sees it, then a crop of it padded by an eighth, or nothing."""
+    centre = [transforms.Resize(data.image_size, interpolation=transforms.InterpolationMode(recipe.interpolation)), transforms.CenterCrop(data.image_size)]
+    return [*centre, transforms.RandomCrop(data.image_size, padding=data.image_size // 8)] if recipe.crop == "padded" else centre
 
 
 def eval_transform(recipe: Recipe, data: Data) -> Any:

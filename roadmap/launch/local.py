@@ -43,8 +43,8 @@ def run_here(folders: Sequence[RunFolder], machine: Machine, *, force: bool, fin
     for folder in folders:
         record = execute(folder, machine, force=force)
         finished(folder, record)
-        if record["status"] == INTERRUPTED:
-            return
+        if record["status"] == INTERRUPTED or (record["status"] == FAILED and int(os.environ.get("WORLD_SIZE", 1)) > 1):
+            return  # ranks that have lost each other must not meet again in another run
 
 
 def run_side_by_side(folders: Sequence[RunFolder], machine: Machine, *, jobs: int, force: bool, finished: Finished) -> None:
@@ -85,8 +85,9 @@ def _open_slot(machine: Machine, number: int, force: bool) -> Slot:
 
 
 def _gpu_of(slot: int) -> dict[str, str]:
-    """Slots take the visible GPUs in turn; torch is not asked, so only a list in the environment is known."""
-    gpus = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
+    """Slots take the visible GPUs in turn, as the environment or else the driver lists them; torch is not asked."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [g for g in visible.split(",") if g] if visible is not None else [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
     return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
 
 

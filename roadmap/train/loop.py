@@ -139,7 +139,8 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint. Raises RoadmapError where it was made in another number format: one run has one."""
         if state["precision"] != self.precision:
-            raise RoadmapError(f"checkpoint of {self.trial.id} was made in {state['precision']}, this device would go on in {self.precision}; legal: the same; say --precision {state['precision']} from the start, or go on where it began")
+            made = state["precision"]
+            raise RoadmapError(f"checkpoint of {self.trial.id} was made in {made}, this device would go on in {self.precision}; legal: the same; go on where it began, or give --precision from the start")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:

@@ -41,8 +41,10 @@ def predictor(source: Path, *, image_size: int | None) -> Predictor:
         return Predictor(model, eval_transform(trial.recipe, trial.data), read_json(source / "classes.json"), "L" if trial.data.in_chans == 1 else "RGB")
     model = load(source)
     imagenet = NAMED["imagenet"]
-    transform = create_transform(image_size or imagenet.image_size, is_training=False, interpolation="bicubic", crop_pct=0.875, mean=imagenet.mean, std=imagenet.std)
-    return Predictor(model, transform, [str(i) for i in range(model.num_classes)], "RGB")
+    grey = model.in_chans == 1
+    mean, std = (values[:1] if grey else values for values in (imagenet.mean, imagenet.std))
+    transform = create_transform(image_size or imagenet.image_size, is_training=False, interpolation="bicubic", crop_pct=0.875, mean=mean, std=std)
+    return Predictor(model, transform, [str(i) for i in range(model.num_classes)], "L" if grey else "RGB")
 
 
 def images_below(folder: Path) -> Listing:

@@ -18,11 +18,11 @@ from torch import nn
 from roadmap.data.pipeline import Pipeline
 from roadmap.machine import Machine
 from roadmap.model.network import ModernizableResNet
+from roadmap.rules import RoadmapError
 from roadmap.seeds import GROUP, INIT, derive
 from roadmap.spec import Trial
 from roadmap.steps import ladder
 from roadmap.train.batchnorm import group_momentum
-from roadmap.rules import RoadmapError
 from roadmap.train.loop import Diverged, StopSignal, Trainer
 from roadmap.train.optimizer import make_optimizer, make_schedule
 from roadmap.train.ranks import Ranks

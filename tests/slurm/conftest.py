@@ -1,0 +1,96 @@
+"""One cluster for all tests of this folder, and the command line as a user at its login node has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from onebox import LONG, TRIAL, Cluster, lines
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
+
+
+# The tests of submission need no processor, so what trains in the background does so meanwhile.
+ORDER = {"test_submitting": 1, "test_faults": 2, "test_ladder": 3}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+    items.sort(key=lambda item: ORDER.get(item.path.stem, 0))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    if missing := [t for t in TOOLS if shutil.which(t) is None]:
+        pytest.skip(f"{', '.join(missing)} missing: apt-get install slurm-wlm slurmdbd munge mariadb-server")
+    if os.getuid():
+        pytest.skip("the cluster of these tests is started as root")
+    folder = Path(tempfile.mkdtemp(prefix="roadmap-slurm-"))
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
+    environment = {
+        **kept, "SLURM_CONF": str(folder / "cluster" / "slurm.conf"), "CLUSTER_PORT": "27800", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "XDG_CONFIG_HOME": str(folder / "config"),
+    }
+    found = Cluster(folder, environment)
+    found.script("up")
+    try:
+        yield found
+    finally:
+        found.call("scancel", "--user=root", status=None)
+        for process in found.started:
+            process.kill()
+        found.script("down")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def undisturbed(cluster: Cluster) -> subprocess.Popen[bytes]:
+    """The same trials trained locally, with nothing happening to them, while the first tests run."""
+    command = f"{sys.executable} -m roadmap run --name undisturbed"
+    return cluster.background("bash", "-c", f"{command} {' '.join(LONG)} && {command} {' '.join(TRIAL)}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ladder(cluster: Cluster) -> str:
+    """The micro ladder as one array, two runs at a time."""
+    done = cluster.submit("ladder", "--seeds", "0", "--array-parallelism", "2", trial=("--regime", "micro", "--epochs", "1"))
+    assert "submitted 14 runs as array" in done.stdout
+    return "ladder"
+
+
+@pytest.fixture(scope="session")
+def time_limited(cluster: Cluster) -> str:
+    """A run whose time limit is shorter than it needs; looked at by one of the last tests."""
+    cluster.submit("time-limited", "--nodelist", "n1", "--time", "1", "--signal-seconds", "10", trial=LONG)
+    return "time-limited"
+
+
+@pytest.fixture(scope="session")
+def ends_as_undisturbed(cluster: Cluster, undisturbed: subprocess.Popen[bytes]) -> Callable[[Path], None]:
+    """Checks that a finished run's tensors and epochs are those of the run that nothing happened to."""
+    from runs import hash_of
+
+    from roadmap.record import RunFolder
+
+    def check(run: Path) -> None:
+        assert undisturbed.wait(timeout=180) == 0
+        other = next(p for p in cluster.runs("undisturbed") if p.name == run.name)
+        assert json.loads((run / "record.json").read_text())["status"] == "finished"
+        assert hash_of(RunFolder(run)) == hash_of(RunFolder(other))
+        assert (run / "losses.jsonl").read_bytes() == (other / "losses.jsonl").read_bytes()
+        assert [m["epoch"] for m in lines(run / "metrics.jsonl")] == [m["epoch"] for m in lines(other / "metrics.jsonl")]
+
+    return check

@@ -1,0 +1,86 @@
+"""A running cluster as the tests use it: commands at its login node, and waiting for what shall come."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("cluster")
+TRIAL = ("--step", "5", "--regime", "micro", "--epochs", "12")  # that faults happen to: about 20 s of training on one core
+LONG = ("--step", "5", "--regime", "micro", "--epochs", "24")  # that does not fit into its time limit of a minute
+SHORT = ("--step", "5", "--regime", "micro", "--epochs", "1")
+SMALL = ("--cpus-per-task", "1", "--mem", "1500M", "--time", "20", "--yes")
+
+
+@dataclass
+class Cluster:
+    """The running cluster and a place for studies."""
+
+    folder: Path
+    environment: dict[str, str]
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def script(self, *words: str) -> None:
+        subprocess.run([SCRIPT, *words, self.folder / "cluster"], env=self.environment, check=True, capture_output=True, timeout=120)
+
+    def call(self, *words: object, status: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Any command in the cluster's environment."""
+        done = subprocess.run([str(w) for w in words], cwd=self.folder, env={**self.environment, **environment}, capture_output=True, text=True, check=False, timeout=300, stdin=subprocess.DEVNULL)
+        assert status is None or done.returncode == status, (words, done.returncode, done.stdout, done.stderr)
+        return done
+
+    def roadmap(self, *words: object, status: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.call(sys.executable, "-m", "roadmap", *words, status=status, **environment)
+
+    def submit(self, study: str, *words: object, trial: tuple[str, ...] = TRIAL, status: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        return self.roadmap("run", "--slurm", *trial, "--name", study, *SMALL, *words, status=status, **environment)
+
+    def runs(self, study: str) -> list[Path]:
+        content = json.loads((self.folder / "runs" / study / "study.json").read_text())
+        return [self.folder / "runs" / study / t["id"] for t in content["trials"]]
+
+    def states(self, study: str) -> list[dict[str, Any]]:
+        return list(json.loads(self.roadmap("status", study, "--json", "--every", "0.5").stdout)["runs"])
+
+    def wait(self, what: str, look: Callable[[], Any], seconds: float = 120) -> Any:
+        end = time.monotonic() + seconds
+        while not (found := look()):
+            if time.monotonic() > end:
+                queue = self.call("squeue", "--states=all", "--array", status=None).stdout
+                logs = "\n".join(f"== {p}\n{p.read_text()[-2000:]}" for p in sorted(self.folder.glob("runs/*/slurm/*/*_log.out"))[-4:])
+                pytest.fail(f"{what} has not come in {seconds} s\n{queue}\n{logs}")
+            time.sleep(0.3)
+        return found
+
+    def wait_for_states(self, study: str, *expected: str, seconds: float = 120) -> list[dict[str, Any]]:
+        """Until each run is in one of these states."""
+
+        def look() -> list[dict[str, Any]] | None:
+            states = self.states(study)
+            return states if all(s["state"] in expected for s in states) else None
+
+        return list(self.wait(f"{study} in {expected}", look, seconds))
+
+    def wait_for_epoch(self, run: Path, epoch: int = 1, seconds: float = 120) -> None:
+        self.wait(f"{run.name}: epoch {epoch}", lambda: len(lines(run / "metrics.jsonl")) >= epoch, seconds)
+
+    def background(self, *words: str) -> subprocess.Popen[bytes]:
+        self.started.append(subprocess.Popen(words, cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL))
+        return self.started[-1]
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    """Starts, requeues and refused requeues of a run."""
+    return [e for e in lines(run / "jobs.jsonl") if e["event"] == kind]
