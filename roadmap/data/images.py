@@ -108,7 +108,7 @@ def open_data(data: Data, *, data_dir: Path | None, download: bool = False) -> t
     elif data.name in IMAGE_FOLDERS:
         train, test = (FolderImages(list_split(data.name, data_dir, f), mode) for f in (TRAIN_FOLDERS, TEST_FOLDERS))
     elif data.name.startswith(TIMM_PREFIXES):
-        train, test = (_timm(data, split, data_dir, download, mode) for split in ("train", "test"))
+        train, test = _timm(data, "train", data_dir, download, mode), _timm_test(data, data_dir, download, mode)
     else:
         train, test = _torchvision(data.name, data_dir, download)
     for split in (train, test):
@@ -161,6 +161,15 @@ def _from_map(dataset: Any, name: str, mode: str) -> Split:
     if hasattr(dataset, "_max_retries"):
         dataset._max_retries = 1  # timm would show a damaged image's neighbour in its place, under the wrong label
     return TimmImages(name, dataset, _labels(dataset), mode)
+
+
+def _timm_test(data: Data, data_dir: Path | None, download: bool, mode: str) -> Split:
+    """The split `test`, or `validation` where public sets keep the test labels to themselves (-1) or have no such split."""
+    try:
+        test = _timm(data, "test", data_dir, download, mode)
+    except DataError:
+        return _timm(data, "validation", data_dir, download, mode)
+    return test if min(test.labels, default=-1) >= 0 else _timm(data, "validation", data_dir, download, mode)
 
 
 def _labels(dataset: Any) -> list[int]:
