@@ -288,12 +288,12 @@ def _follow(folder: Path, run: RunState, path: Path) -> int:
     """Print what is added to a log until its run has ended."""
     at, planned = path.stat().st_size if path.exists() else 0, [{"id": run.run, "step": run.step, "change": run.change, "seed": run.seed}]
     while True:
+        state = study_states(folder, planned)[0].state  # before the log is read, so that nothing written before the end is missed
         if path.exists():
             with open(path, errors="replace") as f:
                 f.seek(at)
                 print(f.read(), end="", flush=True)
                 at = f.tell()
-        state = study_states(folder, planned)[0].state
         if state not in (RUNNING, REQUEUED, PENDING):
             print(f"{run.run}: {state}")
             return 0
