@@ -191,7 +191,8 @@ class Trainer:
         """Raise Diverged if a loss was not finite. Waits for the device."""
         if self.bad:
             odd = (~torch.isfinite(self.losses)).nonzero()
-            at = self.iteration - self.iteration % self.per_epoch + int(odd[0]) if len(odd) else self.iteration - 1
+            last = max(self.iteration - 1, 0)
+            at = last - last % self.per_epoch + int(odd[0]) if len(odd) else last
             raise Diverged(f"loss is not finite in iteration {at} or before; legal: finite losses; the weights before it are kept; lower the learning rate")
 
     def _must_stop(self, stop: StopSignal) -> bool:
