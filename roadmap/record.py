@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import socket
 import subprocess
 import time
@@ -95,6 +96,11 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    def newest_checkpoint(self) -> int:
+        """Iteration of the newest checkpoint on disk, whole or not; 0 where there is none."""
+        found = (re.fullmatch(r"checkpoint-(\d+)\.pt", p.name) for p in self.checkpoints.glob("checkpoint-*.pt"))
+        return max((int(m[1]) for m in found if m), default=0)
 
     @property
     def log(self) -> Path:

@@ -111,7 +111,7 @@ def listen(run: RunFolder, here: Attempt) -> None:
 def _begin(run: RunFolder, here: Attempt) -> None:
     """Note the start; refuse one restart too many. Raises RunError, which makes the job FAILED."""
     (run.path / CANCELLED).unlink(missing_ok=True)
-    newest = newest_checkpoint(run)
+    newest = run.newest_checkpoint()
     idle = idle_restarts(run, here.job, newest)
     run.append(JOBS, {"event": "start", "job": here.job, "restart": here.restart, "checkpoint": newest, "node": _node(), "pid": os.getpid(), "cores": cores(), "time": time.time()})
     allowed = int(_submitted(run).get("restarts", 5))
@@ -119,12 +119,6 @@ def _begin(run: RunFolder, here: Attempt) -> None:
         error = f"started again {idle} times without a new checkpoint; legal: {allowed}; see `roadmap logs {run.path.name}`, then `roadmap retry {run.path.name}`"
         run.write_record({**_labels(run), "status": FAILED, "error": error})
         raise RunError(f"{run.path.name} {error}")
-
-
-def newest_checkpoint(run: RunFolder) -> int:
-    """Iteration of the newest checkpoint on disk; 0 where there is none."""
-    found = [int(m[1]) for p in run.checkpoints.glob("checkpoint-*.pt") if (m := re.fullmatch(r"checkpoint-(\d+)\.pt", p.name))]
-    return max(found, default=0)
 
 
 def idle_restarts(run: RunFolder, job: str, newest: int) -> int:
@@ -224,7 +218,7 @@ def leave(run: RunFolder, here: Attempt, why: str) -> NoReturn:
         run.append(JOBS, {"event": "kept", "job": here.job, "why": why, "said": said, "time": time.time()})
         print(f"{run.path.name}: {why}; not requeued: {said}; nothing is lost, to go on: roadmap retry {run.path.name}", file=sys.stderr)
     else:
-        run.append(JOBS, {"event": "requeue", "job": here.job, "why": why, "checkpoint": newest_checkpoint(run), "time": time.time()})
+        run.append(JOBS, {"event": "requeue", "job": here.job, "why": why, "checkpoint": run.newest_checkpoint(), "time": time.time()})
         print(f"{run.path.name}: {why}; requeued as job {here.job}", file=sys.stderr)
         status = 0
     sys.stdout.flush()

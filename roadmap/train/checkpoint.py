@@ -60,10 +60,6 @@ class CheckpointStore:
             raise RunError(f"checkpoints in {self.folder}: all {len(broken)} are broken; legal: at least one whole; restore one, or use --force to train anew")
         return None
 
-    def newest_iteration(self) -> int:
-        """The iteration of the newest checkpoint, whole or not; 0 where there is none."""
-        return max((int(p.stem.rpartition("-")[2]) for p in self._present()), default=0)
-
     def _present(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("checkpoint-*.pt") if re.fullmatch(r"checkpoint-\d{9}\.pt", p.name))
 

@@ -166,7 +166,7 @@ def _describe(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -
 
 def _note_attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> None:
     """One line for each start, so that a resume with another commit, machine or setting is on record."""
-    start = {"time": _now(), "pid": os.getpid(), "from_iteration": CheckpointStore(folder.checkpoints).newest_iteration(), "world_size": ranks.world, "precision": precision_of(trial.recipe, ranks.device)}
+    start = {"time": _now(), "pid": os.getpid(), "from_iteration": folder.newest_checkpoint(), "world_size": ranks.world, "precision": precision_of(trial.recipe, ranks.device)}
     folder.append("attempts.jsonl", {**start, "machine": machine.to_json(), **git_state(), "packages": package_versions(), "hardware": hardware(ranks)})
 
 

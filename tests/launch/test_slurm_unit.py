@@ -20,7 +20,7 @@ from roadmap.data.catalogue import resolve_data
 from roadmap.jobs import Choice, chosen_runs, gpu_hours
 from roadmap.launch import slurm, slurm_job, slurm_queue
 from roadmap.launch.profile import Resources, resources, shape_of
-from roadmap.launch.slurm_job import Attempt, idle_restarts, newest_checkpoint
+from roadmap.launch.slurm_job import Attempt, idle_restarts
 from roadmap.launch.slurm_queue import Seen, clean_environment
 from roadmap.launch.status import study_states
 from roadmap.recipes import find_recipe
@@ -290,7 +290,7 @@ def test_only_restarts_in_a_row_of_this_job_without_a_new_checkpoint_count(study
     run.checkpoints.mkdir()
     for name in ("checkpoint-000000018.pt", "checkpoint-000000036.pt", "checkpoint-000000054.pt.broken-0"):
         (run.checkpoints / name).touch()
-    assert newest_checkpoint(run) == 36
+    assert run.newest_checkpoint() == 36
 
 
 def test_each_attempt_has_its_own_free_port_and_forgets_the_one_before(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
