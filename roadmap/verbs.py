@@ -136,7 +136,7 @@ def _print_records(study: Study, folders: list[RunFolder], as_json: bool) -> int
 def _print_record(record: dict[str, Any], folder: RunFolder) -> None:
     """The record as name and value, one a line; the file has it as JSON."""
     for key, value in record.items():
-        if value is None or value == "":
+        if value is None or value == "" or key == "resolved":
             continue
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else f"{value:,.2f}" if isinstance(value, float) else str(value)
         print(f"{key:<20} {text}")

@@ -161,6 +161,8 @@ def _describe(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -
         "world_size": ranks.world, "device_batch": trial.recipe.group_size, "group_size": trial.recipe.group_size, "global_batch": trial.recipe.batch_size,
         "precision": precision_of(trial.recipe, ranks.device), "configuration": trial.configuration, "workers": machine.workers, "compile": machine.compile, "channels_last": machine.channels_last,
         **git_state(), "packages": package_versions(), "hardware": hardware(ranks), "attempts": len(read_lines(folder.path / "attempts.jsonl")[0]),
+        # All that decides the outcome, as it was resolved: what two runs differ in is proven from their records alone.
+        "resolved": trial.identity(),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -19,6 +20,7 @@ SHORT = {"epochs": 1, "warmup_epochs": 0}
 KEYS = (
     "status", "top1", "top5", "loss", "ema_top1", "ema_top5", "ema_loss", "params", "macs", "images_per_second", "wall_seconds", "peak_memory_bytes", "epochs", "world_size",
     "device_batch", "git_commit", "git_dirty", "packages", "hardware", "seed", "attempts", "validation_top1", "test_images", "fingerprint", "precision",
+    "resolved",
 )
 
 
@@ -32,6 +34,7 @@ def test_a_finished_run_leaves_a_full_record_and_metrics(tmp_path: Path) -> None
     assert record["git_commit"] == git_state()["git_commit"]
     assert {"torch", "timm", "torchvision", "python"} <= set(record["packages"])
     assert folder.trial() == make_trial(**SHORT)
+    assert hashlib.sha256(json.dumps(record["resolved"], sort_keys=True).encode()).hexdigest() == record["fingerprint"]
     (line,) = folder.metrics()
     assert (line["epoch"], line["iteration"], line["split"]) == (1, 9, "validation")
 
