@@ -21,6 +21,12 @@ ladder: setup
 	roadmap run --jobs $(JOBS)
 	roadmap report digits
 
+# Every study that ships, at the size of the embedded digits; finished runs are not trained again.
+STUDIES = digits resnet200 kernel norm-batch models open-points micro-design
+studies: setup
+	for s in $(STUDIES); do n=$$s-digits; test $$s != digits || n=digits; \
+	  roadmap run --study $$s --digits --jobs $(JOBS) && roadmap report $$n && roadmap check $$n || exit 1; done
+
 report: setup
 	roadmap report digits
 

@@ -107,9 +107,12 @@ def _ladder_options(p: Parser) -> None:
 
 
 def _study_options(p: Parser) -> None:
-    p.add_argument("--study", type=Path, metavar="FILE", help="study file; the default study is experiments/digits.yaml")
+    p.add_argument("--study", type=Path, metavar="FILE", help="study file, or the name of one that ships; the default study is experiments/digits.yaml")
+    p.add_argument("--digits", action="store_true", help="the study as its file says it runs on the embedded digits, under the name STUDY-digits")
+    p.add_argument("--design", metavar="NAME", help="ladder, single (the step with and without one --set), one-at-a-time, leave-one-out, factorial, grid or models")
+    p.add_argument("--controls", nargs="+", metavar="WORD", help="negative controls: a-a (the same trial with other seeds), no-op (a toggle that does nothing)")
     p.add_argument("--step", action="append", metavar="STEP", help="id or name; may be repeated; without it, the study's whole ladder")
-    p.add_argument("--variant", metavar="NAME", help="a published network instead of a step, such as convnextv2_atto")
+    p.add_argument("--variant", metavar="NAME", help="a network instead of a step: a published variant such as convnextv2_atto, or any of timm's as timm/NAME")
     p.add_argument("--init", type=Path, metavar="FILE", help="initial weights of every run: .safetensors or .pth in any public layout; with --variant the recipe is then fine-tuning")
     p.add_argument("--seeds", type=_whole(0), nargs="+", metavar="N", help="the study's own, or 0 with --step")
     p.add_argument("--regime", help="resnet50, resnet200, cifar or micro")
@@ -187,32 +190,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _study(args: argparse.Namespace) -> Any:
     """The study that the options describe."""
-    from roadmap import study
+    from roadmap.study import expand
+    from roadmap.study_file import DEFAULT_STUDY, read_plan
 
-    base = study.read_plan(args.study or study.DEFAULT_STUDY)
+    base = read_plan(_study_path(args.study) if args.study else DEFAULT_STUDY, digits=args.digits)
     given = {
         "regime": args.regime, "data": args.data, "data_title": args.data_title, "image_size": args.image_size, "num_classes": args.num_classes,
         "validation": args.validation, "recipe": args.recipe, "epochs": args.epochs, "batch_size": args.batch_size, "precision": args.precision,
-        "variant": args.variant, "init": str(args.init) if args.init else None,
+        "model": (args.variant,) if args.variant else None, "init": str(args.init) if args.init else None,
     }
     given = {k: v for k, v in given.items() if v is not None}
     if given and not args.study:
         # Another question than the default study's: its own folder, so that no table mixes the two.
-        words = [given.get("variant") or given.get("regime", base.regime), given.get("data", ""), given.get("recipe", "")]
+        words = [args.variant or given.get("regime", base.regime), given.get("data", ""), given.get("recipe", "")]
         words += [f"{args.epochs}ep" if args.epochs else "", f"b{args.batch_size}" if args.batch_size else "", "finetune" if args.init else ""]
         base = replace(base, name="-".join(w.replace("/", "-") for w in words if w), question="", data=None if "regime" in given else base.data)
     if args.step and args.variant:
         raise RoadmapError(f"--step {args.step[0]} and --variant {args.variant} are both given; legal: one of them; leave one out")
     if args.variant and not args.regime:
         given["regime"] = "resnet50"  # not the default study's small one: the variants are networks for 224 pixels
-    if args.step or args.variant:
-        given |= {"steps": tuple(args.step) if args.step else None, "seeds": (0,)}
+    if args.design:
+        given["design"] = args.design
+    if args.controls:
+        given["controls"] = tuple(args.controls)
+    if args.step and given.get("design", base.design) != "ladder":
+        if len(args.step) > 1:
+            raise RoadmapError(f"--step is given {len(args.step)} times, but the study's design is {base.design}; legal: one step, as its base; leave the others out")
+        given["base"] = args.step[0]
+    elif args.step or args.variant:
+        given |= {"steps": tuple(args.step) if args.step else None, "seeds": (0,), "controls": tuple(args.controls or ())}
     if args.seeds:
         given["seeds"] = tuple(args.seeds)
     plan = replace(base, **given, set=(*base.set, *args.set))
     plan = replace(plan, name=args.name or plan.name, question=plan.question or f"What does each step do ({plan.name})?")
     _check_name(plan.name)
-    return study.expand(plan, data_dir=args.data_dir)
+    return expand(plan, data_dir=args.data_dir)
+
+
+def _study_path(given: Path) -> Path:
+    """The file as given, or the one of that name among the studies that ship."""
+    from roadmap.study_file import EXPERIMENTS
+
+    shipped = EXPERIMENTS / f"{given}.yaml"
+    return shipped if not given.exists() and given.parent == Path() and shipped.exists() else given
 
 
 def _check_name(name: str) -> None:

@@ -67,7 +67,7 @@ def submit_study(study: Study, machine: Machine, order: Order, *, out: Path) -> 
         _show_submission(study, folder, states, wanted, cluster, order)
         if not batches or not _confirmed(sum(len(b.trials) for b in batches), order.yes):
             return 0
-        write_study(out.resolve(), study.name, study.question, study.regime, study.trials)
+        write_study(out.resolve(), study.name, study.question, study.regime, study.trials, header=study.header())
         return _submit(folder, batches, machine, cluster, order)
 
 

@@ -187,8 +187,8 @@ def study_folder(out: Path, study: str) -> Path:
     return out / study
 
 
-def write_study(out: Path, study: str, question: str, regime: str, trials: Iterable[Trial]) -> Path:
-    """Note the planned trials in study.json, adding to those of earlier calls; returns the study's folder."""
+def write_study(out: Path, study: str, question: str, regime: str, trials: Iterable[Trial], *, header: Mapping[str, Any] | None = None) -> Path:
+    """Note the planned trials in study.json, adding to those of earlier calls; returns the study's folder. `header`: `Study.header`, the design and what is compared."""
     folder = study_folder(out, study)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -199,10 +199,19 @@ def write_study(out: Path, study: str, question: str, regime: str, trials: Itera
         known = read_json(folder / "study.json") or {"trials": []}
         planned = {t["id"]: t for t in known["trials"]}
         planned |= {t.id: {"id": t.id, "fingerprint": t.fingerprint, "regime": t.regime, "step": t.step, "change": t.change, "seed": t.seed} for t in trials}
-        content = {"name": study, "question": question, "regime": regime, "trials": list(planned.values())}
+        content = {**_joined(known, header or {}), "name": study, "question": question, "regime": regime, "trials": list(planned.values())}
         if content != known:
             write_json(folder / "study.json", content)
     return folder
+
+
+def _joined(known: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, Any]:
+    """The design as it is asked for now, with the comparisons and undefined cells of earlier calls."""
+    old, new = known.get("comparisons", []), header.get("comparisons", [])
+    renewed = [(c["child"], c["parent"]) for c in new]
+    comparisons = [*(c for c in old if (c["child"], c["parent"]) not in renewed), *new]
+    undefined = {**known.get("undefined", {}), **header.get("undefined", {})}
+    return {"design": header.get("design", known.get("design", "ladder")), "notes": list(header.get("notes", known.get("notes", []))), "comparisons": comparisons, "undefined": undefined}
 
 
 def file_digest(path: Path) -> str:

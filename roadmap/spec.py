@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from roadmap.rules import Choice, Flag, Number, Numbers, SpecError, Text, from_plain, lookup, plain, problems, refuse, setting
 
@@ -121,9 +121,26 @@ def broken_dependencies(spec: ModelSpec) -> list[str]:
     return found
 
 
-def with_settings(spec: ModelSpec, settings: Mapping[str, Any]) -> ModelSpec:
+@dataclass(frozen=True, kw_only=True)
+class TimmSpec:
+    """Any architecture of timm, randomly initialized: a subject to compare with ours. Raises SpecError."""
+
+    timm: str = setting(Text(), "timm's name of the architecture")
+    drop_path_rate: float = setting(Number(0, 0.99), "stochastic depth as timm does it in this architecture", default=0.0)
+    num_classes: int = setting(Number(0, 1_000_000, whole=True), "outputs of the head; 0 for none", default=1000)
+    in_chans: int = setting(Number(1, 1024, whole=True), "channels of the input image", default=3)
+
+    def __post_init__(self) -> None:
+        refuse(problems("TimmSpec", self))
+
+
+AnySpec = ModelSpec | TimmSpec
+S = TypeVar("S", bound=AnySpec)
+
+
+def with_settings(spec: S, settings: Mapping[str, Any]) -> S:
     """The spec with some toggles set anew. Raises SpecError for an unknown toggle, an illegal setting or a broken dependency."""
-    toggles = {f.name: f for f in fields(ModelSpec)}
+    toggles = {f.name: f for f in fields(spec)}
     for name in settings:
         lookup("toggle", name, toggles)
     return replace(spec, **settings)
@@ -229,14 +246,15 @@ class Data:
 class Trial:
     """The unit of compute: model, recipe, data and seed. `init` is the SHA-256 of the file of initial weights, empty for random ones.
 
-    `regime`, `step` and `change` are labels: where in a study it stands.
+    `control` tells a trial apart from one that computes the same, so that both are run. `regime`, `step` and `change` are labels: where in a study it stands.
     """
 
-    model: ModelSpec
+    model: AnySpec
     recipe: Recipe
     data: Data
     seed: int
     init: str = ""
+    control: str = ""
     regime: str = ""
     step: str = ""
     change: str = ""
@@ -255,7 +273,7 @@ class Trial:
                 "legal: equal numbers; leave in_chans unset and it is taken from the data"
             )
 
-        if self.data.image_size < self.model.stage_strides[-1]:
+        if isinstance(self.model, ModelSpec) and self.data.image_size < self.model.stage_strides[-1]:
             raise SpecError(
                 f"Trial.data.image_size is {self.data.image_size}, but the network strides over {self.model.stage_strides[-1]} pixels; "
                 "legal: at least as many pixels; set another --image-size, or a smaller stem_stride"
@@ -269,7 +287,8 @@ class Trial:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the outcome, as JSON-ready values: resolved, defaults included, no labels, no machine settings."""
         by_identity = {part: plain(getattr(self, part), lambda m: bool(m["identity"])) for part in ("model", "recipe", "data")}
-        return {"version": FINGERPRINT_VERSION, **by_identity, "seed": self.seed, "init": self.init}
+        control = {"control": self.control} if self.control else {}
+        return {"version": FINGERPRINT_VERSION, **by_identity, "seed": self.seed, "init": self.init, **control}
 
     @property
     def fingerprint(self) -> str:
@@ -290,18 +309,18 @@ class Trial:
 
     def to_json(self) -> dict[str, Any]:
         labels = {"regime": self.regime, "step": self.step, "change": self.change}
-        return {"fingerprint": self.fingerprint, "id": self.id, **labels, "seed": self.seed, "init": self.init, "model": plain(self.model), "recipe": plain(self.recipe), "data": plain(self.data)}
+        return {"fingerprint": self.fingerprint, "id": self.id, **labels, "seed": self.seed, "init": self.init, "control": self.control, "model": plain(self.model), "recipe": plain(self.recipe), "data": plain(self.data)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Trial:
         """Rebuild a trial from `to_json`; a fingerprint that does not fit its content is refused."""
         try:
             parts: dict[str, Any] = {
-                "model": from_plain(ModelSpec, values["model"], "trial.model"),
+                "model": from_plain(TimmSpec if "timm" in values["model"] else ModelSpec, values["model"], "trial.model"),
                 "recipe": from_plain(Recipe, values["recipe"], "trial.recipe"),
                 "data": from_plain(Data, values["data"], "trial.data"),
             }
-            trial = cls(**parts, seed=values["seed"], init=values["init"], regime=values["regime"], step=values["step"], change=values["change"])
+            trial = cls(**parts, seed=values["seed"], init=values["init"], control=values.get("control", ""), regime=values["regime"], step=values["step"], change=values["change"])
             stated = values["fingerprint"]
         except (KeyError, TypeError, AttributeError) as e:
             raise SpecError(f"trial file has no usable {e}; legal: what `roadmap plan --json` writes; write it again") from e

@@ -198,6 +198,11 @@ _REGIMES = (
            recipes={"baseline": "digits-sgd", MODERN: "digits-adamw"}, data="digits",
            changes={"recipe": {"drop_path_rate": 0.05}, "stage-ratio": {"depths": (1, 1, 3, 1)}, "width": {"width": 24}, "ema": {"recipe.ema_decay": 0.99}},
            structure={"stage-ratio": frozenset({"+block"})}),
+    # As ResNet-200 is to ResNet-50: deeper, and the blocks move from the second stage to the third.
+    Regime(name="micro-deep", title="deeper laptop ladder, 16 px", image_size=16, base=ModelSpec(depths=(1, 3, 3, 1), width=16, stem_stride=2, num_classes=10, in_chans=1),
+           recipes={"baseline": "digits-sgd", MODERN: "digits-adamw"}, data="digits",
+           changes={"recipe": {"drop_path_rate": 0.1}, "stage-ratio": {"depths": (1, 1, 5, 1)}, "width": {"width": 24}, "ema": {"recipe.ema_decay": 0.99}},
+           structure=_BLOCKS_MOVED),
 )
 
 REGIMES: Mapping[str, Regime] = MappingProxyType({r.name: r for r in _REGIMES})

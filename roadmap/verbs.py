@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from roadmap.designs import step_recipe
 from roadmap.launch.local import run_here, run_side_by_side
 from roadmap.machine import Machine
 from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunError, RunFolder, study_folder, write_study
 from roadmap.rules import RoadmapError, SpecError, listing, nearest, parse_setting
 from roadmap.spec import ModelSpec, Trial, diff, show
 from roadmap.steps import Step, change_of, find_regime, find_step, ladder, resolve
-from roadmap.study import Study, images_to_train, step_recipe
+from roadmap.study import Study, images_to_train
 
 RESULTS = Path("results")
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
@@ -58,7 +59,7 @@ def run_study(study: Study, machine: Machine, *, out: Path, jobs: int, force: bo
     alone = jobs == 1 or len(study.trials) == 1
     machine = replace(machine, init=Path(study.init)) if study.init else machine
     refuse_before_training(study, machine)
-    folder = write_study(out, study.name, study.question, study.regime, study.trials)
+    folder = write_study(out, study.name, study.question, study.regime, study.trials, header=study.header())
     folders = [RunFolder(folder / t.id) for t in study.trials]
     for run, trial in zip(folders, study.trials, strict=True):
         run.prepare(trial)

@@ -92,7 +92,7 @@ def test_other_initial_weights_are_another_trial() -> None:
 
 
 def test_a_trial_has_no_field_that_these_tests_do_not_know() -> None:
-    assert {f.name for f in fields(Trial)} == {*PARTS, "seed", "init", "regime", "step", "change"}
+    assert {f.name for f in fields(Trial)} == {*PARTS, "seed", "init", "control", "regime", "step", "change"}
 
 
 def test_another_seed_is_another_trial() -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from roadmap.data.catalogue import DataError, imagenet_synsets
+from roadmap.designs import step_recipe
 from roadmap.rules import RoadmapError, SpecError
 from roadmap.steps import REGIMES, find_step, ladder
-from roadmap.study import DEFAULT_STUDY, EXPERIMENTS, Plan, Study, expand, images_to_train, read_plan, step_recipe
+from roadmap.study import Study, expand, images_to_train
+from roadmap.study_file import DEFAULT_STUDY, EXPERIMENTS, Plan, read_plan
 
 STUDIES = sorted(EXPERIMENTS.glob("*.yaml"))
 DIGITS = replace(read_plan(DEFAULT_STUDY), seeds=(0,))
@@ -62,7 +64,7 @@ def test_every_regime_has_a_network_for_every_step(regime: str, imagenet: Path) 
 
 
 @pytest.mark.parametrize(("text", "messages"), [
-    ("question: q\nregmie: micro\n", [".regmie is unknown; legal: name, question, regime,", "did you mean 'regime' or"]),
+    ("question: q\nregmie: micro\n", [".regmie is unknown; legal: name, question, design, regime,", "did you mean 'regime' or"]),
     ("question: q\nepochs: many\n", [".epochs is 'many': input should be a valid integer", "; legal: whole numbers; correct the file"]),
     ("question: q\nregmie: micro\nepochs: many\nseeds: [a]\n", [".regmie is unknown", ".epochs is 'many'", ".seeds.0 is 'a'"]),
     ("question: q\nsteps: 5\nseeds: ['1']\nside_steps: 'yes'\nepochs: true\n", [".steps is 5", "legal: a list such as [gelu, 8]", ".seeds.0 is '1'", ".side_steps is 'yes'", "legal: true or false", ".epochs is True"]),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from roadmap.spec import ModelSpec
+from roadmap.spec import AnySpec, ModelSpec, TimmSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,7 +62,19 @@ def on_meta(spec: ModelSpec) -> ModernizableResNet:
 
 
 @lru_cache(maxsize=256)
-def complexity(spec: ModelSpec, image_size: int) -> Complexity:
-    """Count a spec's network at `image_size` pixels."""
+def complexity(spec: AnySpec, image_size: int) -> Complexity:
+    """Count a spec's network at `image_size` pixels; of a timm network also the products inside attention."""
+    if isinstance(spec, TimmSpec):
+        return _complexity_of_timm(spec, image_size)
     model = on_meta(spec)
     return Complexity(params=params_of(model), macs=macs_of(model, spec.in_chans, image_size))
+
+
+def _complexity_of_timm(spec: TimmSpec, image_size: int) -> Complexity:
+    import torch
+
+    from roadmap.model.subjects import build_subject, macs_by_operator
+
+    with torch.device("meta"):
+        model = build_subject(spec, image_size)
+    return Complexity(params=params_of(model), macs=macs_by_operator(model, spec.in_chans, image_size))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from roadmap.model.network import ModernizableResNet
+from roadmap.model.subjects import TIMM_SPEC, timm_from_metadata
 from roadmap.model.weights import WeightsError
 from roadmap.record import write_bytes
 from roadmap.rules import from_plain, plain
@@ -35,12 +36,16 @@ def save(model: ModernizableResNet, path: str | Path) -> Path:
     return target
 
 
-def load(path: str | Path) -> ModernizableResNet:
-    """The network that `save` wrote, on the CPU, in evaluation mode, in the file's number formats. Raises WeightsError.
+def load(path: str | Path) -> Any:
+    """The network that `save` wrote, a ModernizableResNet (or timm's of a finished run that trained one), on the CPU, in evaluation mode, in the file's number formats. Raises WeightsError.
 
     Toggles that are younger than the file get their defaults.
     """
     metadata, state = _read(Path(path))
+    if TIMM_SPEC in metadata:
+        other = timm_from_metadata(metadata, str(path))
+        other.load_state_dict(state, strict=True)
+        return other.eval()
     if SPEC not in metadata:
         raise WeightsError(f"weights.file {path} has no spec inside; legal: files that roadmap.save wrote; build the network and use load_weights")
     spec = from_plain(ModelSpec, {**plain(ModelSpec()), **_entry(path, metadata, SPEC)}, f"{path}: spec")

@@ -21,9 +21,10 @@ from roadmap.data.images import class_names
 from roadmap.data.pipeline import Pipeline
 from roadmap.machine import Machine, cores
 from roadmap.model.complexity import complexity
+from roadmap.model.subjects import save_timm
 from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunFolder, file_digest, git_state, package_versions, read_lines, write_json
 from roadmap.rules import RoadmapError
-from roadmap.spec import Trial
+from roadmap.spec import TimmSpec, Trial
 from roadmap.train.checkpoint import CheckpointStore
 from roadmap.train.loop import Diverged, Interrupted, Trainer, precision_of
 from roadmap.train.progress import Reporter
@@ -134,7 +135,12 @@ def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
     """The trained network in one file, and its classes' names: what `roadmap predict` and `roadmap.load` read. The moving average where it is on."""
     from roadmap.model.files import save
 
-    save(trainer.ema.module if trainer.ema else trainer.model, folder.path / "weights.safetensors")  # type: ignore[arg-type]
+    model: Any = trainer.ema.module if trainer.ema else trainer.model
+    spec, path = trainer.trial.model, folder.path / "weights.safetensors"
+    if isinstance(spec, TimmSpec):
+        save_timm(model, spec, trainer.trial.data.image_size, path)
+    else:
+        save(model, path)
     names = class_names(trainer.trial.data, data_dir=trainer.machine.data_dir)
     write_json(folder.path / "classes.json", names)
 

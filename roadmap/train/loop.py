@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from roadmap.data.pipeline import Pipeline
 from roadmap.machine import Machine
-from roadmap.model.network import ModernizableResNet
+from roadmap.model.subjects import build_subject
 from roadmap.rules import RoadmapError
 from roadmap.seeds import INIT, derive
 from roadmap.spec import Recipe, Trial
@@ -68,10 +68,10 @@ class StopSignal:
         self.received = signal.Signals(number).name
 
 
-def build_network(trial: Trial) -> ModernizableResNet:
+def build_network(trial: Trial) -> nn.Module:
     """The trial's network with its initial weights, which depend on model and seed alone."""
     torch.default_generator.manual_seed(derive(trial.seed, INIT))
-    return ModernizableResNet(trial.model)
+    return build_subject(trial.model, trial.data.image_size)
 
 
 def precision_of(recipe: Recipe, device: torch.device) -> str:
@@ -88,7 +88,7 @@ class Trainer:
         self.trial, self.recipe, self.pipeline, self.ranks, self.machine = trial, trial.recipe, pipeline, ranks, machine
         self.my_groups = self.recipe.groups_per_rank(ranks.world)
         self.memory_format = torch.channels_last if machine.channels_last else torch.contiguous_format
-        self.model: nn.Module = build_network(trial)
+        self.model = build_network(trial)
         if init:
             init(self.model)
         self.model.to(ranks.device).to(memory_format=self.memory_format)

@@ -15,7 +15,8 @@ import pytest
 from roadmap.launch.local import _gpu_of
 from roadmap.record import RunFolder, write_study
 from roadmap.spec import Trial
-from roadmap.study import Plan, expand
+from roadmap.study import expand
+from roadmap.study_file import Plan
 
 
 @pytest.fixture
