@@ -1,0 +1,117 @@
+"""Seeds for an effect and effects for seeds: statsmodels says the same, simulated studies resolve as often as planned."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats  # type: ignore[import-untyped,unused-ignore]
+from statsmodels.stats.power import TTestIndPower  # type: ignore[import-untyped,unused-ignore]
+from study_files import make_trial, write_runs
+
+from analysis.gather import gather
+from analysis.power import EFFECTS, SEEDS, pooled_over, pooled_std, power_of, power_table, seeds_needed, smallest_effect, two_steps
+from roadmap.rules import RoadmapError, SpecError
+
+
+@pytest.mark.parametrize("effect", [0.1, 0.2, 0.35, 0.5])
+@pytest.mark.parametrize("comparisons", [1, 13])
+def test_seeds_agree_with_statsmodels(effect: float, comparisons: int) -> None:
+    exact = TTestIndPower().solve_power(effect / 0.2, None, 0.05 / comparisons, 0.8, alternative="two-sided")
+    assert seeds_needed(effect, 0.2, comparisons=comparisons) == math.ceil(exact)
+
+
+@pytest.mark.parametrize("n", [3, 5, 10, 40])
+def test_the_smallest_effect_agrees_with_statsmodels_and_is_the_inverse(n: int) -> None:
+    effect = smallest_effect(n, 0.08)
+    assert effect == pytest.approx(0.08 * float(TTestIndPower().solve_power(None, n, 0.05, 0.8)), rel=1e-5)
+    assert seeds_needed(effect * 1.0001, 0.08) == n
+    assert seeds_needed(effect * 0.9999, 0.08) == n + 1
+
+
+def test_the_fewest_seeds_are_enough_and_one_less_is_not() -> None:
+    for rule in (two_steps, pooled_over(14)):
+        for effect in (0.05, 0.11, 0.3):
+            n = seeds_needed(effect, 0.1, df_error=rule, comparisons=13)
+            assert power_of(effect, n, 0.1, df_error=rule, alpha=0.05 / 13) >= 0.8 > power_of(effect, n - 1, 0.1, df_error=rule, alpha=0.05 / 13)
+
+
+def test_pooling_and_fewer_comparisons_never_need_more_seeds() -> None:
+    assert pooled_over(14)(3) == 28 and two_steps(3) == 4
+    assert seeds_needed(0.2, 0.1, df_error=pooled_over(14)) < seeds_needed(0.2, 0.1)
+    assert seeds_needed(0.2, 0.1) < seeds_needed(0.2, 0.1, comparisons=13)
+
+
+def test_every_size_of_effect_has_a_number_of_seeds() -> None:
+    """scipy's noncentral t is not a number at some points far out; the search must pass them."""
+    for rule in (two_steps, pooled_over(14)):
+        needed = [seeds_needed(float(effect), 0.1, df_error=rule, comparisons=13) for effect in np.geomspace(0.002, 50, 60)]
+        assert needed == sorted(needed, reverse=True) and needed[-1] == 2
+    assert seeds_needed(0.1, 0.0) == 2 and smallest_effect(3, 0.0) == 0.0
+
+
+def test_simulated_comparisons_resolve_as_often_as_planned() -> None:
+    effect, std, sims, rng = 0.2, 0.1, 20_000, np.random.default_rng(5)
+    n = seeds_needed(effect, std)
+    child, parent = rng.normal(80 + effect, std, (sims, n)), rng.normal(80, std, (sims, n))
+    p = stats.ttest_ind(child, parent, axis=1).pvalue
+    gains = float(np.mean((p < 0.05) & (child.mean(1) > parent.mean(1))))
+    planned = power_of(effect, n, std)
+    assert planned >= 0.8
+    assert gains == pytest.approx(planned, abs=4 * math.sqrt(planned * (1 - planned) / sims))
+
+
+def test_the_table_has_the_usual_effects_the_asked_one_and_the_reverse() -> None:
+    table = power_table(0.08, 0.15, df_error=pooled_over(14), comparisons=13)
+    assert [row.effect for row in table.by_effect] == sorted([*EFFECTS, 0.15])
+    assert [row.effect for row in table.by_effect if row.asked] == [0.15]
+    assert all(row.power >= 0.8 and row.df == 14 * (row.seeds - 1) for row in table.by_effect)
+    assert [row.seeds for row in table.by_seeds] == list(SEEDS)
+    effects = [row.effect for row in table.by_seeds]
+    assert effects == sorted(effects, reverse=True)
+    assert (table.std, table.comparisons, table.threshold) == (0.08, 13, pytest.approx(0.05 / 13))
+    assert len(power_table(0.08, 0.1).by_effect) == len(EFFECTS)
+
+
+def test_an_argument_outside_its_range_is_refused_by_name() -> None:
+    for name, words in (
+        ("resolve", {"resolve": 0.0, "std": 0.1}),
+        ("resolve", {"resolve": math.nan, "std": 0.1}),
+        ("std", {"resolve": 0.1, "std": -0.1}),
+        ("power", {"resolve": 0.1, "std": 0.1, "power": 1.0}),
+        ("alpha", {"resolve": 0.1, "std": 0.1, "alpha": 0.0}),
+        ("comparisons", {"resolve": 0.1, "std": 0.1, "comparisons": 0}),
+    ):
+        with pytest.raises(SpecError, match=rf"^power\.{name} is .+; legal: .+; .+"):
+            seeds_needed(**words)  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match=r"^power\.resolve 1e-05 with std 1 needs more than 1,000,000 seeds"):
+        seeds_needed(1e-5, 1.0)
+    with pytest.raises(SpecError, match=r"^power\.seeds is 1; legal: 2 or more"):
+        smallest_effect(1, 0.1)
+    with pytest.raises(SpecError, match=r"^power\.cells is 1; legal: 2 or more"):
+        pooled_over(1)
+    with pytest.raises(SpecError, match=r"^power\.comparisons is 0"):
+        power_table(0.1, comparisons=0)
+
+
+def test_the_pooled_deviation_is_of_finished_runs_within_their_steps(study_folder: Path) -> None:
+    study = gather(study_folder)
+    found = pooled_std(study)
+    cells: dict[tuple[str, str], list[float]] = {}
+    for trial in study.trials:
+        if trial["status"] == "finished":
+            cells.setdefault((trial["step"], trial["change"]), []).append(trial["top1"])
+    squares = math.fsum(float(np.var(values)) * len(values) for values in cells.values())
+    runs = sum(map(len, cells.values()))
+    assert (found.cells, found.runs) == (len(cells), runs)
+    assert found.std == pytest.approx(math.sqrt(squares / (runs - len(cells))))
+    assert 0 < found.df <= runs - len(cells)
+    assert [found.low, found.high] == pytest.approx([found.std * math.sqrt(found.df / stats.chi2(found.df).ppf(q)) for q in (0.975, 0.025)])
+
+
+def test_a_study_of_single_runs_has_no_deviation(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, [make_trial("recipe", 0), make_trial("stage-ratio", 0)], lambda trial: {"top1": 80.0})
+    with pytest.raises(RoadmapError, match=r"^power\.study ladder has no step with two finished runs \(2 in 2 steps\); legal: .+ --std$"):
+        pooled_std(gather(folder))
