@@ -1,0 +1,473 @@
+"""Shapley values, interactions and intervals against closed forms and against a brute force over permutations; and which runs may lie on which cell."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from study_files import make_record, make_trial
+
+from analysis.attribution import Attribution, Estimate, Game, Player, attribute, game_of, markdown, players_of, terminal, to_json
+from analysis.gather import MISSING, Entry, Study
+from analysis.lattice import Lattice, flat, paths
+from analysis.shapley import RESAMPLES, Weights, estimates, interaction_weights, shapley_weights
+from roadmap.recipes import find_recipe
+from roadmap.rules import RoadmapError
+from roadmap.spec import Trial, with_settings
+from roadmap.steps import ladder, recipe_changes, recipe_of
+
+# Independent toggles: every subset can be built.
+FREE = {
+    "kernel_size": ("model.kernel_size", 3, 7),
+    "gelu": ("model.activation", "relu", "gelu"),
+    "fewer": ("model.activations", "all", "one"),
+    "layernorm": ("model.norm", "batch", "layer"),
+    "grn": ("model.grn", False, True),
+}
+# The last three depend on `inverted`: the stem's patches are free, the others are not.
+BOUND = {
+    "inverted": ("model.inverted_bottleneck", False, True),
+    "move-up": ("model.move_up_depthwise", False, True),
+    "separate": ("model.downsampling", "block", "separate"),
+    "gelu": ("model.activation", "relu", "gelu"),
+}
+BASE = make_trial("width", 0)
+
+
+def trial_of(seed: int, settings: Mapping[str, Any], base: Trial = BASE, **recipe: Any) -> Trial:
+    """The base with dotted settings."""
+    model = {k.removeprefix("model."): v for k, v in settings.items() if k.startswith("model.")}
+    trained = {k.removeprefix("recipe."): v for k, v in settings.items() if k.startswith("recipe.")}
+    words = " ".join(f"{k.split('.')[1]}={v}" for k, v in settings.items())
+    return replace(base, model=with_settings(base.model, model), recipe=replace(base.recipe, **trained, **recipe), seed=seed, change=words)
+
+
+def entry_of(trial: Trial, top1: float | None, **values: Any) -> Entry:
+    return make_record(trial, **{"top1": top1, "resolved": json.loads(json.dumps(trial.identity())), "wall_seconds": 36.0, **values})
+
+
+def subsets(names: Sequence[str]) -> list[frozenset[str]]:
+    return [frozenset(some) for k in range(len(names) + 1) for some in itertools.combinations(names, k)]
+
+
+def settings_of(some: frozenset[str], toggles: Mapping[str, tuple[str, Any, Any]]) -> dict[str, Any]:
+    return {key: on for name, (key, _, on) in toggles.items() if name in some}
+
+
+def game(toggles: Mapping[str, tuple[str, Any, Any]]) -> Game:
+    players = tuple(Player(name, {key: (off, on)}) for name, (key, off, on) in toggles.items())
+    return Game(flat(json.loads(json.dumps(BASE.identity()))), players, "width", "all on")
+
+
+def study_of(entries: list[Entry], name: str = "factorial") -> Study:
+    return Study(name, "Whose is the gain?", "micro", entries)
+
+
+def factorial(
+    value: Callable[[frozenset[str]], float], toggles: Mapping[str, tuple[str, Any, Any]] = FREE, cells: Sequence[frozenset[str]] | None = None, noise: Sequence[float] = (0.0,)
+) -> Study:
+    """A study with a run for each cell and each number in `noise`, which is added to the cell's value. Cells that cannot be built are left out."""
+    entries = []
+    for some in cells if cells is not None else subsets(list(toggles)):
+        if buildable(some) or toggles is not BOUND:
+            entries += [entry_of(trial_of(seed, settings_of(some, toggles)), value(some) + n) for seed, n in enumerate(noise)]
+    return study_of(entries)
+
+
+def buildable(some: frozenset[str]) -> bool:
+    return "inverted" in some or not some & {"move-up", "separate"}
+
+
+def values_of(found: Attribution) -> dict[str, float]:
+    return {v.player: v.value for v in found.values}
+
+
+def by_permutations(value: Callable[[frozenset[str]], float], names: Sequence[str], legal: Callable[[frozenset[str]], bool] = lambda s: True) -> tuple[dict[str, float], int]:
+    """The mean contribution of each player, order by order."""
+    total, orders = dict.fromkeys(names, 0.0), 0
+    for order in itertools.permutations(names):
+        prefixes = [frozenset(order[:k]) for k in range(len(order) + 1)]
+        if all(map(legal, prefixes)):
+            orders += 1
+            for player, before, after in zip(order, prefixes, prefixes[1:], strict=False):
+                total[player] += value(after) - value(before)
+    return {name: sum_ / orders for name, sum_ in total.items()}, orders
+
+
+def table(seed: int) -> Callable[[frozenset[str]], float]:
+    """A game whose cells have nothing to do with each other."""
+    known: dict[frozenset[str], float] = {}
+    rng = random.Random(seed)
+    return lambda some: known.setdefault(some, rng.uniform(50, 99))
+
+
+def pairwise(single: Mapping[str, float], pairs: Mapping[frozenset[str], float]) -> Callable[[frozenset[str]], float]:
+    return lambda some: 70 + sum(single[name] for name in some) + sum(gain for pair, gain in pairs.items() if pair <= some)
+
+
+SINGLE = {name: 0.5 * i - 0.7 for i, name in enumerate(FREE)}
+PAIRS = {frozenset(pair): 0.1 * i - 0.3 for i, pair in enumerate(itertools.combinations(FREE, 2))}
+
+
+def test_additive_games_are_attributed_exactly() -> None:
+    found = attribute(factorial(pairwise(SINGLE, {})), game=game(FREE))
+    assert values_of(found) == pytest.approx(SINGLE, abs=1e-12)
+    assert all(p.value == pytest.approx(0, abs=1e-12) for p in found.interactions)
+    assert (found.orders_used, found.orders_legal, found.orders) == (120, 120, "all 120 legal orders")
+    assert not found.missing and found.missing_total == 0 and found.missing_cost == ""
+
+
+def test_pairwise_games_are_attributed_exactly() -> None:
+    found = attribute(factorial(pairwise(SINGLE, PAIRS)), game=game(FREE))
+    closed = {name: SINGLE[name] + sum(gain / 2 for pair, gain in PAIRS.items() if name in pair) for name in FREE}
+    assert values_of(found) == pytest.approx(closed, abs=1e-12)
+    assert {frozenset((p.a, p.b)): p.value for p in found.interactions} == pytest.approx(PAIRS, abs=1e-12)
+    assert {(p.squares, p.legal) for p in found.interactions} == {(8, 8)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_game_agrees_with_all_permutations(seed: int) -> None:
+    value = table(seed)
+    found = attribute(factorial(value), game=game(FREE))
+    assert values_of(found) == pytest.approx(by_permutations(value, list(FREE))[0], abs=1e-10)
+    for pair in found.interactions:
+        others = [name for name in FREE if name not in (pair.a, pair.b)]
+        squares = [(math.factorial(len(s)) * math.factorial(3 - len(s)) / math.factorial(4), s) for s in subsets(others)]
+        index = sum(w * (value(s | {pair.a, pair.b}) - value(s | {pair.a}) - value(s | {pair.b}) + value(s)) for w, s in squares)
+        assert pair.value == pytest.approx(index, abs=1e-10)
+
+
+def test_orders_pass_only_cells_that_can_be_built() -> None:
+    value = table(7)
+    found = attribute(factorial(value, BOUND), game=game(BOUND))
+    brute, orders = by_permutations(value, list(BOUND), buildable)
+    assert orders == 8 and (found.orders_used, found.orders_legal) == (8, 8)
+    assert values_of(found) == pytest.approx(brute, abs=1e-10)
+    assert (found.cells_trained, found.cells_legal, found.cells_total) == (10, 10, 16)
+    squares = {(p.a, p.b): (p.squares, p.legal) for p in found.interactions}
+    assert squares["inverted", "move-up"] == (0, 0) and squares["move-up", "separate"] == (2, 2) and squares["inverted", "gelu"] == (1, 1)
+    assert next(p.value for p in found.interactions if (p.a, p.b) == ("inverted", "move-up")) is None
+    assert any("6 of 16 cells cannot be built" in note and "needs inverted_bottleneck true" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_cells_missing_the_orders_that_are_whole_are_averaged(seed: int) -> None:
+    value, rng = table(seed), random.Random(seed)
+    chosen = {some for some in subsets(list(FREE)) if len(some) in (0, 5) or rng.random() < 0.75}
+    found = attribute(factorial(value, cells=sorted(chosen, key=sorted)), game=game(FREE))
+    brute, orders = by_permutations(value, list(FREE), chosen.__contains__)
+    assert found.orders_used == orders < 120 == found.orders_legal
+    assert values_of(found) == pytest.approx(brute, abs=1e-10)
+    gain = value(frozenset(FREE)) - value(frozenset())
+    assert sum(values_of(found).values()) == pytest.approx(gain) == found.gain.value  # type: ignore[union-attr]
+    assert f"{orders} orders of 120 legal ones; other orders may divide the gain otherwise" in markdown(found)
+
+
+def test_missing_cells_are_named_costed_and_the_most_useful_comes_first() -> None:
+    lacking = [frozenset({"kernel_size", "gelu"}), frozenset({"fewer"}), frozenset({"fewer", "grn"})]
+    found = attribute(factorial(table(1), cells=[s for s in subsets(list(FREE)) if s not in lacking], noise=(0.1, -0.1)), game=game(FREE))
+    assert [(set(m.on), m.completes, m.orders) for m in found.missing] == [(set(lacking[1]), 18, 24), (set(lacking[0]), 12, 12), (set(lacking[2]), 6, 12)]
+    assert found.missing[1].cell == "width with kernel_size, gelu"
+    assert found.missing[1].settings == {"model.kernel_size": 7, "model.activation": "gelu"}
+    assert found.missing[1].cost == "1 cell x 2 seeds = 0.02 core-hours" and found.missing_cost == "3 cells x 2 seeds = 0.06 core-hours"
+    assert "1 cell x 3 seeds = 0.03 core-hours" in attribute(factorial(table(1), cells=[frozenset()], noise=(0.1,)), game=game(FREE), seeds=(0, 1, 2)).missing[0].cost
+    brute = {s: sum(all(frozenset(o[:k]) not in lacking or frozenset(o[:k]) == s for k in range(6)) and s in map(frozenset, itertools.accumulate(o, lambda a, b: {*a, b}, initial=()))
+                    for o in itertools.permutations(FREE)) for s in lacking}  # fmt: skip
+    assert [m.completes for m in found.missing] == [brute[frozenset(m.on)] for m in found.missing]
+
+
+def test_costs_on_gpus_count_every_gpu() -> None:
+    entries = [entry_of(trial_of(0, s), 70, hardware={"device": "NVIDIA H100"}, world_size=8, wall_seconds=3600.0) for s in ({}, {"model.grn": True, "model.kernel_size": 7})]
+    toggles = {"grn": FREE["grn"], "kernel_size": FREE["kernel_size"]}
+    assert attribute(study_of(entries), game=game(toggles)).missing_cost == "2 cells x 1 seed = 16 GPU-hours"
+
+
+def micro_trial(step: str, seed: int, **settings: Any) -> Trial:
+    """A step's trial as the study of its regime trains it."""
+    recipe = replace(find_recipe(recipe_of(step, "micro")), **recipe_changes(step, "micro"))
+    return replace(make_trial(step, seed, **settings), recipe=recipe)
+
+
+def ladder_study(through: str = "grn", without: Sequence[str] = (), seeds: int = 3) -> Study:
+    """The micro ladder, up 0.5 a step."""
+    names = [s.name for s in ladder()]
+    names = names[: names.index(through) + 1]
+    return study_of([entry_of(micro_trial(n, seed), 80 + 0.5 * i + (0.3, -0.2, 0.05)[seed]) for i, n in enumerate(names) if n not in without for seed in range(seeds)], "ladder")
+
+
+def test_a_ladder_is_one_order_and_says_so() -> None:
+    started = time.perf_counter()
+    found = attribute(ladder_study())
+    assert time.perf_counter() - started < 4  # 2^15 cells
+    assert [v.player for v in found.values] == [s.name for s in ladder()][1:]
+    assert [v.value for v in found.values] == pytest.approx([0.5] * 15)
+    assert found.orders_used == 1 and found.orders == f"one order of {found.orders_legal:,} legal ones; other orders may divide the gain otherwise"
+    # 15! orders with `inverted-bottleneck` before the two steps that need it: a third of them.
+    assert found.orders_legal == math.factorial(15) // 3 and found.cells_legal == 2**15 * 5 // 8
+    assert found.missing_total == 2**12 * 5 - 16 and len(found.missing) == 32
+    assert found.missing[0].completes == 1 and all(p.value is None and p.squares == 0 for p in found.interactions)
+    assert "105 of 105 pairs" in " ".join(found.notes)
+
+
+def test_recipe_and_architecture_share_the_gain_of_a_ladder() -> None:
+    found = attribute(ladder_study("separate-downsampling"))
+    assert found.headline.startswith("Of the +6.50 [") and "points from baseline to separate-downsampling (3 runs against 3) the recipe gives +0.50 [" in found.headline
+    assert "the architecture +6.00 [" in found.headline
+    lacking = "the network of separate-downsampling with the training of baseline"
+    assert f"(in one of 2 orders; the other needs {lacking})" in found.headline
+    assert found.shares and [m.cell for m in found.shares.missing] == [lacking] and found.shares.missing[0].settings["model.kernel_size"] == 7
+    assert "model.drop_path_rate" not in found.shares.missing[0].settings  # belongs to the training, like LayerScale and initial weights
+
+
+def test_the_fourth_cell_of_recipe_and_architecture_is_taken_from_another_study() -> None:
+    wanted = attribute(ladder_study("separate-downsampling")).shares.missing[0].settings  # type: ignore[union-attr]
+    baseline = micro_trial("baseline", 0)
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in wanted.items()}
+    other = study_of([entry_of(trial_of(seed, settings, replace(baseline, seed=seed)), 83.0) for seed in range(3)], "crossed")
+    found = attribute(ladder_study("separate-downsampling"), others=[other])
+    assert found.shares and found.shares.orders == 2
+    before, after = 0.5, 80 + 6.5 + 0.05 - 83.0  # the recipe's gain before and after the architecture
+    assert found.shares.recipe and found.shares.recipe.value == pytest.approx((before + after) / 2)
+    assert "(mean over both orders)" in found.headline
+    assert any(note.startswith("Recipe and architecture together give +3.05") for note in found.notes)
+    assert "separate-downsampling without recipe" in [c.cell for c in found.cells]
+
+
+def test_beyond_separate_downsampling_the_players_of_each_side_are_summed() -> None:
+    found = attribute(ladder_study())
+    assert "the recipe gives +1.00 [" in found.headline and "(recipe, ema, and 13 players of the network, summed over one order of" in found.headline
+    assert next(v.kind for v in found.values if v.player == "grn") == "architecture"
+
+
+def test_steps_without_a_finished_run_are_told_together() -> None:
+    found = attribute(ladder_study(without=["gelu", "width"]))
+    assert {"width to inverted-bottleneck", "gelu to fewer-activations"} <= set(values_of(found))
+    assert values_of(found)["gelu to fewer-activations"] == pytest.approx(1.0)
+    assert any("gelu without a finished run" in note for note in found.notes)
+
+
+def test_a_single_changes_cell_on_the_ladder_is_reused_and_no_run_counts_twice() -> None:
+    first = ladder_study("separate-downsampling")
+    alone = entry_of(micro_trial("separate-downsampling", 0, kernel_size=3), 85.0)
+    found = attribute(first, others=[study_of([*first.trials, alone], "single")])
+    assert "separate-downsampling without kernel-7" in [c.cell for c in found.cells]
+    assert len(found.ids) == len(set(found.ids)) == 14 * 3 + 1
+    assert any("42 finished runs listed again in another study counted once" in note for note in found.notes)
+    assert values_of(found) == values_of(attribute(first))
+
+
+def test_diverged_failed_and_missing_runs_are_never_averaged() -> None:
+    study = factorial(pairwise(SINGLE, PAIRS), noise=(0.0, 0.0, 0.0))
+    spoiled = [{**t, "status": "diverged", "top1": 10.0, "error": "loss is nan"} if t["seed"] == 2 and i < 20 else t for i, t in enumerate(study.trials)]
+    labels = ("id", "fingerprint", "regime", "step", "change", "seed")
+    spoiled[0] = {**{k: spoiled[0][k] for k in labels}, "status": MISSING}
+    spoiled[3] = {**spoiled[3], "status": "failed", "top1": 55.0, "error": None}
+    found = attribute(study_of(spoiled), game=game(FREE))
+    assert values_of(found) == pytest.approx(values_of(attribute(study, game=game(FREE))), abs=1e-12)
+    for t in spoiled[:20]:
+        if t["status"] != "finished":
+            assert t["id"] not in found.ids and any(note.startswith(f"Not averaged: {t['id']} (") for note in found.notes)
+    assert any("Fewer than 3 finished runs: width (1)" in note for note in found.notes)
+
+
+def test_half_a_bundle_is_on_no_cell() -> None:
+    bundle = {"model.norm": "layer", "model.conv_bias": True}
+    ladder_like = Game(flat(json.loads(json.dumps(BASE.identity()))), (Player("layernorm", {"model.norm": ("batch", "layer"), "model.conv_bias": (False, True)}),), "width", "layernorm")
+    runs = [entry_of(trial_of(0, {}), 80.0), entry_of(trial_of(0, bundle), 82.0), entry_of(trial_of(0, {"model.norm": "layer"}), 99.0), entry_of(trial_of(0, bundle, lr=0.5), 98.0)]
+    other_data = replace(trial_of(1, bundle), data=replace(BASE.data, split_seed=1))
+    found = attribute(study_of([*runs, entry_of(other_data, 97.0), entry_of(trial_of(2, bundle), 96.0, precision="bf16")]), game=ladder_like)
+    assert [(c.top1, c.n) for c in found.cells] == [(80.0, 1), (82.0, 1)]
+    assert any("4 finished runs with settings or data of no cell not used" in note for note in found.notes)
+
+
+def test_players_are_found_in_a_factorial_study() -> None:
+    toggles = {k: FREE[k] for k in ("kernel_size", "gelu")}
+    entries = [entry_of(trial_of(0, settings_of(s, toggles) | ({"model.norm": "layer", "model.conv_bias": True} if bias else {})), 80.0) for s in subsets(list(toggles)) for bias in (0, 1)]
+    control = entry_of(replace(trial_of(0, {}), step="width", change="control"), 80.0)
+    control["resolved"]["control"] = "no-op"
+    found = game_of(study_of([*entries, control]))
+    assert found.bottom == "width" and found.top == "width with all 3 changes"
+    assert {p.name: dict(p.settings) for p in players_of(study_of(entries))} == {
+        "norm + conv_bias": {"model.norm": ("batch", "layer"), "model.conv_bias": (False, True)},
+        "kernel_size": {"model.kernel_size": (3, 7)},
+        "activation": {"model.activation": ("relu", "gelu")},
+    }
+    complete = attribute(study_of(entries))
+    assert complete.orders_used == complete.orders_legal == 6
+    assert complete.headline == "All of the 0.00 points from width to width with all 3 changes (1 run against 1) is the architecture's: no setting of the training differs."
+
+
+def test_declared_comparisons_say_what_is_a_player_and_what_is_the_base() -> None:
+    ends = [{}, {"model.kernel_size": 7, "model.activation": "gelu"}]
+    trials = [trial_of(0, s) for s in ends] + [trial_of(0, ends[1], epochs=40)]
+    study = study_of([entry_of(t, 80.0) for t in trials])
+    study.trials[2]["change"] += " epochs=40"
+    parent, child = ([t["step"], t["change"]] for t in study.trials[:2])
+    lone = [{"child": parent, "parent": child, "declared": [name], "kind": "change"} for name in ("model.kernel_size", "model.activation")]
+    found = game_of(replace(study, comparisons=lone))
+    assert (found.bottom, found.top) == (" with ".join(child), f"{' with '.join(child)} with all 2 changes")
+    assert [dict(p.settings) for p in found.players] == [{"model.kernel_size": (7, 3)}, {"model.activation": ("gelu", "relu")}]
+
+
+def test_of_a_design_that_is_crossed_with_epochs_the_first_copy_is_attributed() -> None:
+    arms = [{}, {"model.kernel_size": 7}, {"recipe.epochs": 40}, {"model.kernel_size": 7, "recipe.epochs": 40}]
+    entries = [entry_of(trial_of(seed, arm), 80.0 + len(arm) * 2) for arm in arms for seed in range(2)]
+    keys = [[t["step"], t["change"]] for t in entries[::2]]
+    compared = [{"child": keys[i + 1], "parent": keys[i], "declared": ["model.kernel_size"], "kind": "change"} for i in (0, 2)]
+    found = attribute(replace(study_of(entries), comparisons=compared))
+    assert values_of(found) == {"kernel_size": 2.0} and found.cells_trained == 2
+    assert any("4 finished runs with settings or data of no cell not used" in note for note in found.notes)
+
+
+def test_controls_with_other_seeds_are_runs_of_the_base_and_do_not_raise_costs() -> None:
+    study = factorial(pairwise(SINGLE, {}), cells=[frozenset(), frozenset(FREE)], noise=(0.1, -0.1))
+    again = [{**entry_of(trial_of(seed, {}), 70.0), "change": "a-a"} for seed in (2, 3)]
+    found = attribute(study_of([*study.trials, *again]), game=game(FREE))
+    assert found.cells[0].n == 4 and found.missing[0].cost.startswith("1 cell x 2 seeds = ")
+
+
+def test_a_toggle_with_three_settings_is_refused() -> None:
+    study = study_of([entry_of(trial_of(0, {"model.kernel_size": k} if k > 3 else {}), 80.0) for k in (3, 5, 7)])
+    with pytest.raises(RoadmapError, match=r"attribute.players model.kernel_size has the settings 3, 5, 7; legal: two"):
+        attribute(study)
+
+
+def test_studies_without_a_game_are_refused_with_the_reason() -> None:
+    old = entry_of(BASE, 80.0)
+    del old["resolved"]
+    with pytest.raises(RoadmapError, match="no finished run that says its resolved settings"):
+        attribute(study_of([old]))
+    with pytest.raises(RoadmapError, match="finished runs of one setting only"):
+        attribute(study_of([entry_of(BASE, 80.0)]))
+
+
+def test_players_that_undo_each_other_wholly_are_refused() -> None:
+    twice = (Player("a", {"model.kernel_size": (3, 5)}), Player("b", {"model.kernel_size": (5, 7)}))
+    base = flat(json.loads(json.dumps(BASE.identity())))
+    study = study_of([entry_of(trial_of(0, s), 80.0) for s in ({}, {"model.kernel_size": 7})])
+    with pytest.raises(RoadmapError, match="have the same settings"):
+        attribute(study, game=Game(base, twice, "width", "top"))
+
+
+def test_a_step_that_sets_again_what_an_earlier_one_set_has_its_own_cells() -> None:
+    found = Lattice(game_of(ladder_study()))
+    names = [p.name for p in found.game.players]
+    assert [found.words(c) for c in (0, 1, 0b111, 0b101, 0b10, 2**15 - 1 - 2, 2**15 - 1)] == [
+        "baseline", "recipe", "patchify-stem", "patchify-stem without stage-ratio", "baseline with stage-ratio", "grn without stage-ratio", "grn",
+    ]  # fmt: skip
+    recipe, grn = 1 << names.index("recipe"), 1 << names.index("grn")
+    assert [found.settings(c)["model.layer_scale"] for c in (0, recipe, grn, recipe | grn)] == [None, 1e-6, None, None]
+    for cell in random.Random(0).sample(range(1 << 15), 50):
+        assert found.find(found.settings(cell)) == cell
+
+
+def test_which_cells_can_be_built_is_what_building_each_says() -> None:
+    found = Lattice(game_of(ladder_study()))
+    legal = set(found.legal() or [])
+    from analysis.lattice import _refusal
+
+    cells = random.Random(1).sample(range(1 << 15), 200)
+    assert [cell in legal for cell in cells] == [not _refusal(found.settings(cell)) for cell in cells]
+    assert len(found._refusals) <= 128
+
+
+def test_beyond_the_limit_only_trained_cells_are_counted() -> None:
+    names = ["weight_decay", "momentum", "beta1", "beta2", "min_lr", "decay_rate", "label_smoothing", "mixup", "cutmix", "mix_prob", "mix_switch_prob", "hflip", "random_erasing", "test_crop"]
+    keys = [(f"recipe.{n}", getattr(BASE.recipe, n), 0.31) for n in names] + [("recipe.decay_1d", False, True), ("recipe.lr", BASE.recipe.lr, 0.3), ("model.kernel_size", 3, 7)]
+    toggles = {key: (key, off, on) for key, off, on in keys}
+    cells = [frozenset(list(toggles)[:k]) for k in range(len(toggles) + 1)]
+    found = attribute(factorial(lambda some: 70 + len(some), toggles, cells), game=game(toggles))
+    assert len(toggles) == 17
+    assert (found.orders_used, found.orders_legal, found.cells_legal, found.missing_total) == (1, None, None, None)
+    assert "with more than 16 players the legal orders are not counted" in found.orders
+    assert [v.value for v in found.values] == pytest.approx([1.0] * 17)
+
+
+def test_counts_of_orders_are_exact_whole_numbers() -> None:
+    up, down = paths(range(1 << 12), 12)
+    assert up[(1 << 12) - 1] == down[0] == math.factorial(12)
+    chain = [(1 << k) - 1 for k in range(41)]
+    assert shapley_weights(dict.fromkeys(chain), 40)[1] == 1
+    assert interaction_weights(dict.fromkeys(range(8)), 0, 1, 3)[1] == 2
+
+
+def test_without_a_cell_trained_twice_there_is_no_interval() -> None:
+    found = attribute(factorial(pairwise(SINGLE, PAIRS)), game=game(FREE))
+    assert all(v.low is None and v.high is None for v in found.values) and found.error == "no interval: no cell has two finished runs"
+    twice = attribute(factorial(pairwise(SINGLE, PAIRS), noise=(0.1, -0.1, 0.03)), game=game(FREE))
+    assert all(v.low is not None and v.high is not None and v.low <= v.value <= v.high for v in (*twice.values, *twice.interactions))
+    assert "32 cells" in twice.error and "62 degrees of freedom" in twice.error
+
+
+def test_seeds_own_effects_cancel_where_all_cells_share_the_seeds() -> None:
+    found = attribute(factorial(pairwise(SINGLE, PAIRS), noise=(5.0, -3.0, 1.0)), game=game(FREE))
+    assert all(v.high - v.low < 1e-9 for v in found.values)  # type: ignore[operator]
+    uneven = factorial(pairwise(SINGLE, PAIRS), noise=(5.0, -3.0, 1.0))
+    uneven = study_of(uneven.trials[1:])
+    assert all(v.high - v.low > 0.5 for v in attribute(uneven, game=game(FREE)).values)  # type: ignore[operator]
+
+
+def test_the_same_runs_give_the_same_answer_in_any_order() -> None:
+    study = study_of(factorial(table(3), noise=(0.2, -0.1, 0.4)).trials[1:])
+    found = to_json(attribute(study, game=game(FREE)))
+    assert found["values"][0]["low"] < found["values"][0]["high"]
+    assert to_json(attribute(study_of(study.trials[::-1]), game=game(FREE)))["values"] == found["values"] == to_json(attribute(study, game=game(FREE)))["values"]
+
+
+def coverage(rows: list[Weights], cells: int, seeds: Sequence[int], shared: float, studies: int) -> float:
+    """How often the interval of the first row holds the truth, 0: cells that differ by noise alone, with a `shared` effect of each seed."""
+    rng = np.random.default_rng(5)
+    hits = 0
+    for _ in range(studies):
+        common = rng.normal(0, shared, max(seeds))
+        found = estimates({c: {s: float(common[s] + rng.normal()) for s in range(seeds[c])} for c in range(cells)}, rows)[0][0]
+        assert isinstance(found, Estimate) and found.low is not None and found.high is not None
+        hits += found.low <= 0 <= found.high
+    return hits / studies
+
+
+@pytest.mark.parametrize(("cells", "seeds", "shared"), [(8, 3, 0.0), (8, 3, 2.0), (8, 2, 1.0), (16, 3, 1.0), (4, 3, 0.0)])
+def test_intervals_cover_the_truth_in_simulated_studies(cells: int, seeds: int, shared: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.shapley.RESAMPLES", 2000)
+    size = cells.bit_length() - 1
+    rows = [shapley_weights(dict.fromkeys(range(cells)), size)[0][0]]
+    assert 0.92 <= coverage(rows, cells, [seeds] * cells, shared, 500) <= 0.98
+
+
+def test_intervals_cover_the_truth_with_unequal_numbers_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.shapley.RESAMPLES", 2000)
+    rows = [shapley_weights(dict.fromkeys(range(8)), 3)[0][1]]
+    assert 0.92 <= coverage(rows, 8, [3, 1, 2, 3, 3, 2, 3, 3], 0.0, 500) <= 0.98
+
+
+def test_at_least_two_thousand_resamples_are_drawn() -> None:
+    assert RESAMPLES >= 2000
+
+
+def test_the_texts_hold_values_counts_and_every_run() -> None:
+    found = attribute(ladder_study("kernel-7"))
+    page = markdown(found)
+    assert found.headline.replace("−", "-") in page.replace("\\", "").replace("−", "-")
+    assert all(run in page.replace("\\", "") for run in found.ids)
+    assert "Trained cells: 9 (legal:" in page and "Missing cells:" in page and "degrees of freedom" in page
+    screen = io.StringIO()
+    Console(file=screen, width=200).print(terminal(found))
+    assert "Shares of the gain over one order of" in screen.getvalue() and "patchify-stem" in screen.getvalue()
+    plain = json.loads(json.dumps(to_json(found), allow_nan=False))
+    assert {"headline", "values", "interactions", "orders", "missing", "notes"} <= plain.keys() and plain["values"][0]["player"] == "recipe"
+
+
+def test_hostile_names_stay_text() -> None:
+    study = factorial(pairwise(SINGLE, {}))
+    study = replace(study, name="<script>|x")
+    assert "<script>" not in markdown(attribute(study, game=game(FREE)))
