@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.comparisons import Findings, Row
 from analysis.gather import MISSING, Entry, Study, outcome, reason
-from analysis.rows import Row
 from analysis.statistics import binomial_se
 from analysis.wording import one_line
 from roadmap.record import DIVERGED, FAILED, FINISHED
@@ -27,7 +27,7 @@ class Caption:
     problems: list[tuple[str, str]]
 
 
-def measured_caption(study: Study, rows: list[Row], regime: str = "") -> Caption:
+def measured_caption(study: Study, rows: list[Row], regime: str = "", findings: Findings | None = None) -> Caption:
     where = find_regime(regime or study.regime)
     here = [t for t in study.trials if t["regime"] == where.name]
     finished = [t for t in here if outcome(t) == FINISHED]
@@ -46,14 +46,49 @@ def measured_caption(study: Study, rows: list[Row], regime: str = "") -> Caption
         ("Code", _distinct(finished, _code)),
         ("Test split", _test_split(finished, rows)),
         ("Top-1", "percent on the test split after the last epoch, of the averaged weights where EMA is on; mean ± standard deviation (n − 1) over the finished seeds"),
-        ("Change", "difference of means to the parent in points, with its 95 % interval; p: paired by seed, w: Welch, no interval from a single run"),
+        ("Change", _change_note(findings)),
+        *_judged(findings),
         ("Paper", paper_note(rows, where)),
         *_remarks(rows),
     ]
+    if study.latency:
+        h = study.latency["hardware"]
+        device = h["cpu"] if h["device"] == "cpu" else h["device"]
+        facts.append(("Latency", f"one image, {study.latency['precision']}, evaluation mode, all networks in turn: median, fastest and slowest round, on {device}, {h['threads']} threads"))
+    facts += [("Design", one_line(note)) for note in study.notes]
     if others:
         facts.append(("Not shown", ", ".join(f"{n} trials of regime {name or '(none)'}" for name, n in others.items())))
     problems = [(one_line(t["id"]), one_line(reason(t))) for t in here if outcome(t) != FINISHED]
     return Caption(f"Study {one_line(study.name)}, regime {where.name}", facts, f"{runs}; {data}; {recipes}", problems)
+
+
+def _change_note(findings: Findings | None) -> str:
+    """Whose scatter the intervals are made of."""
+    what = "difference of means to the parent in points, with its 95 % interval"
+    e = findings.error if findings else None
+    if e is None or e.method == "none":
+        return f"{what}; no cell has two runs, so no error is known"
+    if e.std is None or e.df is None:
+        how = f"each comparison by its own scatter (p: paired by seed, w: Welch), for equal variances are rejected (p = {e.p_equal:.3f})"
+    elif e.method == "paired":
+        how = f"paired by seed with the error term of the whole study, {e.std:.2f} points at {e.df:g} degrees of freedom (correlation over seeds {e.correlation:.2f})"
+    else:
+        how = f"the pooled standard deviation of {e.cells} cells and {e.runs} runs, {e.std:.2f} points at {e.df:g} degrees of freedom"
+    equal = f"; test of equal variances: p = {e.p_equal:.2f}" if e.p_equal is not None and e.std is not None else ""
+    return f"{what}; error: {how}{equal}"
+
+
+def _judged(findings: Findings | None) -> list[tuple[str, str]]:
+    if findings is None:
+        return []
+    facts = [("Verdict", f"gain or loss where p < 0.05 after Holm over {findings.family} controlled comparisons, else unresolved; ‡ confounded: no verdict on the declared change")]
+    c = findings.controls
+    if c is not None and c.total and c.low is not None and c.high is not None:
+        rate = f"false-positive rate {c.resolved / c.total:.0%}, 95 % interval {c.low:.0%} to {c.high:.0%}; 5 % are expected"
+        facts.append(("Controls", f"{c.resolved} of {c.total} comparisons without any difference were called different ({rate})"))
+    elif c is not None:
+        facts.append(("Controls", "planned, not finished" if not c.untested else f"{c.untested} compared, but without a known error"))
+    return facts
 
 
 def paper_caption(rows: list[Row], regime: str) -> Caption:
@@ -118,5 +153,6 @@ def _test_split(finished: list[Entry], rows: list[Row]) -> str:
 
 def _remarks(rows: list[Row]) -> list[tuple[str, str]]:
     """Changes that could not be computed although both sides ran, and trials set aside."""
-    notes = [("Note", f"{r['step']}: {one_line(r['change_note'])}") for r in rows if r["change_note"] and r["n"] and "not comparable" in r["change_note"]]
+    notes = [("Confounded", f"{r['label']}: {one_line('; '.join(r['proof']['confounded_by']))}") for r in rows if r["proof"] and r["proof"]["status"] == "confounded"]
+    notes += [("Bundles", f"{r['label']}: {one_line(r['proof']['note'])}") for r in rows if r["proof"] and r["proof"]["note"] and r["verdict"]]
     return notes + [("Note", f"{r['step']}: a later trial has the same seed as {', '.join(r['duplicates'])}; only the later is counted") for r in rows if r["duplicates"]]

@@ -33,7 +33,9 @@ DPI = 300
 
 # Okabe and Ito's blue and its tints: told apart by colour-blind eyes and by their lightness alone.
 BAR, TINT, INK, QUIET, BAND = "#2b6c99", "#cfe3f1", "#1a1a1a", "#595959", "#f1f1f1"
-HATCH = {"step": "", "side": "/////", "variant": ".....", "other": "....."}
+MIDDLE = "#8fb8d4"  # a step whose change is not resolved: lighter than a resolved one, and hatched
+HATCH = {"step": "", "side": "/////", "variant": ".....", "other": "", "control": "|||||", "undefined": ""}
+UNRESOLVED, CONFOUNDED = "/////", "xxxxx"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: searchable, and set in the document's fonts
     "svg.hashsalt": "convnext-roadmap",
@@ -52,6 +54,14 @@ def ladder_figure(rows: Sequence[Row], regime: Regime, folder: Path, source: str
     with matplotlib.rc_context(STYLE):
         figure = draw(rows, regime, source, title, subtitle)
         return [_save(figure, folder / f"ladder.{kind}", kind) for kind in ("png", "svg")]
+
+
+def ladder_svg(rows: Sequence[Row], regime: Regime, source: str = "measured", *, title: str = "", subtitle: str = "") -> str:
+    """The content of ladder.svg."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        return _content(draw(rows, regime, source, title, subtitle), "svg").decode()
 
 
 def draw(rows: Sequence[Row], regime: Regime, source: str, title: str, subtitle: str) -> Figure:
@@ -93,11 +103,9 @@ def draw(rows: Sequence[Row], regime: Regime, source: str, title: str, subtitle:
 
 
 def footnotes(rows: Sequence[Row], source: str, regime: Regime) -> list[str]:
-    kinds = {r["kind"] for r in rows}
     spreads = any(_values(r, source)[1] is not None for r in rows)
     marks = ["whiskers: one standard deviation" + (", n − 1; circles: single seeds" if source == "measured" else ", as printed")] if spreads else []
-    marks += ["hatched: side step, not adopted"] if "side" in kinds else []
-    marks += ["dotted: single change or other training"] if kinds & {"variant", "other"} else []
+    marks += _kinds_of_bars(rows, source)
     marks += ["GMACs: the paper's GFLOPs, as printed"] if source == "paper" else []
     notes = ["; ".join(marks)] if marks else []
     if source == "measured" and regime.reference and limits(rows, source)[0] < regime.reference[1] < limits(rows, source)[1]:
@@ -105,6 +113,25 @@ def footnotes(rows: Sequence[Row], source: str, regime: Regime) -> list[str]:
     if odd := [r for r in rows if source == "paper" and _misprinted(r)]:
         notes.append("† counting the network gives " + ", ".join(f"{scaled(r['macs'], 1e9)} ({r['step']})" for r in odd))
     return notes
+
+
+def _kinds_of_bars(rows: Sequence[Row], source: str) -> list[str]:
+    kinds = {r["kind"] for r in rows}
+    if source == "paper":
+        return ["hatched: side step, not adopted"] if "side" in kinds else []
+    found = {_hatch(r, source) for r in rows}
+    words = ["pale: side step, change or other training" if kinds & {"side", "variant", "other"} else "", "striped: control" if "control" in kinds else ""]
+    words += ["hatched: the change is not resolved" if UNRESOLVED in found else "", "crossed, ‡: confounded, more than the declared change differs" if CONFOUNDED in found else ""]
+    return [w for w in words if w]
+
+
+def _hatch(row: Row, source: str) -> str:
+    """The paper's side steps are hatched; measured bars show how sure the change is."""
+    if source == "paper":
+        return HATCH[row["kind"]]
+    if row["proof"] and row["proof"]["status"] != "controlled":
+        return CONFOUNDED
+    return UNRESOLVED if row["verdict"] == "unresolved" and row["kind"] != "control" else HATCH["control"] if row["kind"] == "control" else ""
 
 
 def _misprinted(row: Row) -> bool:
@@ -184,11 +211,13 @@ def _bar(axes: Axes, y: int, row: Row, source: str, left: float, inch: float, pa
     """One row's bar, whisker, seeds and number; `inch` is an inch in points of accuracy, `paper` the colour behind."""
     mean, std, seeds = _values(row, source)
     if mean is None:
-        text = f"0 of {row['planned']} finished" if row.get("planned") else "not run"
+        text = "not defined" if row["kind"] == "undefined" else f"0 of {row['planned']} finished" if row.get("planned") else "not run"
         axes.text(left + 0.06 * inch, y, text, size=SMALL, color=QUIET, style="italic", va="center", bbox=_behind(paper))
         return
-    adopted = row["kind"] == "step"
-    axes.barh(y, mean - left, left=left, height=0.68, color=BAR if adopted else TINT, edgecolor=INK if adopted else BAR, linewidth=0.5, hatch=HATCH[row["kind"]], zorder=2)
+    hatch = _hatch(row, source)
+    adopted = row["kind"] == "step" and not hatch
+    face = BAR if adopted else MIDDLE if row["kind"] == "step" else TINT
+    axes.barh(y, mean - left, left=left, height=0.68, color=face, edgecolor=INK if row["kind"] == "step" else BAR, linewidth=0.5, hatch=hatch, zorder=2)
     if std is not None:
         for colour, thick in (("white", 2.2), (INK, 0.9)):  # a light rim keeps the whisker visible inside a dark bar
             axes.errorbar(mean, y, xerr=std, color=colour, linewidth=thick, capsize=2, capthick=thick, zorder=4)
@@ -197,7 +226,7 @@ def _bar(axes: Axes, y: int, row: Row, source: str, left: float, inch: float, pa
     text = spread(mean, std)
     inner, outer = min([mean - (std or 0), *seeds]) - 0.07 * inch, max([mean + (std or 0), *seeds]) + 0.07 * inch
     fits = inner - left > 0.072 * len(text) * inch
-    colour, behind = (("white", BAR) if adopted else (INK, TINT)) if fits else (INK, paper)
+    colour, behind = ("white" if adopted else INK, face) if fits else (INK, paper)
     weight = "bold" if adopted else "normal"
     axes.text(inner if fits else outer, y, text, size=NORMAL, color=colour, ha="right" if fits else "left", va="center", weight=weight, zorder=6, bbox=_behind(behind))
 
@@ -227,7 +256,8 @@ def _changes(page: Axes, rows: Sequence[Row], source: str) -> None:
     right = GROUPS + NAMES + BARS + CHANGE - 0.06
     page.text(right, -0.62, "change", size=SMALL, color=INK, ha="right", va="bottom")
     for y, row in enumerate(rows):
-        page.text(right, y, signed(row["paper_change" if source == "paper" else "change"]), size=NORMAL, color=INK, ha="right", va="center")
+        mark = "‡" if source != "paper" and _hatch(row, source) == CONFOUNDED else ""
+        page.text(right, y, signed(row["paper_change" if source == "paper" else "change"]) + mark, size=NORMAL, color=INK, ha="right", va="center")
 
 
 def _costs(axes: Axes, rows: Sequence[Row], source: str) -> None:
@@ -252,9 +282,13 @@ def _runs(page: Axes, rows: Sequence[Row]) -> None:
         page.text(right, y, f"{row['n']} of {row['planned']}" if row["planned"] else "–", size=NORMAL, color=INK, ha="right", va="center")
 
 
-def _save(figure: Figure, path: Path, kind: str) -> Path:
+def _content(figure: Figure, kind: str) -> bytes:
     content = io.BytesIO()
     metadata: dict[str, Any] = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     figure.savefig(content, format=kind, dpi=DPI, metadata=metadata)
-    write_bytes(path, content.getvalue())
+    return content.getvalue()
+
+
+def _save(figure: Figure, path: Path, kind: str) -> Path:
+    write_bytes(path, _content(figure, kind))
     return path

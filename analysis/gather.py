@@ -1,7 +1,7 @@
 """Run folders -> Study, and Study <-> results/<study>/records.jsonl. A run is never dropped: it is finished, failed or missing.
 
 records.jsonl, so that tables and figures can be made again without runs/:
-    line 1     {"format": 1, "study": name, "question": text, "regime": name}
+    line 1     {"format": 1, "study": name, "question": text, "regime": name, and what `roadmap.study.Study.header` says: design, notes, comparisons, undefined}
     then one line per planned trial, in planned order: its labels and all that its record says; `status` is "missing" where there is none.
 """
 
@@ -11,11 +11,11 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED
+from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, read_lines
 from roadmap.rules import RoadmapError
 
 FORMAT = 1
@@ -31,12 +31,21 @@ _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 @dataclass(frozen=True)
 class Study:
-    """A question and its planned trials; each trial's entry holds its labels (`LABELS`), `status`, and its record's values where there is one."""
+    """A question and its planned trials; each trial's entry holds its labels (`LABELS`), `status`, and its record's values where there is one.
+
+    comparisons: {"child": [step, change], "parent": [step, change], "declared": [settings], "kind": "step"|"change"|"subject"|"a-a"|"no-op"}.
+    undefined: why a planned cell cannot be built. latency: what `roadmap bench --study` measured, {"hardware": {...}, "cells": [{"cell": [step, change], "ms", "low", "high", "rounds"}]}.
+    """
 
     name: str
     question: str
     regime: str
     trials: list[Entry]
+    design: str = "ladder"
+    notes: list[str] = field(default_factory=list)
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    undefined: dict[str, str] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
 
     @property
     def records(self) -> list[Entry]:
@@ -79,9 +88,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def gather(folder: Path) -> Study:
-    """Read runs/<study>: study.json and every record.json below it. Raises RoadmapError where there is no usable study.json."""
+def gather(folder: Path, *, curves: bool = False) -> Study:
+    """Read runs/<study>: study.json and every record.json below it, with `curves` also the runs' metrics.jsonl. Raises RoadmapError where there is no usable study.json."""
     header = _header(folder)
+    if latency := _latency(folder):
+        header["more"]["latency"] = latency
     root = os.fspath(folder)
     found: dict[str, Entry] = {}
     with os.scandir(root) as entries:
@@ -89,10 +100,38 @@ def gather(folder: Path) -> Study:
     for name in names:
         record = _read_record(f"{root}/{name}/record.json")
         if record is not None:
-            found[name] = record
+            found[name] = {**record, "curves": _curves(folder / name)} if curves else record
     trials = [_entry(planned, found.pop(planned["id"], None)) for planned in header["trials"]]
     trials += [_entry(_labels_of_unplanned(folder / name, found[name]), found[name]) for name in sorted(found)]
-    return Study(header["name"], header["question"], header["regime"], trials)
+    return Study(header["name"], header["question"], header["regime"], trials, **header["more"])
+
+
+def _latency(folder: Path) -> dict[str, Any]:
+    """latency.json without what the runs' records say too."""
+    try:
+        content = json.loads((folder / "latency.json").read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as e:
+        raise RoadmapError(f"report.latency {folder / 'latency.json'} is damaged ({e}); legal: what `roadmap bench --study` wrote; measure it again") from e
+    return {key: content[key] for key in ("hardware", "batch", "precision", "git_commit", "cells")}
+
+
+CURVES = ("epoch", "train_loss", "top1", "ema_top1")
+
+
+def _curves(folder: Path) -> dict[str, list[Any]]:
+    """What a run noted at each epoch's end, on the split that it watched: {name: values}, four decimals."""
+    lines, _ = read_lines(folder / "metrics.jsonl")
+    shown = {name: [_rounded(line.get(name)) for line in lines] for name in CURVES}
+    return {name: values for name, values in shown.items() if any(v is not None for v in values)}
+
+
+def _rounded(value: Any) -> Any:
+    return (round(value, 4) if math.isfinite(value) else None) if isinstance(value, float) else value
+
+
+MORE = ("design", "notes", "comparisons", "undefined", "latency")
 
 
 def _header(folder: Path) -> dict[str, Any]:
@@ -101,7 +140,7 @@ def _header(folder: Path) -> dict[str, Any]:
     try:
         header = json.loads(path.read_bytes())
         planned = [{label: t[label] for label in LABELS} for t in header["trials"]]
-        return {"name": str(header["name"]), "question": str(header["question"]), "regime": str(header["regime"]), "trials": planned}
+        return {"name": str(header["name"]), "question": str(header["question"]), "regime": str(header["regime"]), "trials": planned, "more": {k: header[k] for k in MORE if k in header}}
     except OSError as e:
         raise RoadmapError(f"report.study {path} cannot be read: {e.strerror}; {advice}") from e
     except (ValueError, KeyError, TypeError) as e:
@@ -152,7 +191,7 @@ def _labels_of_unplanned(folder: Path, record: Entry) -> Entry:
 
 def to_lines(study: Study) -> bytes:
     """The content of records.jsonl."""
-    header = {"format": FORMAT, "study": study.name, "question": study.question, "regime": study.regime}
+    header = {"format": FORMAT, "study": study.name, "question": study.question, "regime": study.regime, **{k: getattr(study, k) for k in MORE}}
     return "".join(json.dumps(line, allow_nan=False) + "\n" for line in (header, *study.trials)).encode()
 
 
@@ -174,9 +213,9 @@ def _from_lines(lines: Iterable[bytes]) -> Study:
         raise ValueError(f"format {header['format']}, this program reads {FORMAT}")
     for t in trials:
         _ = [t[key] for key in (*LABELS, "status")]
-    return Study(header["study"], header["question"], header["regime"], trials)
+    return Study(header["study"], header["question"], header["regime"], trials, **{k: header[k] for k in MORE if k in header})
 
 
-def open_study(folder: Path) -> Study:
+def open_study(folder: Path, *, curves: bool = False) -> Study:
     """A study from its run folders where they are, else from its committed results."""
-    return gather(folder) if (folder / "study.json").exists() or not (folder / RECORDS).exists() else load_results(folder)
+    return gather(folder, curves=curves) if (folder / "study.json").exists() or not (folder / RECORDS).exists() else load_results(folder)

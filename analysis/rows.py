@@ -2,80 +2,90 @@
 
 Keys of a row (None where there is nothing to say; measured and paper never share a key):
     source          'measured' or 'paper'
-    kind            'step' (on the path), 'side' (tried, not adopted), 'variant' (a single change, or other training), 'other' (no step of the ladder)
+    kind            'step' (on the path, or what others are compared with), 'side' (tried, not adopted), 'variant' (a change, or other training), 'control', 'other' (no step
+                    of the ladder), 'undefined' (cannot be built: `change_note` says why)
+    key, label      the cell (step, change), and how it is named in words
     id, step        the ladder's; `what` is what changed, `group` the part of the ladder, `parent` what the change is measured against
     params, macs    parameters, multiply-adds of one image: from the records, in the paper's rows counted on the network
-    top1, std, n    measured: percent, over the n finished runs, of the averaged weights where `ema`
-    by_seed         {seed: top-1} of those runs; `duplicates` are the ids of runs set aside because a later trial has their seed
+    top1, std, n    measured: percent, over the n finished runs, of the averaged weights where `ema`; low, high: the mean's 95 % interval; sampling_se: the test set's own error
+    by_seed, ids    {seed: top-1} and the ids of those runs; `duplicates` are the ids of runs set aside because a later trial has their seed
     planned, failed, missing   counts of trials; n + failed + missing = planned
-    change, change_se, change_low, change_high, change_method   see analysis.statistics.Change; `change_note` says why there is none
-    paper_top1, paper_std, paper_change, paper_gflops, paper_regime   as printed
+    latency         {"ms": median, "low", "high", "rounds"} of one image, where it was measured
+    images_per_second, hours   means over the n runs; hours of one device (or of one process on CPUs)
+    change, change_se, change_low, change_high, change_p, change_method, change_sampling_se, p_holm, verdict, proof, parent_ids   see analysis.comparisons
+    paper_top1, paper_std, paper_change, paper_gflops, paper_regime   as printed; paper_difference, paper_z, paper_p, protocol: the measured beside them
 """
 
 from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from analysis.comparisons import CONTROLS, EMPTY, Findings, Key, Row, beside_paper, compare, sampling_se
 from analysis.gather import MISSING, Entry, Study, accuracy, averaged, outcome
-from analysis.statistics import change, summarize
+from analysis.statistics import summarize
 from roadmap.record import FAILED, FINISHED
 from roadmap.rules import RoadmapError
-from roadmap.steps import REGIMES, STEPS, Paper, Regime, Step, change_of, find_regime, ladder
+from roadmap.steps import REGIMES, STEPS, Paper, Regime, Step, find_regime, ladder
 
-Row = dict[str, Any]
-
-# What a record says about data and training: two steps are compared only where these agree, a step that changes the recipe only where DATA agrees.
-DATA = ("data", "data_digest", "image_size", "train_images", "test_images")
-SETUP = (*DATA, "recipe", "epochs", "global_batch", "group_size", "precision", "init")
+DATA = ("data", "data_name", "data_digest", "image_size", "train_images", "test_images")
 # What all runs of one row share: everything but the seed, which `configuration` hashes, and the network.
+SETUP = (*DATA, "recipe", "epochs", "global_batch", "group_size", "precision", "init")
 SAME = (*SETUP, "configuration", "params", "macs")
 
 
 def rows(study: Study, regime: str = "") -> list[Row]:
-    """All rows of one regime of a study (its own by default).
+    """All rows of one regime of a study (its own by default)."""
+    return analyse(study, regime)[0]
 
-    The path is shown up to the last planned step, with side steps where trials are planned; a study of single changes alone shows only the steps it touches.
+
+def analyse(study: Study, regime: str = "") -> tuple[list[Row], Findings]:
+    """All rows, and what holds for them together.
+
+    A ladder's path is shown up to the last planned step, with side steps where trials are planned; other designs show their cells in planned order.
     """
     where = find_regime(regime or study.regime)
-    cells: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    cells: dict[Key, list[Entry]] = defaultdict(list)
     for trial in study.trials:
         if trial["regime"] == where.name:
-            cells[(trial["step"] if trial["step"] in STEPS else "", trial["change"])].append(trial)
-    planned = {name for name, _ in cells}
-    unchanged = {name for name, text in cells if not text}
-    whole = len(unchanged) > 1
+            cells[trial["step"], trial["change"]].append(trial)
+    kinds = {tuple(c["child"]): c["kind"] for c in study.comparisons}
     found: list[Row] = []
-    main: dict[str, Row] = {}
+    main: dict[Key, Row] = {}
+    runs: dict[Key, list[Entry]] = {}
+    for key in _order(cells, study.design):
+        first, *others = _by_setup(cells.get(key, []))
+        row = _row(key, where, first, kinds.get(key), design=study.design)
+        found.append(row)
+        main[key], runs[key] = row, [t for t in first if t["id"] in row["ids"]]
+        found += [{**_row(key, where, other, "change"), "kind": "variant", "what": _difference(row, other)} for other in others]
+    findings = compare(study, main, runs)
+    timed = {tuple(c["cell"]): c for c in study.latency.get("cells", [])}
+    for key, row in main.items():
+        row["latency"] = timed.get(key)
+    for row in found:
+        row |= beside_paper(row, where)
+    return found + [_undefined(label, why, where) for label, why in study.undefined.items()], findings
+
+
+def _order(cells: Mapping[Key, list[Entry]], design: str) -> list[Key]:
+    """Of a ladder: step by step, each with its changes, then what is no step. Of another design: as planned."""
+    if design != "ladder":
+        return list(cells)
+    planned = {name for name, _ in cells}
+    whole = len({name for name, text in cells if not text}) > 1
     order = ladder(side_steps=True)
     end = max((i for i, step in enumerate(order) if step.name in planned), default=len(order))
+    found: list[Key] = []
     for i, step in enumerate(order):
-        if step.name in planned or (whole and step.on_path and i <= end):
-            found += _rows_of_step(step, where, cells, main)
-    for (name, text), trials in cells.items():
-        if not name:
-            found += [_row(None, where, setup, kind="other", what=text or trials[0]["id"]) for setup in _by_setup(trials)]
-    return found
-
-
-def _rows_of_step(step: Step, regime: Regime, cells: Mapping[tuple[str, str], list[Entry]], main: dict[str, Row]) -> list[Row]:
-    """The step's row, then those of runs trained otherwise, then its single changes. Adds the step's row to `main`."""
-    first, *others = _by_setup(cells.get((step.name, ""), []))
-    variants = [(text, trials) for (name, text), trials in cells.items() if name == step.name and text]
-    base = _row(step, regime, first, kind="step" if step.on_path else "side", what=step.title)
-    main[step.name] = base
-    _compare(base, main.get(step.parent or ""), trained_otherwise=any(name.partition(".")[0] == "recipe" for name in change_of(step, regime)))
-    found = [base] if first or not variants or step.on_path else []
-    found += [_row(step, regime, other, kind="variant", what=_difference(base, other)) for other in others]
-    for text, trials in variants:
-        for setup in _by_setup(trials):
-            row = _row(step, regime, setup, kind="variant", what=text)
-            _compare(row, base, trained_otherwise=False)
-            found.append(row)
-    return found
+        changes = [text for name, text in cells if name == step.name and text]
+        if (step.name, "") in cells or (step.name in planned and step.on_path) or (whole and step.on_path and i <= end):
+            found.append((step.name, ""))
+        found += [(step.name, text) for text in changes]
+    return found + [key for key in cells if key[0] not in STEPS]
 
 
 def _by_setup(trials: list[Entry]) -> list[list[Entry]]:
@@ -98,8 +108,8 @@ def _by_setup(trials: list[Entry]) -> list[list[Entry]]:
     return order or [[]]
 
 
-def _row(step: Step | None, regime: Regime, trials: list[Entry], *, kind: str, what: str) -> Row:
-    """Counts and statistics of trials that differ in nothing but the seed. Of two finished ones with one seed the later planned is averaged."""
+def _row(key: Key, regime: Regime, trials: list[Entry], kind: str | None, *, design: str = "ladder") -> Row:
+    """Counts and statistics of trials that differ in nothing but the seed. Of two finished ones with one seed the later planned is averaged. `kind`: how the cell is compared."""
     latest = {t["seed"]: t for t in trials if outcome(t) == FINISHED}
     aside = [t["id"] for t in trials if outcome(t) == FINISHED and t is not latest[t["seed"]]]
     kept = [t for t in trials if t["id"] not in aside]
@@ -108,33 +118,48 @@ def _row(step: Step | None, regime: Regime, trials: list[Entry], *, kind: str, w
     by_seed = {t["seed"]: float(accuracy(t)) for t in finished}
     s = summarize(list(by_seed.values()))
     says = finished or kept
-    return {
-        "source": "measured", "kind": kind, "id": step.id if step else None, "step": step.name if step else "", "what": what, "group": step.group if step else "other",
-        "parent": None, "params": _said(says, "params"), "macs": _said(says, "macs"), **{key: _said(says, key) for key in (*SETUP, "configuration")},
-        "ema": any(map(averaged, finished)), "top1": s.mean, "std": s.std, "n": s.n, "by_seed": by_seed, "duplicates": aside,
+    row: Row = {
+        "source": "measured", **_named(key, kind, design, kept), "params": _said(says, "params"), "macs": _said(says, "macs"), **{name: _said(says, name) for name in (*SETUP, "configuration")},
+        "ema": any(map(averaged, finished)), "top1": s.mean, "std": s.std, "n": s.n, "low": None, "high": None, "by_seed": by_seed, "ids": [t["id"] for t in finished], "duplicates": aside,
         "planned": len(kept), "failed": counts[FAILED], "missing": counts[MISSING],
-        "change": None, "change_se": None, "change_low": None, "change_high": None, "change_method": None, "change_note": None,
-        **_paper(step if kind in ("step", "side") else None, regime),
+        "images_per_second": _mean_of(finished, lambda t: t.get("images_per_second")), "hours": _mean_of(finished, lambda t: (t.get("wall_seconds") or 0) * (t.get("world_size") or 1) / 3600),
+        "latency": None, **EMPTY,
     }  # fmt: skip
+    row["sampling_se"] = sampling_se(row)
+    return row | _paper(STEPS.get(key[0]) if row["kind"] in ("step", "side") and not key[1] else None, regime)
+
+
+def _named(key: Key, kind: str | None, design: str, trials: list[Entry]) -> Row:
+    """How a cell is called and drawn."""
+    name, text = key
+    step = STEPS.get(name)
+    what = text or (step.title if step else name or (trials[0]["id"] if trials else ""))
+    if kind in CONTROLS:
+        drawn = "control"
+    elif step is None:
+        drawn = "other"
+    elif text and (kind or design == "ladder"):
+        drawn = "variant"
+    else:
+        drawn = "step" if step.on_path else "side"
+    label = f"{name} with {text}" if name and text else name or what
+    return {"kind": drawn, "key": key, "label": label, "id": step.id if step else None, "step": name if step else "", "what": what, "group": step.group if step else "other"}
+
+
+def _mean_of(trials: list[Entry], value: Callable[[Entry], Any]) -> float | None:
+    found = [v for t in trials if (v := value(t))]
+    return sum(found) / len(found) if found else None
+
+
+def _undefined(label: str, why: str, regime: Regime) -> Row:
+    """A planned cell that cannot be built: a row that says so."""
+    row = _row(("", label), regime, [], None)
+    return {**row, "kind": "undefined", "what": label, "label": label, "group": "not defined", "change_note": f"not defined: {why}", **beside_paper(row, regime)}
 
 
 def _said(trials: Iterable[Entry], key: str) -> Any:
     """The first value that a record states."""
     return next((t[key] for t in trials if t.get(key) is not None), None)
-
-
-def _compare(row: Row, parent: Row | None, *, trained_otherwise: bool) -> None:
-    """Fill in the change from the parent, unless data or training differ by more than the step itself changes."""
-    if parent is None:
-        return
-    row["parent"] = parent["step"]
-    keys = DATA if trained_otherwise else SETUP
-    if not row["n"] or not parent["n"]:
-        row["change_note"] = "no finished run of " + (row["what"] if not row["n"] else parent["step"])
-    elif differs := [key for key in keys if row[key] != parent[key]]:
-        row["change_note"] = f"not comparable with {parent['step']}: " + ", ".join(f"{key} {row[key]} and {parent[key]}" for key in differs)
-    elif c := change(row["by_seed"], parent["by_seed"]):
-        row |= {"change": c.mean, "change_se": c.se, "change_low": c.low, "change_high": c.high, "change_method": c.method}
 
 
 def _difference(base: Row, trials: list[Entry]) -> str:

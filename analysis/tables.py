@@ -25,11 +25,15 @@ def columns(found: list[Row]) -> list[Column]:
     if not found or found[0]["source"] == "paper":
         return [*shared, ("paper GFLOPs", lambda r: spread(r["paper_gflops"], None)), ("paper top-1 (%)", _paper_top1), ("paper change", lambda r: signed(r["paper_change"]))]
     name = found[0]["paper_regime"]
+    timed = [("ms an image", _latency)] if any(r["latency"] for r in found) else []
     return [
         *shared,
+        *timed,
         ("measured top-1 (%)", lambda r: spread(r["top1"], r["std"])),
         ("n", lambda r: f"{r['n']} of {r['planned']}" if r["planned"] else "not run"),
         ("change [95 %]", _change),
+        ("verdict", _verdict),
+        ("proof", _proof),
         (f"paper top-1 (%, {name})", _paper_top1),
         ("paper change", lambda r: signed(r["paper_change"])),
         ("failed", lambda r: str(r["failed"])),
@@ -44,43 +48,66 @@ def _step(row: Row) -> str:
 def _what(row: Row) -> str:
     what = one_line(row["what"])
     ema = " (top-1 of the EMA)" if row.get("ema") else ""
-    return {"side": f"{what} (side step)", "variant": f"with {what}"}.get(row["kind"], what) + ema
+    named = {"side": f"{what} (side step)", "variant": f"with {what}", "control": f"{what} (control)", "undefined": f"{what}: {one_line(row.get('change_note'))}"}
+    return named.get(row["kind"], what) + ema
 
 
 def _paper_top1(row: Row) -> str:
     return spread(row["paper_top1"], row["paper_std"])
 
 
+def _latency(row: Row) -> str:
+    """Median milliseconds of one image, fastest and slowest round."""
+    return f"{row['latency']['ms']:.2f} [{row['latency']['low']:.2f}, {row['latency']['high']:.2f}]" if row["latency"] else NONE
+
+
 def _change(row: Row) -> str:
     if row["change"] is None or row["change_low"] is None:
         return signed(row["change"])
-    return f"{signed(row['change'])} [{signed(row['change_low'])}, {signed(row['change_high'])}] {row['change_method'][0]}"
+    return f"{signed(row['change'])} [{signed(row['change_low'])}, {signed(row['change_high'])}]{_mark(row)}"
+
+
+def _mark(row: Row) -> str:
+    """What the number alone would hide: a comparison in which more than the declared change differs, and a method that is not the whole study's."""
+    status = str((row["proof"] or {}).get("status"))
+    return {"confounded": " ‡", "unproven": " ?"}.get(status, "") + {"welch": " w", "paired": " p"}.get(row["change_method"] or "", "")
+
+
+def _verdict(row: Row) -> str:
+    if row["verdict"]:
+        return str(row["verdict"])
+    return str(row["proof"]["status"]) if row["proof"] and row["proof"]["status"] != "controlled" else NONE
+
+
+def _proof(row: Row) -> str:
+    return one_line(row["proof"]["text"]) if row["proof"] else NONE
 
 
 def markdown(found: list[Row], caption: Caption) -> str:
     """table.md: what a reader must know, the table, then the runs that did not finish."""
     shown = columns(found)
-    lines = [f"# {_md(caption.title)}", "", *(f"- {label}: {_md(text)}" for label, text in caption.facts), ""]
-    lines.append("| " + " | ".join(_md(heading) for heading, _ in shown) + " |")
+    lines = [f"# {markdown_text(caption.title)}", "", *(f"- {label}: {markdown_text(text)}" for label, text in caption.facts), ""]
+    lines.append("| " + " | ".join(markdown_text(heading) for heading, _ in shown) + " |")
     lines.append("|" + "|".join(" :-- " if i < 2 else " --: " for i in range(len(shown))) + "|")
-    lines += ["| " + " | ".join(_md(text(row)) for _, text in shown) + " |" for row in found]
+    lines += ["| " + " | ".join(markdown_text(text(row)) for _, text in shown) + " |" for row in found]
     if caption.problems:
-        lines += ["", f"## Not averaged: {len(caption.problems)}", "", *(f"- `{run.replace('`', '')}`: {_md(why)}" for run, why in caption.problems)]
+        lines += ["", f"## Not averaged: {len(caption.problems)}", "", *(f"- `{run.replace('`', '')}`: {markdown_text(why)}" for run, why in caption.problems)]
     return "\n".join(lines) + "\n"
 
 
 _MARKDOWN = str.maketrans({c: "\\" + c for c in "\\|*_`[]"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
 
 
-def _md(text: str) -> str:
+def markdown_text(text: str) -> str:
     return text.translate(_MARKDOWN)
 
 
 CSV_KEYS = (
-    "source", "kind", "id", "step", "what", "group", "parent", "params", "macs", "ema", "top1", "std", "n", "planned", "failed", "missing", "change", "change_se",
-    "change_low", "change_high", "change_method", "paper_regime", "paper_top1", "paper_std", "paper_change", "paper_gflops",
+    "source", "kind", "id", "step", "what", "group", "parent", "params", "macs", "ema", "top1", "std", "low", "high", "n", "sampling_se", "planned", "failed", "missing", "change", "change_se",
+    "change_low", "change_high", "change_p", "change_method", "change_sampling_se", "p_holm", "verdict", "latency", "images_per_second", "hours",
+    "paper_regime", "paper_top1", "paper_std", "paper_change", "paper_gflops", "paper_difference", "paper_z",
 )  # fmt: skip
-_MEASURED = {"top1", "std", "change", "change_se", "change_low", "change_high"}
+_MEASURED = {"top1", "std", "low", "high", "sampling_se", "change", "change_se", "change_low", "change_high", "change_p", "change_sampling_se", "latency", "images_per_second", "hours"}
 
 
 def csv(found: list[Row]) -> str:
@@ -89,30 +116,32 @@ def csv(found: list[Row]) -> str:
     writer = csv_module.writer(out, lineterminator="\n")
     keys = [k for k in CSV_KEYS if not found or k in found[0]]
     measured = bool(found) and "by_seed" in found[0]
-    writer.writerow(["measured_" + k if k in _MEASURED else k for k in keys] + (["seeds", "measured_top1_by_seed"] if measured else []))
+    writer.writerow(["measured_" + k if k in _MEASURED else k for k in keys] + (["proof", "seeds", "measured_top1_by_seed", "runs"] if measured else []))
     for row in found:
         by_seed = row.get("by_seed", {})
-        both = [" ".join(map(str, by_seed)), " ".join(_raw(v) for v in by_seed.values())] if measured else []
-        writer.writerow([_raw(row[k]) for k in keys] + both)
+        behind = [_proof(row), " ".join(map(str, by_seed)), " ".join(_raw(v) for v in by_seed.values()), " ".join(row["ids"])] if measured else []
+        writer.writerow([_raw(row[k]) for k in keys] + behind)
     return out.getvalue()
 
 
 def _raw(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, dict):
+        value = value["ms"]
     return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else one_line(value)
 
 
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "[": "{[}", "]": "{]}", "±": r"$\pm$", "−": "$-$", "–": "--", "→": r"$\to$", "×": r"$\times$",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "[": "{[}", "]": "{]}", "±": r"$\pm$", "−": "$-$", "–": "--", "→": r"$\to$", "×": r"$\times$", "‡": r"\ddag{}",
 })  # fmt: skip
 
 
 def latex(found: list[Row], caption: Caption) -> str:
     """table.tex: a whole table environment for \\input, at most 15 cm wide; the document needs booktabs and nothing else."""
     shown = _latex_columns(found)
-    facts = " ".join(f"{label}: {text}." for label, text in caption.facts if label in ("Data", "Recipe", "Runs", "Source", "Top-1", "Change", "Paper"))
+    facts = " ".join(f"{label}: {text}." for label, text in caption.facts if label in ("Data", "Recipe", "Runs", "Source", "Top-1", "Change", "Verdict", "Controls", "Paper"))
     lines = [
         r"% needs \usepackage{booktabs}",
         r"\begin{table*}",
@@ -140,19 +169,20 @@ def _latex_columns(found: list[Row]) -> list[Column]:
         "measured top-1 (%)": ("measured (%)", lambda r: spread(r["top1"], r["std"])),
         "n": ("n", lambda r: f"{r['n']}/{r['planned']}" if r["planned"] else NONE),
         "change [95 %]": ("change ± 95 %", _half_width),
+        "verdict": ("", lambda r: {"gain": "+", "loss": "−", "unresolved": "o"}.get(_verdict(r), "" if _verdict(r) == NONE else "‡")),
         "paper top-1 (%)": ("paper (%)", _paper_top1),
         "paper change": ("change", lambda r: signed(r["paper_change"])),
         "failed": ("fail", lambda r: str(r["failed"])),
         "missing": ("miss", lambda r: str(r["missing"])),
     }
     plain = [(heading.split(" (%, ")[0] + " (%)" if " (%, " in heading else heading, text) for heading, text in columns(found)]
-    return [narrow.get(heading, (heading, text)) for heading, text in plain]
+    return [narrow.get(heading, (heading, text)) for heading, text in plain if heading != "proof"]
 
 
 def _half_width(row: Row) -> str:
     if row["change"] is None or row["change_low"] is None:
         return signed(row["change"])
-    return f"{signed(row['change'])} ± {(row['change_high'] - row['change_low']) / 2:.2f} {row['change_method'][0]}"
+    return f"{signed(row['change'])} ± {(row['change_high'] - row['change_low']) / 2:.2f}{_mark(row)}"
 
 
 def _tex(text: str) -> str:
@@ -165,7 +195,7 @@ def terminal(found: list[Row], title: str = "") -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    shown = columns(found)
+    shown = [c for c in columns(found) if c[0] != "proof"]  # `roadmap check` prints it
     table = Table(title=Text(title) if title else None, title_justify="left")
     for i, (heading, _) in enumerate(shown):
         table.add_column(Text(heading), justify="left" if i < 2 else "right")

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from roadmap.designs import Comparison, design
 from roadmap.record import FINISHED, RunFolder, write_study
 from roadmap.spec import Data, Recipe, Trial
 from roadmap.steps import find_regime, resolve
+from roadmap.study_file import Plan
 
 Values = Mapping[str, Any]
 
@@ -39,14 +41,30 @@ def make_record(trial: Trial, **values: Any) -> dict[str, Any]:
         "group_size": trial.recipe.group_size,
         "configuration": trial.configuration,
         "epochs": trial.recipe.epochs,
+        "resolved": trial.identity(),
+        "data_name": trial.data.name,
+        "device_batch": trial.recipe.group_size,
+        "compile": False,
+        "channels_last": True,
+        "packages": {"torch": "2.15.0", "timm": "1.0.31"},
+        "images_per_second": 1000.0,
+        "wall_seconds": 36.0,
     }
-    machine = {"git_commit": "0123456789abcdef", "git_dirty": True, "hardware": {"device": "cpu", "cpu": "a CPU", "cores": 2, "threads": 1}, "world_size": 1, "error": None}
+    machine = {"git_commit": "0123456789abcdef", "git_dirty": False, "hardware": {"device": "cpu", "cpu": "a CPU", "cores": 2, "threads": 1}, "world_size": 1, "error": None}
     return {"status": FINISHED, **labels, "data": trial.data.title, "recipe": trial.recipe.name, **measured, **machine, **values}
 
 
-def write_runs(out: Path, trials: list[Trial], values: Callable[[Trial], Values | None], *, regime: str = "micro", name: str = "ladder") -> Path:
+def comparisons(trials: list[Trial], regime: str) -> list[dict[str, Any]]:
+    """As a ladder's plan has them: steps with their parents, single changes with their own step."""
+    planned = [c.to_json() for c in design(Plan(name="ladder", question="?", regime=regime, side_steps=True))[1]]
+    changed = {(t.step, t.change) for t in trials if t.change}
+    names = {key: tuple(f"model.{word.split('=')[0]}" for word in key[1].split()) for key in changed}
+    return planned + [Comparison(child=key, parent=(key[0], ""), declared=names[key], kind="change").to_json() for key in sorted(changed)]
+
+
+def write_runs(out: Path, trials: list[Trial], values: Callable[[Trial], Values | None], *, regime: str = "micro", name: str = "ladder", header: Values | None = None) -> Path:
     """Plan all trials, write the records for which `values` returns something; returns the study's folder."""
-    folder = write_study(out, name, "Which steps help?", regime, trials)
+    folder = write_study(out, name, "Which steps help?", regime, trials, header=header or {"comparisons": comparisons(trials, regime)})
     for trial in trials:
         measured = values(trial)
         if measured is not None:

@@ -135,7 +135,7 @@ import sys
 from pathlib import Path
 from analysis.report import report_study
 report_study(Path(sys.argv[2]), Path(sys.argv[1]))
-heavy = {"torch", "torchvision", "timm", "pandas", "matplotlib.pyplot"} & set(sys.modules)
+heavy = {"torch", "torchvision", "timm", "matplotlib.pyplot"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
 """
 

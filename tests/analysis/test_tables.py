@@ -58,8 +58,8 @@ def test_the_change_is_measured_against_the_parent(study_folder: Path) -> None:
             continue
         assert row["parent"] == step.parent
         assert row["change"] == pytest.approx(row["top1"] - row_of(found, step.parent)["top1"])
-    assert row_of(found, "kernel-7")["change_method"] == "paired"
-    assert row_of(found, "inverted-bottleneck")["change_method"] == "welch"
+        assert row["proof"]["status"] == "controlled" and row["verdict"] in ("gain", "loss", "unresolved")
+    assert {r["change_method"] for r in found if r["change"] is not None} == {"pooled"}
 
 
 def test_a_single_change_stands_under_its_step_and_is_compared_with_it(study_folder: Path) -> None:
@@ -79,8 +79,10 @@ def test_runs_trained_otherwise_share_neither_a_mean_nor_a_change(tmp_path: Path
 
     trials = [make_trial("recipe", 0), make_trial("stage-ratio", 0, epochs=1)]
     found, caption = study_table(gather(write_runs(tmp_path / "b", trials, lambda t: {})))
-    assert row_of(found, "stage-ratio")["change"] is None
-    assert ("Note", "stage-ratio: not comparable with recipe: epochs 1 and 20") in caption.facts
+    row = row_of(found, "stage-ratio")
+    assert (row["verdict"], row["proof"]["status"], row["proof"]["text"]) == (None, "confounded", "confounded by recipe.epochs, epochs")
+    assert ("Confounded", "stage-ratio: recipe.epochs 20 and 1; epochs 20 and 1") in caption.facts
+    assert "| confounded |" in tables.markdown(found, caption)
 
 
 @pytest.mark.parametrize("other", [{"global_batch": 32}, {"train_images": 500}, {"precision": "bf16"}, {"init": "f" * 64}, {"data_digest": "d" * 64}, {"configuration": "another"}], ids=lambda o: next(iter(o)))
@@ -136,7 +138,7 @@ def test_measured_and_paper_have_columns_of_their_own(study_folder: Path) -> Non
 def test_the_caption_says_what_a_reader_must_know(study_folder: Path) -> None:
     text = tables.markdown(*study_table(gather(study_folder)))
     facts = ["Which steps help?", "micro: laptop ladder", "handwritten digits, 16 px", "digits-adamw (20 epochs)", "Seeds: 0; 1; 2", "a CPU"]
-    for needed in (*facts, "0123456789 with uncommitted changes", "1797 images; binomial standard error"):
+    for needed in (*facts, "Code: 0123456789", "p &lt; 0.05 after Holm over", "1797 images; binomial standard error"):
         assert needed in text, needed
     assert "loss is nan \\| epoch 3 see the log" in text and "## Not averaged: 3" in text
 
@@ -184,7 +186,7 @@ def test_latex_has_no_character_that_breaks_it(tmp_path: Path, study_folder: Pat
         assert not re.search(r"(?<!\\)_", body) and not re.search(r"(?<!\\)\^", body)
         assert len(re.findall(r"(?<!\\)\{", body)) == len(re.findall(r"(?<!\\)\}", body))
         rows_of_table = body.split(r"\toprule")[1].split(r"\bottomrule")[0].replace("\\midrule", "").strip().split("\\\\\n")
-        assert {len(re.findall(r"(?<!\\)&", r)) for r in rows_of_table} == {10}
+        assert {len(re.findall(r"(?<!\\)&", r)) for r in rows_of_table} == {11}
     assert r"a\_b \& 100\%" in text and r"50\% of \$x\_1\textasciicircum{}2\$ \& \{a\}\#\textasciitilde{}\textbackslash{}b" in text
 
 
@@ -196,5 +198,5 @@ def test_the_terminal_shows_the_same_cells(study_folder: Path) -> None:
     console.print(tables.terminal(found, caption.title))
     shown = console.export_text()
     for row in found:
-        for _, text in tables.columns([row]):
-            assert text(row) in shown
+        for heading, text in tables.columns([row]):
+            assert heading == "proof" or text(row) in shown

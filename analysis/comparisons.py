@@ -1,0 +1,119 @@
+"""Rows -> their changes: what is compared with what, the error term of the whole study, proof, Holm's verdicts, the controls' false positives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from analysis.gather import Entry, Study
+from analysis.proof import CONTROLLED, prove
+from analysis.statistics import ErrorTerm, FalsePositives, against_paper, binomial_se, change, change_sampling_se, error_term, false_positives, summarize, verdicts
+from roadmap.steps import Regime
+
+Row = dict[str, Any]
+Key = tuple[str, str]
+
+CONTROLS = ("a-a", "no-op")
+
+# The keys of a row that a comparison fills in.
+EMPTY: Mapping[str, Any] = {
+    "parent": None, "change": None, "change_se": None, "change_low": None, "change_high": None, "change_p": None, "change_method": None, "change_note": None,
+    "change_sampling_se": None, "p_holm": None, "verdict": None, "proof": None, "parent_ids": [],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What holds for all rows together: the study's error term, how many comparisons Holm's test counted, and how often the controls were resolved."""
+
+    error: ErrorTerm
+    family: int
+    controls: FalsePositives | None
+
+
+def compare(study: Study, main: Mapping[Key, Row], runs: Mapping[Key, list[Entry]]) -> Findings:
+    """Fill in the changes of the rows by cell (`main`), with the finished runs behind each (`runs`)."""
+    planned = [(tuple(c["child"]), tuple(c["parent"]), c) for c in study.comparisons]
+    compared = [(main[child], main[parent], c) for child, parent, c in planned if child in main and parent in main]
+    controls = {main[child]["key"] for child, _, c in planned if child in main and c["kind"] in CONTROLS}
+    error = error_term({key: row["by_seed"] for key, row in main.items() if key not in controls and row["n"]})
+    for row in main.values():
+        s = summarize(list(row["by_seed"].values()), error)
+        row |= {"low": s.low, "high": s.high}
+    for row, parent, comparison in compared:
+        _change(row, parent, error)
+        if row["n"] and parent["n"]:
+            proof = prove(runs[row["key"]], runs[parent["key"]], comparison["declared"])
+            row["proof"] = {**asdict(proof), "text": proof.text}
+    family = _judge([row for row, _, c in compared if c["kind"] not in CONTROLS])
+    of_controls = [row for row, _, c in compared if c["kind"] in CONTROLS]
+    _judge(of_controls)
+    return Findings(error, family, _false_positives(of_controls, error))
+
+
+def _change(row: Row, parent: Row, error: ErrorTerm) -> None:
+    row["parent"], row["parent_ids"] = parent["label"], parent["ids"]
+    if not row["n"] or not parent["n"]:
+        row["change_note"] = "no finished run of " + (row["what"] if not row["n"] else parent["label"])
+        return
+    found = change(row["by_seed"], parent["by_seed"], error)
+    assert found is not None
+    row |= {
+        "change": found.mean, "change_se": found.se, "change_low": found.low, "change_high": found.high, "change_p": found.p, "change_method": found.method,
+        "change_sampling_se": change_sampling_se(row["top1"], parent["top1"], row["test_images"]) if row["test_images"] else None,
+    }
+
+
+def _judge(rows: list[Row]) -> int:
+    """Holm over the comparisons that are proven controlled; a confounded one has no verdict on the declared change. Returns how many were counted."""
+    proven = {row["key"]: row for row in rows if row["proof"] and row["proof"]["status"] == CONTROLLED}
+    changes = {key: change_of(row) for key, row in proven.items()}
+    judged = verdicts(changes)
+    for key, verdict in judged.items():
+        proven[key] |= {"p_holm": verdict.p_holm, "verdict": verdict.verdict}
+    return max((v.family for v in judged.values()), default=0)
+
+
+def change_of(row: Row) -> Any:
+    """The row's change as the statistics take it."""
+    from analysis.statistics import Change
+
+    return Change(row["change"], row["change_se"], row["change_low"], row["change_high"], None, row["change_p"], row["change_method"])
+
+
+def _false_positives(rows: list[Row], error: ErrorTerm) -> FalsePositives | None:
+    """Each control by itself, without Holm: at 5 % one in twenty is expected to be resolved."""
+    if not rows:
+        return None
+    return false_positives(verdicts({row["key"]: change_of(row)})[row["key"]] for row in rows if row["change"] is not None)
+
+
+def beside_paper(row: Row, regime: Regime) -> Row:
+    """Difference from the printed number: a z where network, data and image size are the paper's, else only the list of what differs."""
+    if row["paper_top1"] is None or not row["n"]:
+        return {"paper_difference": None, "paper_z": None, "paper_p": None, "protocol": []}
+    protocol = _protocol(row, regime)
+    comparable = not any(text.startswith(("network", "data")) for text in protocol)
+    # Beyond the paper's ladder one decimal is printed, on it two.
+    rounding = 0.1 if row["group"] == "beyond the paper" else 0.01
+    found = against_paper(summarize(list(row["by_seed"].values())), row["paper_top1"], row["paper_std"], rounding=rounding) if comparable else None
+    notes = [found.note] if found and found.note else []
+    return {"paper_difference": found.difference if found else None, "paper_z": found.z if found else None, "paper_p": found.p if found else None, "protocol": protocol + notes}
+
+
+def _protocol(row: Row, regime: Regime) -> list[str]:
+    """In what the runs differ from the paper's protocol."""
+    found = [] if row["paper_regime"] == regime.name else [f"network: regime {regime.name}, the paper's is {row['paper_regime']}"]
+    found += [] if row["data_name"] == "imagenet" else [f"data: {row['data']}, the paper's is ImageNet-1k"]
+    stated = {"pytorch-90ep": 90, "convnext-300ep": 300}.get(row["recipe"] or "")
+    if stated is None:
+        found.append(f"recipe: {row['recipe']}, not one of the paper's")
+    elif row["epochs"] != stated:
+        found.append(f"epochs: {row['epochs']}, the paper's are {stated}")
+    return found
+
+
+def sampling_se(row: Row) -> float | None:
+    """The test set's own sampling error of the mean, in points: no number of seeds removes it."""
+    return binomial_se(row["top1"], row["test_images"]) if row["top1"] is not None and row["test_images"] else None

@@ -1,0 +1,135 @@
+"""What differs between the runs of two cells, from their records alone: exactly what was declared, or something else too.
+
+A comparison is 'controlled' if its two cells differ in declared settings and in nothing else that the records hold: every resolved setting of
+network, recipe and data (with the digest of the file list), code commit, package versions, type of hardware, ranks, images per device and per
+BatchNorm group, epochs, precision. Anything else makes it 'confounded'; what the records do not say leaves it 'unproven'. Seeds are no
+setting: where they differ the two are compared unpaired, and the proof says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from analysis.gather import Entry
+from roadmap.rules import listing
+
+CONTROLLED, CONFOUNDED, UNPROVEN = "controlled", "confounded", "unproven"
+
+# What a record says of how it was made -> the declared setting that it follows from, where there is one.
+CIRCUMSTANCES: Mapping[str, str] = {
+    "git_commit": "", "git_dirty": "", "packages": "", "hardware.device": "", "hardware.cpu": "", "world_size": "", "compile": "", "channels_last": "",
+    "device_batch": "recipe.group_size", "group_size": "recipe.group_size", "global_batch": "recipe.batch_size", "epochs": "recipe.epochs", "precision": "recipe.precision",
+    "data_digest": "data.digest", "image_size": "data.image_size", "train_images": "data.name", "test_images": "data.name",
+}  # fmt: skip
+MAY_BE_ABSENT = ("git_commit", "git_dirty", "data_digest")  # installed without a checkout; a data set that its name says all of
+UNSAID = "not recorded"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """`changed`: {setting: (parent's, child's)} among the declared ones. `confounded_by`: one sentence for each other difference.
+
+    unsaid: what the records do not hold. same: names found equal. note: bundles, couplings, seeds.
+    """
+
+    status: str
+    declared: tuple[str, ...]
+    changed: Mapping[str, tuple[Any, Any]]
+    confounded_by: tuple[str, ...]
+    unsaid: tuple[str, ...]
+    same: tuple[str, ...]
+    note: str
+
+    @property
+    def text(self) -> str:
+        """In a table's cell."""
+        if self.status == CONFOUNDED:
+            return "confounded by " + listing(reason.split(" ", 1)[0] for reason in self.confounded_by)
+        if self.status == UNPROVEN:
+            return f"unproven: {listing(self.unsaid)} {UNSAID}"
+        return f"controlled ({self.note.split(';')[0].split(':')[0]})" if self.note and len(self.changed) > 1 else CONTROLLED
+
+
+def prove(child: Sequence[Entry], parent: Sequence[Entry], declared: Sequence[str]) -> Proof:
+    """Of the finished runs of two cells, one or more each. `declared`: names of resolved settings in which they may differ, `*` for any part of a name."""
+    both = [_values(runs) for runs in (child, parent)]
+    names = list(dict.fromkeys([*both[0], *both[1]]))
+    changed: dict[str, tuple[Any, Any]] = {}
+    confounded: list[str] = []
+    same: list[str] = []
+    for name in names:
+        mine, theirs = both[0].get(name, {UNSAID}), both[1].get(name, {UNSAID})
+        if len(mine) > 1 or len(theirs) > 1:
+            confounded.append(f"{name} {_shown(mine | theirs)} within one cell")
+        elif mine == theirs:
+            same.append(name)
+        elif _is_declared(name, declared):
+            changed[name] = (_one(theirs), _one(mine))
+        elif not _is_declared(CIRCUMSTANCES.get(name, ""), declared):
+            confounded.append(f"{name} {_shown(theirs)} and {_shown(mine)}")
+    if _one(both[0].get("git_dirty", {""})) == "true" or _one(both[1].get("git_dirty", {""})) == "true":
+        confounded.append("git_dirty true: code with uncommitted changes cannot be told apart")
+    unsaid = tuple(_unsaid([*child, *parent]))
+    status = CONFOUNDED if confounded else UNPROVEN if unsaid else CONTROLLED
+    return Proof(status, tuple(declared), changed, tuple(dict.fromkeys(confounded)), unsaid, tuple(same), "; ".join(_notes(changed, declared, child, parent)))
+
+
+def _values(runs: Sequence[Entry]) -> dict[str, set[str]]:
+    """Every compared name -> the values that the runs have, as JSON."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for name, value in _described(run):
+            found.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
+    return found
+
+
+def _described(run: Entry) -> Iterable[tuple[str, Any]]:
+    resolved = run.get("resolved") or {}
+    for part in ("model", "recipe", "data"):
+        yield from ((f"{part}.{name}", value) for name, value in resolved.get(part, {}).items())
+    yield "init", resolved.get("init", run.get("init", ""))
+    for name in CIRCUMSTANCES:
+        if name == "packages":
+            yield from ((f"packages.{package}", version) for package, version in (run.get("packages") or {}).items())
+            continue
+        outer, _, inner = name.partition(".")
+        value = run.get(outer)
+        yield name, value.get(inner) if inner and isinstance(value, dict) else value
+
+
+def _unsaid(runs: Sequence[Entry]) -> list[str]:
+    names = [name for name in CIRCUMSTANCES if name not in MAY_BE_ABSENT]
+    missing = [name for name in ("resolved", *names) if any(run.get(name.partition(".")[0]) is None for run in runs)]
+    return list(dict.fromkeys(missing))
+
+
+def _is_declared(name: str, declared: Iterable[str]) -> bool:
+    return bool(name) and any(fnmatchcase(name, pattern) for pattern in declared)
+
+
+def _notes(changed: Mapping[str, Any], declared: Sequence[str], child: Sequence[Entry], parent: Sequence[Entry]) -> list[str]:
+    """What a reader of 'controlled' must still know: several settings at once, a declared one that stayed, other seeds."""
+    found = []
+    if len(changed) > 1 and any("*" in pattern for pattern in declared):
+        found.append(f"bundle of {len(changed)} settings: no one of them is shown to be the cause")
+    elif len(changed) > 1:
+        found.append(f"coupled: {' and '.join(name.partition('.')[2] for name in changed)} change together, as declared")
+    idle = [name for name in declared if "*" not in name and name not in changed]
+    if idle:
+        found.append(f"declared but equal: {listing(idle)}")
+    seeds = [sorted({run["seed"] for run in runs}) for runs in (parent, child)]
+    if seeds[0] != seeds[1]:
+        found.append(f"other seeds, not paired: {listing(seeds[0])} and {listing(seeds[1])}")
+    return found
+
+
+def _one(values: set[str]) -> Any:
+    return next(iter(values))
+
+
+def _shown(values: set[str]) -> str:
+    return ", ".join(v.strip('"')[:40] for v in sorted(values))
