@@ -1,4 +1,4 @@
-"""`roadmap report`: a study's records, or a paper's numbers, -> results/<study>/ with tables and figure."""
+"""`roadmap report`: a study's records, or a paper's numbers, -> results/<study>/ with tables, figures, attribution and page."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from analysis import tables
+from analysis.attribution import Attribution, attribute, markdown, to_json
 from analysis.caption import Caption, measured_caption, paper_caption
-from analysis.figures import ladder_figure
+from analysis.figures import ladder_figure, ladder_svg
 from analysis.gather import RECORDS, Study, open_study, to_lines
-from analysis.rows import Row, paper_rows, rows
+from analysis.page import page
+from analysis.page_compare import Prepared, compare_page
+from analysis.page_figures import figure_files
+from analysis.rows import Row, analyse, paper_rows
 from roadmap.record import write_bytes
 from roadmap.rules import RoadmapError, nearest
 from roadmap.steps import find_regime
@@ -17,17 +21,53 @@ from roadmap.steps import find_regime
 
 def report_study(source: Path, out: Path, regime: str = "") -> list[Path]:
     """Write all files of results/<study>/ into `out` from run folders (runs/<study>) or from committed results (results/<study>)."""
-    study = open_study(source)
+    study = open_study(source, curves=True)
     found, caption = study_table(study, regime)
     _folder(out)
     paths = [_write(out / RECORDS, to_lines(study)), *_write_tables(out, found, caption)]
-    return paths + ladder_figure(found, find_regime(regime or study.regime), out, "measured", title=caption.title, subtitle=caption.short)
+    paths += ladder_figure(found, find_regime(regime or study.regime), out, "measured", title=caption.title, subtitle=caption.short)
+    attribution = attribution_of(study)
+    shares = to_json(attribution) if attribution else None
+    if attribution:
+        paths.append(_write(out / "attribution.md", markdown(attribution).encode()))
+    for name, content in figure_files(study, found, shares, regime).items():
+        paths.append(_write(out / name, content))
+    made = page(study, found, caption, attribution=shares, ladder_svg=(out / "ladder.svg").read_text(), regime=regime)
+    return [*paths, _write(out / "report.html", made.encode())]
+
+
+def attribution_of(study: Study) -> Attribution | None:
+    """Of the designs whose cells are a lattice, once both of its ends are trained; from this study's records alone, so that the same records give the same bytes."""
+    if study.design not in ("ladder", "factorial") or not any("resolved" in t for t in study.records):
+        return None
+    found = attribute(study)
+    return found if found.gain else None
+
+
+def live_page(source: Path, refresh: int) -> str:
+    """The page of a study as it is now, which fetches itself again every `refresh` seconds; nothing is written."""
+    study = open_study(source, curves=True)
+    found, caption = study_table(study)
+    svg = ladder_svg(found, find_regime(study.regime), "measured", title=caption.title, subtitle=caption.short)
+    attribution = attribution_of(study)
+    return page(study, found, caption, attribution=to_json(attribution) if attribution else None, ladder_svg=svg, refresh=refresh)
+
+
+def compare_studies(a: Path, b: Path, out: Path) -> Path:
+    """Two studies side by side on one page, written to `out`. Raises RoadmapError where they have no row in common."""
+    prepared = []
+    for source in (a, b):
+        study = open_study(source)
+        prepared.append(Prepared(study, *study_table(study)))
+    content = compare_page(*prepared)
+    _folder(out.parent)
+    return _write(out, content.encode())
 
 
 def study_table(study: Study, regime: str = "") -> tuple[list[Row], Caption]:
     """The rows of a study and their caption, for the terminal or for files."""
-    found = rows(study, regime)
-    return found, measured_caption(study, found, regime)
+    found, findings = analyse(study, regime)
+    return found, measured_caption(study, found, regime, findings)
 
 
 def report_paper(regime: str, reference: Path, out: Path) -> list[Path]:
