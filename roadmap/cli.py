@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from roadmap.launch.options import cluster_verbs, given_resources, resource_options
 from roadmap.machine import Machine
+from roadmap.question_options import QUESTIONS, question_verbs
 from roadmap.rules import RoadmapError, listing, nearest
 
 USER_ERROR, STOPPED = 2, 130
@@ -88,10 +89,11 @@ def parser() -> Parser:
     diff.add_argument("a", metavar="A", help="a step's id or name")
     diff.add_argument("b", metavar="B", help="another one; --set applies to it")
     _ladder_options(diff)
-    report = verbs.add_parser("report", help="tables and figure of a study, or of the paper")
-    _report_options(report)
+    question_verbs(verbs)
     bench = verbs.add_parser("bench", help="what the harness costs on this machine, as ratios of interleaved pairs")
     bench.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    bench.add_argument("--study", metavar="STUDY", help="instead: the latency of each network of a study, for its table")
+    bench.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="with --study: where run folders are")
     bench.add_argument("--pairs", type=_whole(1), default=7, metavar="N")
     bench.add_argument("--out", type=Path, default=Path("results/bench"), metavar="DIR")
     predict = verbs.add_parser("predict", help="a trained network's answer for a folder of images, as CSV")
@@ -147,15 +149,6 @@ def _run_options(p: Parser) -> None:
     p.add_argument("--yes", action="store_true", help="ask nothing")
     p.add_argument("--slurm", action="store_true", help="submit to the Slurm cluster and return")
     resource_options(p)
-
-
-def _report_options(p: Parser) -> None:
-    p.add_argument("study", nargs="?", help="a study's name, or its folder below runs/ or results/")
-    p.add_argument("--paper", action="store_true", help="the paper's own ladder, from results/reference/")
-    p.add_argument("--regime", default="resnet50", help="with --paper: resnet50 or resnet200")
-    p.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are")
-    p.add_argument("--out", type=Path, metavar="DIR", help="where to write; results/<study> unless given")
-    p.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def _predict_options(p: Parser) -> None:
@@ -303,15 +296,11 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
-    from roadmap.verbs import run_bench
+    from roadmap.verbs import measure_latency, run_bench
 
+    if args.study:
+        return measure_latency(args.study, args.device, rounds=args.pairs, runs=args.runs)
     return run_bench(args.device, pairs=args.pairs, out=args.out)
-
-
-def report(args: argparse.Namespace) -> int:
-    from roadmap.verbs import write_report
-
-    return write_report(args.study, paper=args.paper, regime=args.regime, runs=args.runs, out=args.out, as_json=args.json)
 
 
 def status(args: argparse.Namespace) -> int:
@@ -363,4 +352,4 @@ def _list_names() -> int:
     return 0
 
 
-VERBS = {"run": run, "plan": plan, "steps": steps, "diff": diff, "report": report, "predict": predict, "bench": bench, "status": status, "logs": logs, "cancel": cancel, "retry": retry, "drill": drill}
+VERBS = {"run": run, "plan": plan, "steps": steps, "diff": diff, "predict": predict, "bench": bench, "status": status, "logs": logs, "cancel": cancel, "retry": retry, "drill": drill, **QUESTIONS}

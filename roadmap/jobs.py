@@ -16,7 +16,7 @@ from roadmap.launch.drill import drill
 from roadmap.launch.freeze import freeze, live_code
 from roadmap.launch.profile import Resources, minutes_text, resources, shape_of
 from roadmap.launch.slurm_queue import ASK_EVERY, Cluster, SlurmError
-from roadmap.launch.status import DONE, IN_HAND, PENDING, REQUEUED, RUNNING, RunState, counts, log_of, study_states
+from roadmap.launch.status import DONE, IN_HAND, PENDING, REQUEUED, RUNNING, UNDER_WAY, RunState, counts, log_of, study_states
 from roadmap.machine import Machine
 from roadmap.record import FINISHED, RunError, RunFolder, read_json, study_folder, write_study
 from roadmap.rules import RoadmapError, SpecError, listing, refuse
@@ -103,7 +103,7 @@ def _states(study: Study, folder: Path) -> dict[str, RunState]:
 
 def _batches(trials: Sequence[Trial], states: Mapping[str, RunState], wanted: Resources, *, force: bool = False) -> list[Batch]:
     """The trials to submit, by the shape each one takes. Raises SpecError naming every trial that cannot use the GPUs asked for."""
-    skipped = (RUNNING, REQUEUED, PENDING) if force else IN_HAND
+    skipped = UNDER_WAY if force else IN_HAND
     by_shape: dict[Resources, list[Trial]] = {}
     problems = []
     for trial in trials:
@@ -236,7 +236,7 @@ def show_status(name: str | None, *, out: Path, watch: bool, every: float, as_js
             if watch and sys.stdout.isatty():
                 print("\033[2J\033[H", end="")
             _print_status(folder, states)
-        if not watch or not any(s.state in (RUNNING, REQUEUED, PENDING) for s in states):
+        if not watch or not any(s.state in UNDER_WAY for s in states):
             return 0
         time.sleep(min(5.0, every))
 
@@ -294,7 +294,7 @@ def _follow(folder: Path, run: RunState, path: Path) -> int:
                 f.seek(at)
                 print(f.read(), end="", flush=True)
                 at = f.tell()
-        if state not in (RUNNING, REQUEUED, PENDING):
+        if state not in UNDER_WAY:
             print(f"{run.run}: {state}")
             return 0
         time.sleep(1)
@@ -307,7 +307,7 @@ def cancel_runs(choice: Choice, *, yes: bool) -> int:
     """Cancel the jobs of the chosen runs that are in the queue or run."""
     folder = find_study(choice.study, choice.out)
     slurm.adopt(folder)
-    runs = [s for s in chosen_runs(folder, choice) if s.state in (RUNNING, REQUEUED, PENDING)]
+    runs = [s for s in chosen_runs(folder, choice) if s.state in UNDER_WAY]
     local = [s.run for s in runs if not s.job]
     if local:
         print(f"not Slurm's, stop their process instead: {listing(local)}", file=sys.stderr)

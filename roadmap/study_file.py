@@ -190,6 +190,13 @@ def _lookups(plan: Plan) -> Iterator[tuple[str, Callable[[], Any]]]:
             yield key, functools.partial(find_step, step)
     for text in plan.set:
         yield "set", functools.partial(parse_setting, "ModelSpec", _toggles(plan), text)
+    for name in plan.controls:
+        yield "controls", functools.partial(lookup, "control", name, CONTROLS)
+    yield from _settings(plan)
+
+
+def _settings(plan: Plan) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The same for every setting of `changes` and `cross`."""
     for change in plan.changes:
         for name, value in change.items():
             for one in value if isinstance(value, list) and name != "depths" else [value]:
@@ -200,8 +207,6 @@ def _lookups(plan: Plan) -> Iterator[tuple[str, Callable[[], Any]]]:
         for one in values if isinstance(values, (list, tuple)) else [values]:
             if name in CROSSED or name.startswith("recipe."):
                 yield "cross", functools.partial(parse_change, name, one)
-    for name in plan.controls:
-        yield "controls", functools.partial(lookup, "control", name, CONTROLS)
 
 
 def _toggles(plan: Plan) -> type:

@@ -13,7 +13,7 @@ from roadmap.designs import step_recipe
 from roadmap.launch.local import run_here, run_side_by_side
 from roadmap.machine import Machine
 from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunError, RunFolder, study_folder, write_study
-from roadmap.rules import RoadmapError, SpecError, listing, nearest, parse_setting
+from roadmap.rules import RoadmapError, SpecError, listing, parse_setting
 from roadmap.spec import ModelSpec, Trial, diff, show
 from roadmap.steps import Step, change_of, find_regime, find_step, ladder, resolve
 from roadmap.study import Study, images_to_train
@@ -270,35 +270,7 @@ def _print_structure(structure: Any) -> None:
         print_table("modules", ["", "role", "example", "count"], [[word, what, texts[0], str(len(texts))] for (word, what), texts in rows.items()], left=3)
 
 
-# report ------------------------------------------------------------------------------------------------------------------
-
-
-def write_report(name: str | None, *, paper: bool, regime: str, runs: Path, out: Path | None, as_json: bool) -> int:
-    """Tables and figure of the paper or of a study; prints the table and the files."""
-    from analysis.report import paper_table, report_paper, report_study, study_table
-
-    if paper:
-        found, caption = paper_table(regime, REFERENCE)
-        paths = report_paper(regime, REFERENCE, out or RESULTS / "reference" / regime)
-    elif name is None:
-        raise RoadmapError(f"report has no study; legal: a name, or --paper; known: {listing(_studies(runs)) or 'none yet'}; run `roadmap run` first")
-    else:
-        from analysis.gather import open_study
-
-        source = _find_study(name, runs)
-        found, caption = study_table(open_study(source))
-        paths = report_study(source, out or RESULTS / source.name)
-    if as_json:
-        _print_json({"rows": found, "files": [str(p) for p in paths]})
-        return 0
-    from rich.console import Console
-
-    from analysis.tables import terminal
-
-    Console(width=None if sys.stdout.isatty() else 200).print(terminal(found, caption.title))
-    for path in paths:
-        print(path)
-    return 0
+# bench, predict ----------------------------------------------------------------------------------------------------------
 
 
 def run_bench(device: str, *, pairs: int, out: Path) -> int:
@@ -322,6 +294,28 @@ def run_bench(device: str, *, pairs: int, out: Path) -> int:
     return 0
 
 
+def measure_latency(name: str, device: str, *, rounds: int, runs: Path) -> int:
+    """Time one image through each network of a study, in turn, and note it in the study's folder as latency.json, which its report shows."""
+    from roadmap.bench.latency import latencies
+    from roadmap.record import git_state, package_versions, read_json, write_json
+    from roadmap.train.execute import hardware
+    from roadmap.train.ranks import Ranks
+
+    folder = study_folder(runs, name)
+    planned = read_json(folder / "study.json")
+    if planned is None:
+        raise RunError(f"study {name!r} has no run folders in {runs}; legal: a study that `roadmap run` made; check --runs")
+    ranks = Ranks.start(device)
+    cells = {(t["step"], t["change"]): RunFolder(folder / t["id"]).trial() for t in planned["trials"]}
+    found = latencies({json.dumps(key): trial for key, trial in cells.items()}, ranks.device, rounds=rounds)
+    measured = [{"cell": json.loads(key), **values} for key, values in found.items()]
+    write_json(folder / "latency.json", {"hardware": hardware(ranks), "batch": 1, "precision": "fp32", "packages": package_versions(), **git_state(), "cells": measured})
+    for line in measured:
+        print(f"{' with '.join(filter(None, line['cell']))}: {line['ms']:.3f} ms ({line['low']:.3f} to {line['high']:.3f}, n = {line['rounds']})")
+    print(folder / "latency.json")
+    return 0
+
+
 def write_predictions(network: Path, images: Path, *, top_k: int | None, image_size: int | None, device: str, out: Path | None) -> int:
     """One line of CSV an image, best classes first."""
     from roadmap.train.predict import images_below, predict, predictor, write_csv
@@ -338,17 +332,3 @@ def write_predictions(network: Path, images: Path, *, top_k: int | None, image_s
         count = write_csv(rows, top_k, f)
     print(f"{count} images, {out}")
     return 0
-
-
-def _studies(runs: Path) -> list[str]:
-    """Names with a study.json below runs/ or records below results/."""
-    return sorted({p.parent.name for pattern, root in (("*/study.json", runs), ("*/records.jsonl", RESULTS)) for p in root.glob(pattern)})
-
-
-def _find_study(name: str, runs: Path) -> Path:
-    """A study's folder: as a path, below runs/, or below results/ where its runs are not here. Raises RunError."""
-    for folder in (Path(name), runs / name, RESULTS / name):
-        if (folder / "study.json").exists() or (folder / "records.jsonl").exists():
-            return folder
-    known = _studies(runs)
-    raise RunError(f"study {name!r} has no records in {runs / name} or {RESULTS / name}; legal: {listing(known) or 'none yet'}; {nearest(name, known)}")

@@ -20,6 +20,7 @@ FRESH = 120.0  # seconds: a heartbeat this old says that nobody is training
 NEW, PENDING, RUNNING, REQUEUED, DONE = "new", "pending", "running", "requeued", "done"
 STOPPED, CANCELLED_STATE, TIMED_OUT, OUT_OF_MEMORY, LOST = "stopped", "cancelled", "timed out", "out of memory", "lost"
 STATES = (DONE, RUNNING, REQUEUED, PENDING, STOPPED, FAILED, DIVERGED, CANCELLED_STATE, TIMED_OUT, OUT_OF_MEMORY, LOST, NEW)
+UNDER_WAY = (RUNNING, REQUEUED, PENDING)  # something may still change
 IN_HAND = (DONE, RUNNING, REQUEUED, PENDING)  # nothing to submit
 OF_SLURM = {
     "CANCELLED": CANCELLED_STATE, "TIMEOUT": TIMED_OUT, "DEADLINE": TIMED_OUT, "OUT_OF_MEMORY": OUT_OF_MEMORY, "NODE_FAIL": LOST, "PREEMPTED": LOST,

@@ -1,0 +1,29 @@
+"""How long each network of a study takes for one image: all of them in turn, round by round, so that a drifting machine favours none."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from roadmap.bench.pairs import seconds
+from roadmap.model.subjects import build_subject
+from roadmap.spec import Trial
+
+WARMUP = 3
+
+
+@torch.inference_mode()
+def latencies(trials: Mapping[str, Trial], device: torch.device, *, rounds: int, batch: int = 1) -> dict[str, dict[str, Any]]:
+    """{cell: {"ms": median, "low": fastest, "high": slowest, "rounds": n}} of a forward pass of `batch` images at the trial's size, fp32, evaluation mode."""
+    networks = {cell: build_subject(t.model, t.data.image_size).eval().to(device).to(memory_format=torch.channels_last) for cell, t in trials.items()}
+    images = {cell: torch.randn(batch, t.data.in_chans, t.data.image_size, t.data.image_size, device=device).contiguous(memory_format=torch.channels_last) for cell, t in trials.items()}
+    times: dict[str, list[float]] = {cell: [] for cell in trials}
+    for i in range(WARMUP + rounds):
+        for cell, network in networks.items():
+            took = seconds(lambda network=network, cell=cell: network(images[cell]))  # type: ignore[misc]
+            if i >= WARMUP:
+                times[cell].append(1000 * took)
+    return {cell: {"ms": round(statistics.median(ms), 4), "low": round(min(ms), 4), "high": round(max(ms), 4), "rounds": rounds} for cell, ms in times.items()}

@@ -1,0 +1,234 @@
+"""What the verbs do that ask a study's records: report, check, power, attribute, watch. They read what runs left behind and train nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from roadmap.record import RunError
+from roadmap.rules import RoadmapError, listing, nearest
+from roadmap.verbs import REFERENCE, RESULTS, print_table
+
+if TYPE_CHECKING:
+    from analysis.gather import Study
+
+NOT_PROVEN = 1
+
+
+def known_studies(runs: Path) -> list[str]:
+    """Names of all studies with run folders or committed results."""
+    return sorted({p.parent.name for pattern, root in (("*/study.json", runs), ("*/records.jsonl", RESULTS)) for p in root.glob(pattern)})
+
+
+def find_study(name: str | None, runs: Path, verb: str = "report") -> Path:
+    """The folder of a study: as given, below runs/, else below results/. Raises RunError with the nearest name."""
+    known = known_studies(runs)
+    if name is None:
+        raise RoadmapError(f"{verb} has no study; legal: a name{', or --paper' if verb == 'report' else ''}; known: {listing(known) or 'none yet'}; run `roadmap run` first")
+    for folder in (Path(name), runs / name, RESULTS / name):
+        if (folder / "study.json").exists() or (folder / "records.jsonl").exists():
+            return folder
+    raise RunError(f"study {name!r} has no records in {runs / name} or {RESULTS / name}; legal: {listing(known) or 'none yet'}; {nearest(name, known)}")
+
+
+def open_named(name: str | None, runs: Path, verb: str) -> Study:
+    from analysis.gather import open_study
+
+    return open_study(find_study(name, runs, verb))
+
+
+def _show(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 200).print(renderable)
+
+
+# report ------------------------------------------------------------------------------------------------------------------
+
+
+def write_report(name: str | None, *, paper: bool, regime: str, runs: Path, out: Path | None, as_json: bool) -> int:
+    """Tables, figures and page of a study, or the paper's own table and figure; prints the table and the files."""
+    from analysis.report import paper_table, report_paper, report_study, study_table
+
+    if paper:
+        found, caption = paper_table(regime, REFERENCE)
+        paths = report_paper(regime, REFERENCE, out or RESULTS / "reference" / regime)
+    else:
+        from analysis.gather import open_study
+
+        source = find_study(name, runs)
+        found, caption = study_table(open_study(source))
+        paths = report_study(source, out or RESULTS / source.name)
+    if as_json:
+        print(json.dumps({"rows": found, "files": [str(p) for p in paths]}, indent=1))
+        return 0
+    from analysis.tables import terminal
+
+    _show(terminal(found, caption.title))
+    for path in paths:
+        print(path)
+    return 0
+
+
+def write_comparison(a: str, b: str, *, runs: Path, out: Path | None) -> int:
+    """Two studies side by side on one page."""
+    from analysis.report import compare_studies
+
+    first, second = find_study(a, runs), find_study(b, runs)
+    print(compare_studies(first, second, out or RESULTS / f"{first.name}-and-{second.name}.html"))
+    return 0
+
+
+def serve_report(name: str | None, *, runs: Path, port: int, every: float) -> int:
+    """Serve the page until Ctrl-C."""
+    from analysis.serve import HOST, server
+
+    source = find_study(name, runs)
+    with server(source, port=port, refresh=round(every)) as pages:
+        print(f"http://{HOST}:{pages.server_address[1]}/ shows {source.name}, {round(every)} s old at most; Ctrl-C ends it", flush=True)
+        try:
+            pages.serve_forever()
+        except KeyboardInterrupt:
+            print()
+    return 0
+
+
+# check, power, attribute -------------------------------------------------------------------------------------------------
+
+
+def check_study(name: str | None, *, runs: Path, as_json: bool) -> int:
+    """The proof of each comparison; exit status 1 if any is confounded or unproven."""
+    from analysis.rows import rows
+
+    study = open_named(name, runs, "check")
+    compared = [r for regime in study.regimes for r in rows(study, regime) if r["parent"]]
+    proven = [r for r in compared if r["proof"]]
+    bad = [r for r in proven if r["proof"]["status"] != "controlled"]
+    if as_json:
+        print(json.dumps({"study": study.name, "comparisons": [{k: r[k] for k in ("label", "parent", "ids", "parent_ids", "proof")} for r in compared]}, indent=1))
+        return NOT_PROVEN if bad else 0
+    lines = [[r["label"], r["parent"], _changes(r["proof"]), r["proof"]["text"] if r["proof"] else "no finished run to compare", r["proof"]["note"] if r["proof"] else ""] for r in compared]
+    print_table(f"{study.name}: is the declared change all that differs?", ["child", "parent", "declared change", "proof", "note"], lines, left=5)
+    for r in bad:
+        print(f"{r['label']} against {r['parent']}: {r['proof']['status']}: {'; '.join(r['proof']['confounded_by']) or listing(r['proof']['unsaid']) + ' not recorded'}")
+    print(f"{len(compared)} comparisons: {len(proven) - len(bad)} controlled, {len(bad)} not, {len(compared) - len(proven)} without finished runs on both sides")
+    return NOT_PROVEN if bad else 0
+
+
+def _changes(proof: dict[str, Any] | None) -> str:
+    """The declared settings that differ; of a bundle the number."""
+    if proof is None:
+        return ""
+    changed = [f"{name} {before} -> {after}" for name, (before, after) in proof["changed"].items()]
+    return ", ".join(changed) if len(changed) <= 3 else f"{len(changed)} settings"
+
+
+def show_power(name: str | None, *, resolve: float, std: float | None, power: float, comparisons: int | None, runs: Path, as_json: bool) -> int:
+    """Seeds per step that resolve a change, from a study's own scatter or a stated one."""
+    from dataclasses import asdict
+
+    from analysis.power import DfRule, pooled_over, pooled_std, power_table, two_steps
+
+    source = "stated"
+    rule: DfRule = two_steps
+    if std is None:
+        from analysis.rows import analyse
+
+        study = open_named(name, runs, "power")
+        found = pooled_std(study)
+        std, rule = found.std, pooled_over(found.cells)
+        comparisons = comparisons or max(analyse(study)[1].family, 1)
+        source = f"{study.name}: pooled over {found.runs} finished runs of {found.cells} cells, 95 % interval {found.low:.3f} to {found.high:.3f}"
+    table = power_table(std, resolve, df_error=rule, power=power, comparisons=comparisons or 1)
+    if as_json:
+        print(json.dumps({**asdict(table), "source": source}, indent=1))
+        return 0
+    asked = next(r for r in table.by_effect if r.asked)
+    print(f"{asked.seeds} seeds per step resolve a change of {resolve:g} points with a chance of {asked.power:.0%}.")
+    print(f"standard deviation over seeds: {std:.3f} points ({source})")
+    print(f"two-sided at {table.alpha:g}" + (f" / {table.comparisons} comparisons (the first threshold of Holm)" if table.comparisons > 1 else ""))
+    rows = [[f"{r.effect:g}{' <' if r.asked else ''}", str(r.seeds), f"{r.power:.0%}", f"{r.df:g}"] for r in table.by_effect]
+    print_table("seeds per step for a change", ["change (points)", "seeds", "chance", "df"], rows, left=0)
+    print_table(f"smallest change that is resolved with a chance of {power:.0%}", ["seeds", "change (points)", "df"], [[str(r.seeds), f"{r.effect:.2f}", f"{r.df:g}"] for r in table.by_seeds], left=0)
+    return 0
+
+
+def show_attribution(name: str | None, *, others: Sequence[str], runs: Path, as_json: bool) -> int:
+    """Shapley values of a study's toggles, over its own runs and those of other studies that lie among its cells."""
+    from analysis.attribution import attribute, terminal, to_json
+
+    study = open_named(name, runs, "attribute")
+    names = list(others) or [n for n in known_studies(runs) if n != study.name]
+    found = attribute(study, others=[open_named(n, runs, "attribute") for n in names])
+    if as_json:
+        print(json.dumps(to_json(found), indent=1))
+    else:
+        _show(terminal(found))
+    return 0
+
+
+# watch -------------------------------------------------------------------------------------------------------------------
+
+
+def watch_study(name: str | None, *, runs: Path, every: float, once: bool = False) -> int:
+    """The ladder as it fills: each cell's mean so far and its runs, again and again until no run is under way."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from roadmap.launch.status import UNDER_WAY, counts, study_states
+
+    folder = find_study(name, runs, "watch")
+    if not (folder / "study.json").exists():
+        raise RunError(f"study {folder} has no run folders; legal: a study below {runs}; it has ended, see `roadmap report {folder.name}`")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        while True:
+            states = study_states(folder, every=30)
+            live.update(_filling(folder, states, counts(states), console.width), refresh=True)
+            if once or not any(s.state in UNDER_WAY for s in states):
+                return 0
+            time.sleep(every)
+
+
+def _filling(folder: Path, states: Sequence[Any], footer: str, width: int) -> Any:
+    """One row a cell: a bar from the lowest to the highest mean, n of N, and what its runs are doing."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from analysis.gather import gather
+    from analysis.rows import rows
+
+    study = gather(folder)
+    by_id = {s.run: s for s in states}
+    runs_of: dict[tuple[str, str], list[Any]] = {}
+    for t in study.trials:
+        runs_of.setdefault((t["step"], t["change"]), []).append(by_id.get(t["id"]))
+    found = [r for r in rows(study) if r["kind"] != "undefined" and r["planned"]]
+    means = [r["top1"] for r in found if r["top1"] is not None]
+    low, high = (min(means), max(means)) if means else (0.0, 1.0)
+    table = Table(title=Text(f"{study.name}: {study.question}"), title_justify="left", box=None, pad_edge=False)
+    for heading in ("cell", "top-1 (%)", "", "n", "change", "verdict", "now"):
+        table.add_column(heading, justify="right" if heading in ("top-1 (%)", "n", "change") else "left", no_wrap=heading != "cell")
+    room = max(8, min(30, width - 110))
+    for r in found:
+        part = 0.0 if r["top1"] is None else 0.15 + 0.85 * (r["top1"] - low) / max(high - low, 1e-9)
+        bar = Text("█" * round(part * room), style="blue" if r["kind"] == "step" else "cyan")
+        text = "" if r["top1"] is None else f"{r['top1']:.2f}" + ("" if r["std"] is None else f" ± {r['std']:.2f}")
+        table.add_row(Text(r["label"]), text, bar, f"{r['n']} of {r['planned']}", "" if r["change"] is None else f"{r['change']:+.2f}", r["verdict"] or "", Text(_doing(runs_of.get(r["key"], []))))
+    return Group(table, Text(footer))
+
+
+def _doing(states: Sequence[Any]) -> str:
+    """What the runs of a cell that have not finished are at."""
+    words = []
+    for s in states:
+        if s is not None and s.state == "running":
+            words.append(f"seed {s.seed}: epoch {s.epoch}/{s.epochs}" + (f", {s.top1:.1f} %" if s.top1 is not None else ""))
+        elif s is not None and s.state != "done":
+            words.append(f"seed {s.seed}: {s.state}")
+    return "; ".join(words[:3]) + (f"; {len(words) - 3} more" if len(words) > 3 else "")
