@@ -25,7 +25,9 @@ ladder: setup
 STUDIES = digits resnet200 kernel norm-batch models open-points micro-design
 studies: setup
 	for s in $(STUDIES); do n=$$s-digits; test $$s != digits || n=digits; \
-	  roadmap run --study $$s --digits --jobs $(JOBS) && roadmap report $$n && roadmap check $$n || exit 1; done
+	  roadmap run --study $$s --digits --jobs $(JOBS) || exit 1; \
+	  test $$s != models || roadmap bench --study $$n --pairs 30 || exit 1; \
+	  roadmap report $$n && roadmap check $$n || exit 1; done
 
 report: setup
 	roadmap report digits

@@ -10,7 +10,7 @@ from typing import Any
 from analysis.comparisons import Findings, Row
 from analysis.gather import MISSING, Entry, Study, outcome, reason
 from analysis.statistics import binomial_se
-from analysis.wording import one_line
+from analysis.wording import NONE, one_line, signed
 from roadmap.record import DIVERGED, FAILED, FINISHED
 from roadmap.steps import STEPS, Regime, find_regime
 
@@ -25,6 +25,15 @@ class Caption:
     facts: list[tuple[str, str]]
     short: str
     problems: list[tuple[str, str]]
+    crossed: CrossTable | None = None
+
+
+@dataclass(frozen=True)
+class CrossTable:
+    """A crossed study at one look: headings, then one row an arm of (name, a cell for each crossed value)."""
+
+    headings: list[str]
+    rows: list[tuple[str, list[str]]]
 
 
 def measured_caption(study: Study, rows: list[Row], regime: str = "", findings: Findings | None = None) -> Caption:
@@ -59,7 +68,28 @@ def measured_caption(study: Study, rows: list[Row], regime: str = "", findings: 
     if others:
         facts.append(("Not shown", ", ".join(f"{n} trials of regime {name or '(none)'}" for name, n in others.items())))
     problems = [(one_line(t["id"]), one_line(reason(t))) for t in here if outcome(t) != FINISHED]
-    return Caption(f"Study {one_line(study.name)}, regime {where.name}", facts, f"{runs}; {data}; {recipes}", problems)
+    return Caption(f"Study {one_line(study.name)}, regime {where.name}", facts, f"{runs}; {data}; {recipes}", problems, cross_table(study, rows))
+
+
+def cross_table(study: Study, rows: list[Row]) -> CrossTable | None:
+    """Arms down, crossed values across: mean with its 95 % interval and n, the change from the same column's reference below it."""
+    if not study.points:
+        return None
+    cells: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        point = next((p for p in study.points if row["kind"] != "undefined" and (row["key"][1] == p or row["key"][1].endswith(f" {p}"))), None)
+        if point is not None:
+            arm = " with ".join(filter(None, [row["key"][0], row["key"][1].removesuffix(point).strip()]))
+            cells.setdefault(one_line(arm), {}).setdefault(point, row)
+    return CrossTable(["", *map(one_line, study.points)], [(arm, [_crossing(found.get(p)) for p in study.points]) for arm, found in cells.items()])
+
+
+def _crossing(row: Row | None) -> str:
+    if row is None or row["top1"] is None:
+        return NONE if row is None else f"0 of {row['planned']} finished"
+    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None else ""
+    verdict = f"; {signed(row['change'])}, {row['verdict'] or 'no verdict'}" if row["change"] is not None else ""
+    return f"{row['top1']:.2f}{interval}, n = {row['n']}{verdict}"
 
 
 def _change_note(findings: Findings | None) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from analysis.gather import Entry, Study
 from analysis.proof import CONTROLLED, prove
 from analysis.statistics import ErrorTerm, FalsePositives, against_paper, binomial_se, change, change_sampling_se, error_term, false_positives, summarize, verdicts
-from roadmap.steps import Regime
+from roadmap.recipes import find_recipe
+from roadmap.steps import Regime, find_regime, recipe_of
 
 Row = dict[str, Any]
 Key = tuple[str, str]
@@ -83,10 +84,11 @@ def change_of(row: Row) -> Any:
 
 
 def _false_positives(rows: list[Row], error: ErrorTerm) -> FalsePositives | None:
-    """Each control by itself, without Holm: at 5 % one in twenty is expected to be resolved."""
+    """Each control by itself, without Holm: at 5 % one in twenty is expected to be resolved. Of those that are proven to differ in nothing: another is no control."""
     if not rows:
         return None
-    return false_positives(verdicts({row["key"]: change_of(row)})[row["key"]] for row in rows if row["change"] is not None)
+    proven = [row for row in rows if row["proof"] and row["proof"]["status"] == CONTROLLED]
+    return false_positives(verdicts({row["key"]: change_of(row)})[row["key"]] for row in proven)
 
 
 def beside_paper(row: Row, regime: Regime) -> Row:
@@ -106,11 +108,16 @@ def _protocol(row: Row, regime: Regime) -> list[str]:
     """In what the runs differ from the paper's protocol."""
     found = [] if row["paper_regime"] == regime.name else [f"network: regime {regime.name}, the paper's is {row['paper_regime']}"]
     found += [] if row["data_name"] == "imagenet" else [f"data: {row['data']}, the paper's is ImageNet-1k"]
-    stated = {"pytorch-90ep": 90, "convnext-300ep": 300}.get(row["recipe"] or "")
-    if stated is None:
-        found.append(f"recipe: {row['recipe']}, not one of the paper's")
-    elif row["epochs"] != stated:
-        found.append(f"epochs: {row['epochs']}, the paper's are {stated}")
+    paper = find_regime(row["paper_regime"])
+    if row["image_size"] != paper.image_size:
+        found.append(f"data: {row['image_size']} px, the paper's are {paper.image_size}")
+    stated = find_recipe(recipe_of(row["step"], paper.name))
+    if row["recipe"] != stated.name:
+        found.append(f"recipe: {row['recipe']}, the paper's for this step is {stated.name}")
+    elif row["epochs"] != stated.epochs:
+        found.append(f"epochs: {row['epochs']}, the paper's are {stated.epochs}")
+    if row["global_batch"] != stated.batch_size:
+        found.append(f"batch: {row['global_batch']} images, the paper's are {stated.batch_size}")
     return found
 
 

@@ -69,9 +69,9 @@ def draw(rows: Sequence[Row], regime: Regime, source: str, title: str, subtitle:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    notes = footnotes(rows, source, regime)
     runs = RUNS if source == "measured" else 0.0
     width = GROUPS + NAMES + BARS + CHANGE + COSTS + runs + 0.1
+    notes = [line for note in footnotes(rows, source, regime) for line in textwrap.wrap(note, int(width / (LETTER * SMALL / NORMAL)), break_on_hyphens=False)]
     bottom = BOTTOM + LINE * len(notes)
     under_title = textwrap.wrap(subtitle, int(width / (LETTER * SMALL / NORMAL)), max_lines=2, placeholder=" …", break_on_hyphens=False)
     top = TOP + LINE * (len(under_title) - 1)

@@ -34,6 +34,7 @@ class Study:
     """A question and its planned trials; each trial's entry holds its labels (`LABELS`), `status`, and its record's values where there is one.
 
     comparisons: {"child": [step, change], "parent": [step, change], "declared": [settings], "kind": "step"|"change"|"subject"|"a-a"|"no-op"}.
+    points: labels of the values that the design is crossed with, which end its cells' labels.
     undefined: why a planned cell cannot be built. latency: what `roadmap bench --study` measured, {"hardware": {...}, "cells": [{"cell": [step, change], "ms", "low", "high", "rounds"}]}.
     """
 
@@ -43,6 +44,7 @@ class Study:
     trials: list[Entry]
     design: str = "ladder"
     notes: list[str] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
     undefined: dict[str, str] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
@@ -131,7 +133,7 @@ def _rounded(value: Any) -> Any:
     return (round(value, 4) if math.isfinite(value) else None) if isinstance(value, float) else value
 
 
-MORE = ("design", "notes", "comparisons", "undefined", "latency")
+MORE = ("design", "notes", "points", "comparisons", "undefined", "latency")
 
 
 def _header(folder: Path) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def page(study: Study, rows: list[Row], caption: Caption, *, attribution: Mappin
         where={one_line(e["id"]): v for v in found for e in v.entries},
         undefined={one_line(k): one_line(v) for k, v in study.undefined.items()},
         views=found,
+        crossed=caption.crossed,
         columns=columns(found, drawn.hours_name(study)),
         groups=_verdict_groups(found),
         ladder=drawn.ladder_drawing(ladder_svg, found),

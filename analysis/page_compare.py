@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from analysis.caption import Caption
 from analysis.gather import Entry, Study
 from analysis.page import render
-from analysis.page_view import View, count_text, plain, views
+from analysis.page_view import View, count_text, views
 from analysis.proof import CIRCUMSTANCES, Proof, prove
 from analysis.rows import Row
 from analysis.statistics import Change, change
-from analysis.wording import NONE, one_line, signed, spread
+from analysis.wording import NONE, one_line, plain, signed, spread
 from roadmap.rules import RoadmapError, listing
 
 Difference = tuple[str, str, str]

@@ -11,7 +11,7 @@ from typing import Any
 from analysis.costs import marks
 from analysis.gather import Entry, Study, accuracy, outcome, reason
 from analysis.rows import Row
-from analysis.wording import NONE, minus, one_line, scaled, signed, spread
+from analysis.wording import NONE, minus, one_line, plain, scaled, signed, spread
 from roadmap.record import FINISHED
 
 VERDICTS = {"gain": "▲ gain", "loss": "▼ loss", "unresolved": "○ unresolved"}
@@ -149,12 +149,6 @@ def _proof(proof: Mapping[str, Any] | None) -> ProofView | None:
     changed = [(one_line(name), plain(pair[0]), plain(pair[1])) for name, pair in proof["changed"].items()]
     declared, confounded_by, unsaid, same = ([one_line(x) for x in proof.get(key) or []] for key in ("declared", "confounded_by", "unsaid", "same"))
     return ProofView(proof["status"], PROOFS[proof["status"]], declared, changed, confounded_by, unsaid, same, one_line(proof["note"]))
-
-
-def plain(value: Any) -> str:
-    """A setting as a proof holds it, JSON or not, without the quotes of a word."""
-    text = one_line(value)
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
 def facts_of(row: Row) -> list[tuple[str, str]]:

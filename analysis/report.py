@@ -9,12 +9,12 @@ from analysis import tables
 from analysis.attribution import Attribution, attribute, markdown, to_json
 from analysis.caption import Caption, measured_caption, paper_caption
 from analysis.figures import ladder_figure, ladder_svg
-from analysis.gather import RECORDS, Study, open_study, to_lines
+from analysis.gather import RECORDS, Study, open_study, outcome, to_lines
 from analysis.page import page
 from analysis.page_compare import Prepared, compare_page
 from analysis.page_figures import figure_files
 from analysis.rows import Row, analyse, paper_rows
-from roadmap.record import write_bytes
+from roadmap.record import FINISHED, write_bytes
 from roadmap.rules import RoadmapError, nearest
 from roadmap.steps import find_regime
 
@@ -38,7 +38,8 @@ def report_study(source: Path, out: Path, regime: str = "") -> list[Path]:
 
 def attribution_of(study: Study) -> Attribution | None:
     """Of the designs whose cells are a lattice, once both of its ends are trained; from this study's records alone, so that the same records give the same bytes."""
-    if study.design not in ("ladder", "factorial") or not any("resolved" in t for t in study.records):
+    cells = {(t["step"], t["change"]) for t in study.trials if outcome(t) == FINISHED and "resolved" in t}
+    if study.design not in ("ladder", "factorial") or len(cells & {tuple(c[end]) for c in study.comparisons if c["kind"] in ("step", "change") for end in ("child", "parent")}) < 2:
         return None
     found = attribute(study)
     return found if found.gain else None

@@ -143,7 +143,7 @@ def _named(key: Key, kind: str | None, design: str, trials: list[Entry]) -> Row:
     else:
         drawn = "step" if step.on_path else "side"
     label = f"{name} with {text}" if name and text else name or what
-    return {"kind": drawn, "key": key, "label": label, "id": step.id if step else None, "step": name if step else "", "what": what, "group": step.group if step else "other"}
+    return {"kind": drawn, "key": key, "label": label, "id": step.id if step else None, "step": name if step else "", "what": what, "group": "controls" if drawn == "control" else step.group if step else "other"}
 
 
 def _mean_of(trials: list[Entry], value: Callable[[Entry], Any]) -> float | None:

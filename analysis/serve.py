@@ -63,5 +63,5 @@ def server(source: Path, *, port: int, refresh: int) -> ThreadingHTTPServer:
 
     try:
         return ThreadingHTTPServer((HOST, port), Handler)
-    except OSError as e:
-        raise RoadmapError(f"report.port {port} cannot be used: {e.strerror}; legal: a free port from 1024, or 0 for any; choose another --port") from e
+    except (OSError, OverflowError) as e:  # OverflowError: no port has that number
+        raise RoadmapError(f"report.port {port} cannot be used: {getattr(e, 'strerror', None) or e}; legal: a free port from 1024, or 0 for any; choose another --port") from e

@@ -90,6 +90,10 @@ def markdown(found: list[Row], caption: Caption) -> str:
     lines.append("| " + " | ".join(markdown_text(heading) for heading, _ in shown) + " |")
     lines.append("|" + "|".join(" :-- " if i < 2 else " --: " for i in range(len(shown))) + "|")
     lines += ["| " + " | ".join(markdown_text(text(row)) for _, text in shown) + " |" for row in found]
+    if caption.crossed:
+        lines += ["", "## Crossed: top-1 (%) with its 95 % interval, and the change in the same column", "", "| " + " | ".join(map(markdown_text, caption.crossed.headings)) + " |"]
+        lines += ["|" + "|".join([" :-- "] * len(caption.crossed.headings)) + "|"]
+        lines += ["| " + " | ".join(map(markdown_text, [arm, *texts])) + " |" for arm, texts in caption.crossed.rows]
     if caption.problems:
         lines += ["", f"## Not averaged: {len(caption.problems)}", "", *(f"- `{run.replace('`', '')}`: {markdown_text(why)}" for run, why in caption.problems)]
     return "\n".join(lines) + "\n"

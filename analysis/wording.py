@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 NONE = "–"
 
@@ -38,3 +39,9 @@ def scaled(value: float | None, unit: float) -> str:
 def one_line(text: object) -> str:
     """Whitespace and control characters, which error messages may hold, as single spaces."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def plain(value: Any) -> str:
+    """A setting as a proof holds it, JSON or not, without the quotes of a word."""
+    text = one_line(value)
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text

@@ -12,7 +12,7 @@ from roadmap.recipes import find_recipe
 from roadmap.rules import SpecError, parse_setting
 from roadmap.spec import AnySpec, ModelSpec, Recipe, TimmSpec, show, with_settings
 from roadmap.steps import RECIPE, STEPS, Step, change_of, find_regime, find_step, ladder, path, recipe_changes, recipe_of, resolve
-from roadmap.study_file import A_A, Plan, Setting, parse_change
+from roadmap.study_file import A_A, Plan, Setting, parse_change, values_of
 from roadmap.variants import find_variant
 
 MODERN_RECIPE, FINETUNE, FINETUNE_HEAD_SCALE = "convnext-300ep", "convnext-finetune", 0.001
@@ -51,7 +51,7 @@ class Cell:
     def label(self) -> str:
         """How a reader names the cell."""
         own = " ".join(filter(None, [self.title or words(self.arm), words(self.cross)]))
-        return f"{self.step} with {own}" if own else self.step
+        return " ".join(filter(None, [self.step, "with" if own and not own.startswith("without ") else "", own]))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -131,7 +131,9 @@ def _undone(step: Step, top: Step, regime: str) -> Arm:
     arm: list[Setting] = []
     for name in change_of(step, where):
         if name == RECIPE:
-            arm.append((RECIPE, recipe_of(step.parent or step.name, regime)))
+            # The earlier recipe as a whole, but with the fields that later steps set in it: their changes stay.
+            later = recipe_changes(top.name, regime).items() - recipe_changes(step.name, regime).items()
+            arm += [(RECIPE, recipe_of(step.parent or step.name, regime)), *((f"{RECIPE}.{field}", value) for field, value in sorted(later))]
         elif name.startswith(f"{RECIPE}."):
             arm.append((name, getattr(step_recipe(STEPS[step.parent or step.name], regime), name.removeprefix(f"{RECIPE}."))))
         elif getattr(after, name) == getattr(last, name):
@@ -142,7 +144,7 @@ def _undone(step: Step, top: Step, regime: str) -> Arm:
 def _factorial(plan: Plan) -> Design:
     """Every combination of the changes, or the runs of a fractional factorial; each against the base."""
     arms = list(_listed(plan))
-    patterns = _fraction(plan, len(arms)) if plan.fraction else list(itertools.product((False, True), repeat=len(arms)))
+    patterns = _fraction(plan, len(arms)) if plan.fraction is not None else list(itertools.product((False, True), repeat=len(arms)))
     combined = [tuple(s for arm, on in zip(arms, pattern, strict=True) if on for s in arm) for pattern in patterns]
     return _against_base(_base_cell(plan), [arm for arm in combined if arm])
 
@@ -162,20 +164,28 @@ def _fraction(plan: Plan, factors: int) -> list[tuple[bool, ...]]:
 
 
 def aliases(plan: Plan) -> list[str]:
-    """Which effects a fractional factorial cannot tell apart, in the changes' own words; empty for a full one."""
-    if not plan.fraction:
+    """Which effects a fractional factorial cannot tell apart, in the changes' own words; empty where it can tell all. One that is the same in all runs is aliased with the mean."""
+    if plan.fraction is None:
         return []
     from pyDOE3 import fracfact
     from pyDOE3.doe_factorial import fracfact_aliasing
 
     names = {chr(ord("a") + i): words(arm) for i, arm in enumerate(_listed(plan))}
-    lines, _ = fracfact_aliasing(fracfact(plan.fraction))
-    return [" = ".join(" x ".join(names[c] for c in effect) for effect in line.split(" = ")) for line in lines]
+    runs = fracfact(plan.fraction)
+    found = []
+    for line in fracfact_aliasing(runs)[0]:
+        effects = line.split(" = ")
+        said = [" x ".join(names[c] for c in effect) for effect in effects]
+        if len(set(runs[:, [ord(c) - ord("a") for c in effects[0]]].prod(axis=1))) == 1:
+            said.append("the mean")
+        if len(said) > 1:
+            found.append(" = ".join(said))
+    return found
 
 
 def _grid(plan: Plan) -> Design:
     """All combinations of the listed values; the first of each axis is the reference."""
-    axes = [[(parse_change(name, v),) for v in (values if isinstance(values, list) else [values])] for change in plan.changes for name, values in change.items()]
+    axes = [[(parse_change(name, v),) for v in values_of(name, values)] for change in plan.changes for name, values in change.items()]
     arms = [tuple(itertools.chain.from_iterable(point)) for point in itertools.product(*axes)]
     base = _base_cell(plan)
     cells = [replace(base, arm=arm) for arm in arms]
@@ -223,7 +233,7 @@ def _different(arm: Arm, other: Arm) -> Arm:
 def _listed(plan: Plan) -> Iterator[Arm]:
     """The plan's changes as arms; in a one-at-a-time design a list of values is one arm each."""
     for change in plan.changes:
-        lists = [(name, values) for name, values in change.items() if isinstance(values, list) and name != "depths"]
+        lists = [(name, values_of(name, value)) for name, value in change.items() if values_of(name, value) != [value]]
         if lists and len(change) == 1:
             name, values = lists[0]
             yield from ((parse_change(name, v),) for v in values)
@@ -275,7 +285,7 @@ def _model_spec(spec: AnySpec, head: Mapping[str, Any], settings: Mapping[str, A
 
 
 def _with_controls(plan: Plan, cells: list[Cell], comparisons: list[Comparison]) -> Design:
-    """Add negative controls to the last cell of a ladder, to the first one of any other design: comparisons in which nothing differs.
+    """Add negative controls to the last cell of a ladder, to the first one of any other design: comparisons in which nothing differs, not even what that cell sets.
 
     A word given k times adds k A/A cells, each with seeds of its own.
     """
@@ -287,18 +297,23 @@ def _with_controls(plan: Plan, cells: list[Cell], comparisons: list[Comparison])
         count = plan.controls[:i].count(word) + 1
         title = f"{word} {count}" if count > 1 else word
         shift = (max(plan.seeds) + 1) * count
-        more.append(replace(base, title=title, arm=(), **({"seeds": tuple(s + shift for s in plan.seeds)} if word == A_A else {"control": title})))
+        more.append(replace(base, title=title, **({"seeds": tuple(s + shift for s in plan.seeds)} if word == A_A else {"control": title})))
     return [*cells, *more], [*comparisons, *(Comparison(child=c.key, parent=base.key, declared=(), kind=word) for c, word in zip(more, plan.controls, strict=True))]
+
+
+def points(plan: Plan) -> list[Arm]:
+    """The combinations of the crossed values; none where nothing is crossed."""
+    axes = [[parse_change(name, v) for v in values_of(name, values)] for name, values in plan.cross.items()]
+    return list(itertools.product(*axes)) if axes else []
 
 
 def _crossed(plan: Plan, cells: list[Cell], comparisons: list[Comparison]) -> Design:
     """The whole design once for each combination of the crossed values; comparisons stay inside one."""
-    axes = [[parse_change(name, v) for v in (values if isinstance(values, (list, tuple)) else [values])] for name, values in plan.cross.items()]
-    if not axes:
+    if not plan.cross:
         return cells, comparisons
     all_cells: list[Cell] = []
     all_comparisons: list[Comparison] = []
-    for point in itertools.product(*axes):
+    for point in points(plan):
         there = {cell.key: replace(cell, cross=point) for cell in cells}
         all_cells += there.values()
         all_comparisons += [replace(c, child=there[c.child].key, parent=there[c.parent].key) for c in comparisons if c.parent in there]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from analysis.gather import Study
 
 NOT_PROVEN = 1
+QUIET_LOOKS = 3  # between two runs of one queue no run says that it trains
 
 
 def known_studies(runs: Path) -> list[str]:
@@ -123,7 +125,9 @@ def _changes(proof: dict[str, Any] | None) -> str:
     """The declared settings that differ; of a bundle the number."""
     if proof is None:
         return ""
-    changed = [f"{name} {before} -> {after}" for name, (before, after) in proof["changed"].items()]
+    from analysis.wording import plain
+
+    changed = [f"{name} {plain(before)} -> {plain(after)}" for name, (before, after) in proof["changed"].items()]
     return ", ".join(changed) if len(changed) <= 3 else f"{len(changed)} settings"
 
 
@@ -175,21 +179,27 @@ def show_attribution(name: str | None, *, others: Sequence[str], runs: Path, as_
 
 
 def watch_study(name: str | None, *, runs: Path, every: float, once: bool = False) -> int:
-    """The ladder as it fills: each cell's mean so far and its runs, again and again until no run is under way."""
+    """The ladder as it fills: each cell's mean so far and its runs, again and again until no run is under way. Where output is no terminal, one table a look."""
     from rich.console import Console
     from rich.live import Live
 
-    from roadmap.launch.status import UNDER_WAY, counts, study_states
+    from roadmap.launch.status import NEW, STOPPED, UNDER_WAY, counts, study_states
 
     folder = find_study(name, runs, "watch")
     if not (folder / "study.json").exists():
         raise RunError(f"study {folder} has no run folders; legal: a study below {runs}; it has ended, see `roadmap report {folder.name}`")
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    with Live(console=console, auto_refresh=False, transient=False) as live:
+    console, quiet = Console(width=None if sys.stdout.isatty() else 160), 0
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
             states = study_states(folder, every=30)
-            live.update(_filling(folder, states, counts(states), console.width), refresh=True)
-            if once or not any(s.state in UNDER_WAY for s in states):
+            filling = _filling(folder, states, counts(states), console.width)
+            if live is None:
+                console.print(filling)
+            else:
+                live.update(filling, refresh=True)
+            quiet = 0 if any(s.state in UNDER_WAY for s in states) else quiet + 1
+            waiting = any(s.state in (NEW, STOPPED) for s in states)
+            if once or quiet >= (QUIET_LOOKS if waiting else 1):
                 return 0
             time.sleep(every)
 

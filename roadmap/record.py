@@ -211,7 +211,8 @@ def _joined(known: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, An
     renewed = [(c["child"], c["parent"]) for c in new]
     comparisons = [*(c for c in old if (c["child"], c["parent"]) not in renewed), *new]
     undefined = {**known.get("undefined", {}), **header.get("undefined", {})}
-    return {"design": header.get("design", known.get("design", "ladder")), "notes": list(header.get("notes", known.get("notes", []))), "comparisons": comparisons, "undefined": undefined}
+    lists = {key: list(header.get(key, known.get(key, []))) for key in ("notes", "points")}
+    return {"design": header.get("design", known.get("design", "ladder")), **lists, "comparisons": comparisons, "undefined": undefined}
 
 
 def file_digest(path: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.data.catalogue import resolve_data, training_images
-from roadmap.designs import Cell, Comparison, aliases, design
+from roadmap.designs import Cell, Comparison, aliases, design, points, words
 from roadmap.recipes import find_recipe
 from roadmap.record import file_digest
 from roadmap.rules import SpecError, refuse
@@ -19,7 +19,11 @@ from roadmap.study_file import Plan, check
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A question and the trials that answer it. `undefined` tells why a cell cannot be built, `comparisons` what is compared with what, `notes` what a reader must know of the design."""
+    """A question and the trials that answer it.
+
+    `undefined` tells why a cell cannot be built, `comparisons` what is compared with what, `notes` what a reader must know of the design, `points` are the labels
+    of what it is crossed with.
+    """
 
     name: str
     question: str
@@ -29,12 +33,13 @@ class Study:
     comparisons: tuple[Comparison, ...] = ()
     design: str = "ladder"
     notes: tuple[str, ...] = ()
+    points: tuple[str, ...] = ()
     init: str | None = field(default=None)
 
     def header(self) -> dict[str, Any]:
         """What a study folder notes beside its trials, as JSON-ready values."""
         return {
-            "name": self.name, "question": self.question, "regime": self.regime, "design": self.design, "notes": list(self.notes),
+            "name": self.name, "question": self.question, "regime": self.regime, "design": self.design, "notes": list(self.notes), "points": list(self.points),
             "comparisons": [c.to_json() for c in self.comparisons], "undefined": dict(self.undefined),
         }
 
@@ -51,18 +56,20 @@ def expand(plan: Plan, *, data_dir: Path | None = None) -> Study:
         try:
             model = cell.build({"num_classes": data.num_classes, "in_chans": data.in_chans, **_toggles(cell)})
             recipe = _recipe(plan, cell)
+            labels = {"regime": plan.regime, "step": cell.step, "change": cell.change}
+            planned = [Trial(model=model, recipe=recipe, data=data, seed=seed, init=init, control=cell.control, **labels) for seed in cell.seeds or plan.seeds]
         except SpecError as e:
             undefined[cell.label] = str(e)
             continue
-        labels = {"regime": plan.regime, "step": cell.step, "change": cell.change}
         if plan.design != "ladder" and (same := _same(trials, model, recipe, data, cell)):
             undefined[cell.label] = f"changes nothing: it is {same.step}{f' with {same.change}' if same.change else ''}"
             continue
-        trials += [Trial(model=model, recipe=recipe, data=data, seed=seed, init=init, control=cell.control, **labels) for seed in cell.seeds or plan.seeds]
+        trials += planned
     if not trials:
         refuse(list(dict.fromkeys(undefined.values())))
     notes = tuple(f"aliased: {line}" for line in aliases(plan))
-    return Study(name=plan.name, question=plan.question, regime=plan.regime, trials=tuple(trials), undefined=undefined, comparisons=tuple(comparisons), design=plan.design, notes=notes, init=plan.init)
+    asked: dict[str, Any] = {"name": plan.name, "question": plan.question, "regime": plan.regime, "design": plan.design, "init": plan.init}
+    return Study(**asked, trials=tuple(trials), undefined=undefined, comparisons=tuple(comparisons), notes=notes, points=tuple(map(words, points(plan))))
 
 
 def _same(trials: list[Trial], model: AnySpec, recipe: Recipe, data: Data, cell: Cell) -> Trial | None:
@@ -86,7 +93,7 @@ def _toggles(cell: Cell) -> dict[str, Any]:
 
 def _recipe(plan: Plan, cell: Cell) -> Recipe:
     """A step's own recipe, or the one asked for as it is; then the asked batch, epochs, precision and single fields, of which the cell's own win."""
-    asked = {"recipe": plan.recipe, "batch_size": plan.batch_size, "epochs": plan.epochs} | {k: v for k, v in cell.settings.items() if k in (RECIPE, "batch_size", "epochs")}
+    asked: dict[str, Any] = {"recipe": plan.recipe, "batch_size": plan.batch_size, "epochs": plan.epochs} | {k: v for k, v in cell.settings.items() if k in (RECIPE, "batch_size", "epochs")}
     recipe = cell.recipe if asked["recipe"] is None else find_recipe(asked["recipe"])
     if plan.precision is not None:
         recipe = replace(recipe, precision=plan.precision)

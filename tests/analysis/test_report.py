@@ -30,7 +30,7 @@ def squeezed(words: list[str]) -> str:
 def test_a_report_is_made_again_from_committed_results_to_the_byte(study_folder: Path, tmp_path: Path) -> None:
     first = report_study(study_folder, tmp_path / "a")
     second = report_study(tmp_path / "a", tmp_path / "b")
-    assert [p.name for p in first] == ["records.jsonl", "table.md", "table.csv", "table.tex", "ladder.png", "ladder.svg"]
+    assert [p.name for p in first] == ["records.jsonl", "table.md", "table.csv", "table.tex", "ladder.png", "ladder.svg", "attribution.md", "cost.svg", "attribution.svg", "report.html"]
     for a, b in zip(first, second, strict=True):
         assert a.name == b.name and a.read_bytes() == b.read_bytes(), a.name
 
