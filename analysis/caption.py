@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.comparisons import Findings, Row
-from analysis.gather import MISSING, Entry, Study, outcome, reason
+from analysis.gather import MISSING, Entry, Study, common_words, outcome, reason
 from analysis.statistics import binomial_se
 from analysis.wording import NONE, one_line, signed
 from roadmap.record import DIVERGED, FAILED, FINISHED
 from roadmap.steps import STEPS, Regime, find_regime
 
 UNKNOWN = "not recorded"
+MANY = 8  # notes of one kind that a caption lists
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,13 @@ def measured_caption(study: Study, rows: list[Row], regime: str = "", findings: 
         ("Paper", paper_note(rows, where)),
         *_remarks(rows),
     ]
+    if common := common_words(study):
+        facts.append(("On all", common))
     if study.latency:
         h = study.latency["hardware"]
         device = h["cpu"] if h["device"] == "cpu" else h["device"]
-        facts.append(("Latency", f"one image, {study.latency['precision']}, evaluation mode, all networks in turn: median, fastest and slowest round, on {device}, {h['threads']} threads"))
+        rounds = study.latency["cells"][0]["rounds"]
+        facts.append(("Latency", f"one image, {study.latency['precision']}, evaluation mode, all networks in turn, {rounds} rounds: median and quartiles, on {device}, {h['threads']} threads"))
     facts += [("Design", one_line(note)) for note in study.notes]
     if others:
         facts.append(("Not shown", ", ".join(f"{n} trials of regime {name or '(none)'}" for name, n in others.items())))
@@ -184,5 +188,6 @@ def _test_split(finished: list[Entry], rows: list[Row]) -> str:
 def _remarks(rows: list[Row]) -> list[tuple[str, str]]:
     """Changes that could not be computed although both sides ran, and trials set aside."""
     notes = [("Confounded", f"{r['label']}: {one_line('; '.join(r['proof']['confounded_by']))}") for r in rows if r["proof"] and r["proof"]["status"] == "confounded"]
-    notes += [("Bundles", f"{r['label']}: {one_line(r['proof']['note'])}") for r in rows if r["proof"] and r["proof"]["note"] and r["verdict"]]
+    told = [("Proof", f"{r['label']}: {one_line(r['proof']['note'])}") for r in rows if r["proof"] and r["proof"]["note"] and r["verdict"]]
+    notes += told if len(told) <= MANY else [("Proof", f"{len(told)} comparisons change several settings together, as declared, or have other seeds: the proof column says which, `roadmap check` how")]
     return notes + [("Note", f"{r['step']}: a later trial has the same seed as {', '.join(r['duplicates'])}; only the later is counted") for r in rows if r["duplicates"]]

@@ -67,6 +67,12 @@ def outcome(entry: Entry) -> str:
     return MISSING if entry["status"] in (MISSING, INTERRUPTED) else FAILED
 
 
+def common_words(study: Study) -> str:
+    """What is set on every network of a study that compares networks: it need not stand in each row."""
+    texts = {t["change"] for t in study.trials}
+    return texts.pop() if study.design == "models" and len(texts) == 1 else ""
+
+
 def averaged(entry: Entry) -> bool:
     """Whether the trial keeps a moving average of its weights (EMA)."""
     return entry.get("ema_top1") is not None

@@ -51,7 +51,8 @@ class Proof:
             return "confounded by " + listing(reason.split(" ", 1)[0] for reason in self.confounded_by)
         if self.status == UNPROVEN:
             return f"unproven: {listing(self.unsaid)} {UNSAID}"
-        return f"controlled ({self.note.split(';')[0].split(':')[0]})" if self.note and len(self.changed) > 1 else CONTROLLED
+        several = self.note.startswith(("bundle", "coupled"))
+        return f"controlled ({self.note.split(';')[0].split(':')[0]})" if several else CONTROLLED
 
 
 def prove(child: Sequence[Entry], parent: Sequence[Entry], declared: Sequence[str]) -> Proof:
@@ -114,7 +115,9 @@ def _is_declared(name: str, declared: Iterable[str]) -> bool:
 def _notes(changed: Mapping[str, Any], declared: Sequence[str], child: Sequence[Entry], parent: Sequence[Entry]) -> list[str]:
     """What a reader of 'controlled' must still know: several settings at once, a declared one that stayed, other seeds."""
     found = []
-    if len(changed) > 1 and any("*" in pattern for pattern in declared):
+    if "model.*" in declared:
+        found.append("bundle of whole networks: nothing in them is shown to be the cause")
+    elif len(changed) > 1 and any("*" in pattern for pattern in declared):
         found.append(f"bundle of {len(changed)} settings: no one of them is shown to be the cause")
     elif len(changed) > 1:
         found.append(f"coupled: {' and '.join(name.partition('.')[2] for name in changed)} change together, as declared")

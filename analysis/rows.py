@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.comparisons import CONTROLS, EMPTY, Findings, Key, Row, beside_paper, compare, sampling_se
-from analysis.gather import MISSING, Entry, Study, accuracy, averaged, outcome
+from analysis.gather import MISSING, Entry, Study, accuracy, averaged, common_words, outcome
 from analysis.statistics import summarize
 from roadmap.record import FAILED, FINISHED
 from roadmap.rules import RoadmapError
@@ -53,12 +53,15 @@ def analyse(study: Study, regime: str = "") -> tuple[list[Row], Findings]:
         if trial["regime"] == where.name:
             cells[trial["step"], trial["change"]].append(trial)
     kinds = {tuple(c["child"]): c["kind"] for c in study.comparisons}
+    common = common_words(study)
     found: list[Row] = []
     main: dict[Key, Row] = {}
     runs: dict[Key, list[Entry]] = {}
     for key in _order(cells, study.design):
         first, *others = _by_setup(cells.get(key, []))
         row = _row(key, where, first, kinds.get(key), design=study.design)
+        if common and key[0]:
+            row |= {"what": key[0], "label": key[0]}
         found.append(row)
         main[key], runs[key] = row, [t for t in first if t["id"] in row["ids"]]
         found += [{**_row(key, where, other, "change"), "kind": "variant", "what": _difference(row, other)} for other in others]

@@ -57,7 +57,7 @@ def _paper_top1(row: Row) -> str:
 
 
 def _latency(row: Row) -> str:
-    """Median milliseconds of one image, fastest and slowest round."""
+    """Median milliseconds of one image and its quartiles."""
     return f"{row['latency']['ms']:.2f} [{row['latency']['low']:.2f}, {row['latency']['high']:.2f}]" if row["latency"] else NONE
 
 

@@ -156,7 +156,7 @@ def _fraction(plan: Plan, factors: int) -> list[tuple[bool, ...]]:
     assert plan.fraction is not None
     try:
         runs = fracfact(plan.fraction)
-    except Exception as e:  # pyDOE3 raises plain ValueError and IndexError alike; both mean the generators
+    except (ValueError, IndexError, KeyError, TypeError) as e:  # whichever it is, it is about the generators
         raise SpecError(f"study {plan.name}.fraction is {plan.fraction!r}, which pyDOE3 refuses ({e}); legal: generators such as 'a b c abc'; correct it") from e
     if runs.shape[1] != factors:
         raise SpecError(f"study {plan.name}.fraction is {plan.fraction!r}, {runs.shape[1]} factors for {factors} changes; legal: one generator a change; correct it")

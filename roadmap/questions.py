@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from analysis.gather import Study
 
 NOT_PROVEN = 1
+MIN_WIDTHS = {"top-1 (%)": 13, "n": 7, "change": 7, "verdict": 10}  # of a narrow terminal's columns: the last one gives way
 QUIET_LOOKS = 3  # between two runs of one queue no run says that it trains
 
 
@@ -192,7 +193,7 @@ def watch_study(name: str | None, *, runs: Path, every: float, once: bool = Fals
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
             states = study_states(folder, every=30)
-            filling = _filling(folder, states, counts(states), console.width)
+            filling = _filling(folder, states, counts(states), console.width, console.height if console.is_terminal else None)
             if live is None:
                 console.print(filling)
             else:
@@ -204,8 +205,8 @@ def watch_study(name: str | None, *, runs: Path, every: float, once: bool = Fals
             time.sleep(every)
 
 
-def _filling(folder: Path, states: Sequence[Any], footer: str, width: int) -> Any:
-    """One row a cell: a bar from the lowest to the highest mean, n of N, and what its runs are doing."""
+def _filling(folder: Path, states: Sequence[Any], footer: str, width: int, height: int | None) -> Any:
+    """One row a cell: a bar from the lowest to the highest mean, n of N, and what its runs are doing. What a screen does not hold is counted."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -223,14 +224,30 @@ def _filling(folder: Path, states: Sequence[Any], footer: str, width: int) -> An
     low, high = (min(means), max(means)) if means else (0.0, 1.0)
     table = Table(title=Text(f"{study.name}: {study.question}"), title_justify="left", box=None, pad_edge=False)
     for heading in ("cell", "top-1 (%)", "", "n", "change", "verdict", "now"):
-        table.add_column(heading, justify="right" if heading in ("top-1 (%)", "n", "change") else "left", no_wrap=heading != "cell")
-    room = max(8, min(30, width - 110))
-    for r in found:
+        table.add_column(heading, justify="right" if heading in ("top-1 (%)", "n", "change") else "left", no_wrap=True, min_width=MIN_WIDTHS.get(heading))
+    room = max(6, min(30, width - 110))
+    names = max(20, width - room - 78)
+    one_step = len({r["step"] for r in found}) == 1
+    shown = _fitting(found, runs_of, height)
+    for r in shown:
+        name = r["what"] if one_step else r["label"]
+        name = name if len(name) <= names else name[: names // 2 - 1] + "…" + name[-(names - names // 2) :]
         part = 0.0 if r["top1"] is None else 0.15 + 0.85 * (r["top1"] - low) / max(high - low, 1e-9)
         bar = Text("█" * round(part * room), style="blue" if r["kind"] == "step" else "cyan")
         text = "" if r["top1"] is None else f"{r['top1']:.2f}" + ("" if r["std"] is None else f" ± {r['std']:.2f}")
-        table.add_row(Text(r["label"]), text, bar, f"{r['n']} of {r['planned']}", "" if r["change"] is None else f"{r['change']:+.2f}", r["verdict"] or "", Text(_doing(runs_of.get(r["key"], []))))
-    return Group(table, Text(footer))
+        table.add_row(Text(name), text, bar, f"{r['n']} of {r['planned']}", "" if r["change"] is None else f"{r['change']:+.2f}", r["verdict"] or "", Text(_doing(runs_of.get(r["key"], []))))
+    rest = f"{len(found) - len(shown)} cells more; " if len(shown) < len(found) else ""
+    return Group(table, Text(rest + footer))
+
+
+def _fitting(found: list[Any], runs_of: dict[tuple[str, str], list[Any]], height: int | None) -> list[Any]:
+    """The rows that a screen holds, in the study's order: those at work first of all, then the latest finished, then the next."""
+    room = len(found) if height is None else max(5, height - 6)
+    if len(found) <= room:
+        return found
+    busy = [any(s is not None and s.state == "running" for s in runs_of.get(r["key"], [])) for r in found]
+    order = sorted(range(len(found)), key=lambda i: (not busy[i], not found[i]["n"], -i if found[i]["n"] else i))
+    return [found[i] for i in sorted(order[:room])]
 
 
 def _doing(states: Sequence[Any]) -> str:
