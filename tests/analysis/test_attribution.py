@@ -8,115 +8,19 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
+from games import BASE, BOUND, FREE, PAIRS, SINGLE, buildable, by_permutations, entry_of, factorial, game, ladder_study, micro_trial, pairwise, study_of, subsets, table, trial_of, values_of
 from rich.console import Console
-from study_files import make_record, make_trial
 
-from analysis.attribution import Attribution, Estimate, Game, Player, attribute, game_of, markdown, players_of, terminal, to_json
-from analysis.gather import MISSING, Entry, Study
-from analysis.lattice import Lattice, flat, paths
-from analysis.shapley import RESAMPLES, Weights, estimates, interaction_weights, shapley_weights
-from roadmap.recipes import find_recipe
-from roadmap.rules import RoadmapError
-from roadmap.spec import Trial, with_settings
-from roadmap.steps import ladder, recipe_changes, recipe_of
-
-# Independent toggles: every subset can be built.
-FREE = {
-    "kernel_size": ("model.kernel_size", 3, 7),
-    "gelu": ("model.activation", "relu", "gelu"),
-    "fewer": ("model.activations", "all", "one"),
-    "layernorm": ("model.norm", "batch", "layer"),
-    "grn": ("model.grn", False, True),
-}
-# The last three depend on `inverted`: the stem's patches are free, the others are not.
-BOUND = {
-    "inverted": ("model.inverted_bottleneck", False, True),
-    "move-up": ("model.move_up_depthwise", False, True),
-    "separate": ("model.downsampling", "block", "separate"),
-    "gelu": ("model.activation", "relu", "gelu"),
-}
-BASE = make_trial("width", 0)
-
-
-def trial_of(seed: int, settings: Mapping[str, Any], base: Trial = BASE, **recipe: Any) -> Trial:
-    """The base with dotted settings."""
-    model = {k.removeprefix("model."): v for k, v in settings.items() if k.startswith("model.")}
-    trained = {k.removeprefix("recipe."): v for k, v in settings.items() if k.startswith("recipe.")}
-    words = " ".join(f"{k.split('.')[1]}={v}" for k, v in settings.items())
-    return replace(base, model=with_settings(base.model, model), recipe=replace(base.recipe, **trained, **recipe), seed=seed, change=words)
-
-
-def entry_of(trial: Trial, top1: float | None, **values: Any) -> Entry:
-    return make_record(trial, **{"top1": top1, "resolved": json.loads(json.dumps(trial.identity())), "wall_seconds": 36.0, **values})
-
-
-def subsets(names: Sequence[str]) -> list[frozenset[str]]:
-    return [frozenset(some) for k in range(len(names) + 1) for some in itertools.combinations(names, k)]
-
-
-def settings_of(some: frozenset[str], toggles: Mapping[str, tuple[str, Any, Any]]) -> dict[str, Any]:
-    return {key: on for name, (key, _, on) in toggles.items() if name in some}
-
-
-def game(toggles: Mapping[str, tuple[str, Any, Any]]) -> Game:
-    players = tuple(Player(name, {key: (off, on)}) for name, (key, off, on) in toggles.items())
-    return Game(flat(json.loads(json.dumps(BASE.identity()))), players, "width", "all on")
-
-
-def study_of(entries: list[Entry], name: str = "factorial") -> Study:
-    return Study(name, "Whose is the gain?", "micro", entries)
-
-
-def factorial(
-    value: Callable[[frozenset[str]], float], toggles: Mapping[str, tuple[str, Any, Any]] = FREE, cells: Sequence[frozenset[str]] | None = None, noise: Sequence[float] = (0.0,)
-) -> Study:
-    """A study with a run for each cell and each number in `noise`, which is added to the cell's value. Cells that cannot be built are left out."""
-    entries = []
-    for some in cells if cells is not None else subsets(list(toggles)):
-        if buildable(some) or toggles is not BOUND:
-            entries += [entry_of(trial_of(seed, settings_of(some, toggles)), value(some) + n) for seed, n in enumerate(noise)]
-    return study_of(entries)
-
-
-def buildable(some: frozenset[str]) -> bool:
-    return "inverted" in some or not some & {"move-up", "separate"}
-
-
-def values_of(found: Attribution) -> dict[str, float]:
-    return {v.player: v.value for v in found.values}
-
-
-def by_permutations(value: Callable[[frozenset[str]], float], names: Sequence[str], legal: Callable[[frozenset[str]], bool] = lambda s: True) -> tuple[dict[str, float], int]:
-    """The mean contribution of each player, order by order."""
-    total, orders = dict.fromkeys(names, 0.0), 0
-    for order in itertools.permutations(names):
-        prefixes = [frozenset(order[:k]) for k in range(len(order) + 1)]
-        if all(map(legal, prefixes)):
-            orders += 1
-            for player, before, after in zip(order, prefixes, prefixes[1:], strict=False):
-                total[player] += value(after) - value(before)
-    return {name: sum_ / orders for name, sum_ in total.items()}, orders
-
-
-def table(seed: int) -> Callable[[frozenset[str]], float]:
-    """A game whose cells have nothing to do with each other."""
-    known: dict[frozenset[str], float] = {}
-    rng = random.Random(seed)
-    return lambda some: known.setdefault(some, rng.uniform(50, 99))
-
-
-def pairwise(single: Mapping[str, float], pairs: Mapping[frozenset[str], float]) -> Callable[[frozenset[str]], float]:
-    return lambda some: 70 + sum(single[name] for name in some) + sum(gain for pair, gain in pairs.items() if pair <= some)
-
-
-SINGLE = {name: 0.5 * i - 0.7 for i, name in enumerate(FREE)}
-PAIRS = {frozenset(pair): 0.1 * i - 0.3 for i, pair in enumerate(itertools.combinations(FREE, 2))}
+from analysis.attribution import Estimate, Game, Player, attribute, markdown, terminal, to_json
+from analysis.gather import MISSING
+from analysis.lattice import flat
+from analysis.shapley import RESAMPLES, Weights, estimates, shapley_weights
+from roadmap.steps import ladder
 
 
 def test_additive_games_are_attributed_exactly() -> None:
@@ -190,19 +94,6 @@ def test_costs_on_gpus_count_every_gpu() -> None:
     entries = [entry_of(trial_of(0, s), 70, hardware={"device": "NVIDIA H100"}, world_size=8, wall_seconds=3600.0) for s in ({}, {"model.grn": True, "model.kernel_size": 7})]
     toggles = {"grn": FREE["grn"], "kernel_size": FREE["kernel_size"]}
     assert attribute(study_of(entries), game=game(toggles)).missing_cost == "2 cells x 1 seed = 16 GPU-hours"
-
-
-def micro_trial(step: str, seed: int, **settings: Any) -> Trial:
-    """A step's trial as the study of its regime trains it."""
-    recipe = replace(find_recipe(recipe_of(step, "micro")), **recipe_changes(step, "micro"))
-    return replace(make_trial(step, seed, **settings), recipe=recipe)
-
-
-def ladder_study(through: str = "grn", without: Sequence[str] = (), seeds: int = 3) -> Study:
-    """The micro ladder, up 0.5 a step."""
-    names = [s.name for s in ladder()]
-    names = names[: names.index(through) + 1]
-    return study_of([entry_of(micro_trial(n, seed), 80 + 0.5 * i + (0.3, -0.2, 0.05)[seed]) for i, n in enumerate(names) if n not in without for seed in range(seeds)], "ladder")
 
 
 def test_a_ladder_is_one_order_and_says_so() -> None:
@@ -288,117 +179,6 @@ def test_half_a_bundle_is_on_no_cell() -> None:
     found = attribute(study_of([*runs, entry_of(other_data, 97.0), entry_of(trial_of(2, bundle), 96.0, precision="bf16")]), game=ladder_like)
     assert [(c.top1, c.n) for c in found.cells] == [(80.0, 1), (82.0, 1)]
     assert any("4 finished runs with settings or data of no cell not used" in note for note in found.notes)
-
-
-def test_players_are_found_in_a_factorial_study() -> None:
-    toggles = {k: FREE[k] for k in ("kernel_size", "gelu")}
-    entries = [entry_of(trial_of(0, settings_of(s, toggles) | ({"model.norm": "layer", "model.conv_bias": True} if bias else {})), 80.0) for s in subsets(list(toggles)) for bias in (0, 1)]
-    control = entry_of(replace(trial_of(0, {}), step="width", change="control"), 80.0)
-    control["resolved"]["control"] = "no-op"
-    found = game_of(study_of([*entries, control]))
-    assert found.bottom == "width" and found.top == "width with all 3 changes"
-    assert {p.name: dict(p.settings) for p in players_of(study_of(entries))} == {
-        "norm + conv_bias": {"model.norm": ("batch", "layer"), "model.conv_bias": (False, True)},
-        "kernel_size": {"model.kernel_size": (3, 7)},
-        "activation": {"model.activation": ("relu", "gelu")},
-    }
-    complete = attribute(study_of(entries))
-    assert complete.orders_used == complete.orders_legal == 6
-    assert complete.headline == "All of the 0.00 points from width to width with all 3 changes (1 run against 1) is the architecture's: no setting of the training differs."
-
-
-def test_declared_comparisons_say_what_is_a_player_and_what_is_the_base() -> None:
-    ends = [{}, {"model.kernel_size": 7, "model.activation": "gelu"}]
-    trials = [trial_of(0, s) for s in ends] + [trial_of(0, ends[1], epochs=40)]
-    study = study_of([entry_of(t, 80.0) for t in trials])
-    study.trials[2]["change"] += " epochs=40"
-    parent, child = ([t["step"], t["change"]] for t in study.trials[:2])
-    lone = [{"child": parent, "parent": child, "declared": [name], "kind": "change"} for name in ("model.kernel_size", "model.activation")]
-    found = game_of(replace(study, comparisons=lone))
-    assert (found.bottom, found.top) == (" with ".join(child), f"{' with '.join(child)} with all 2 changes")
-    assert [dict(p.settings) for p in found.players] == [{"model.kernel_size": (7, 3)}, {"model.activation": ("gelu", "relu")}]
-
-
-def test_of_a_design_that_is_crossed_with_epochs_the_first_copy_is_attributed() -> None:
-    arms = [{}, {"model.kernel_size": 7}, {"recipe.epochs": 40}, {"model.kernel_size": 7, "recipe.epochs": 40}]
-    entries = [entry_of(trial_of(seed, arm), 80.0 + len(arm) * 2) for arm in arms for seed in range(2)]
-    keys = [[t["step"], t["change"]] for t in entries[::2]]
-    compared = [{"child": keys[i + 1], "parent": keys[i], "declared": ["model.kernel_size"], "kind": "change"} for i in (0, 2)]
-    found = attribute(replace(study_of(entries), comparisons=compared))
-    assert values_of(found) == {"kernel_size": 2.0} and found.cells_trained == 2
-    assert any("4 finished runs with settings or data of no cell not used" in note for note in found.notes)
-
-
-def test_controls_with_other_seeds_are_runs_of_the_base_and_do_not_raise_costs() -> None:
-    study = factorial(pairwise(SINGLE, {}), cells=[frozenset(), frozenset(FREE)], noise=(0.1, -0.1))
-    again = [{**entry_of(trial_of(seed, {}), 70.0), "change": "a-a"} for seed in (2, 3)]
-    found = attribute(study_of([*study.trials, *again]), game=game(FREE))
-    assert found.cells[0].n == 4 and found.missing[0].cost.startswith("1 cell x 2 seeds = ")
-
-
-def test_a_toggle_with_three_settings_is_refused() -> None:
-    study = study_of([entry_of(trial_of(0, {"model.kernel_size": k} if k > 3 else {}), 80.0) for k in (3, 5, 7)])
-    with pytest.raises(RoadmapError, match=r"attribute.players model.kernel_size has the settings 3, 5, 7; legal: two"):
-        attribute(study)
-
-
-def test_studies_without_a_game_are_refused_with_the_reason() -> None:
-    old = entry_of(BASE, 80.0)
-    del old["resolved"]
-    with pytest.raises(RoadmapError, match="no finished run that says its resolved settings"):
-        attribute(study_of([old]))
-    with pytest.raises(RoadmapError, match="finished runs of one setting only"):
-        attribute(study_of([entry_of(BASE, 80.0)]))
-
-
-def test_players_that_undo_each_other_wholly_are_refused() -> None:
-    twice = (Player("a", {"model.kernel_size": (3, 5)}), Player("b", {"model.kernel_size": (5, 7)}))
-    base = flat(json.loads(json.dumps(BASE.identity())))
-    study = study_of([entry_of(trial_of(0, s), 80.0) for s in ({}, {"model.kernel_size": 7})])
-    with pytest.raises(RoadmapError, match="have the same settings"):
-        attribute(study, game=Game(base, twice, "width", "top"))
-
-
-def test_a_step_that_sets_again_what_an_earlier_one_set_has_its_own_cells() -> None:
-    found = Lattice(game_of(ladder_study()))
-    names = [p.name for p in found.game.players]
-    assert [found.words(c) for c in (0, 1, 0b111, 0b101, 0b10, 2**15 - 1 - 2, 2**15 - 1)] == [
-        "baseline", "recipe", "patchify-stem", "patchify-stem without stage-ratio", "baseline with stage-ratio", "grn without stage-ratio", "grn",
-    ]  # fmt: skip
-    recipe, grn = 1 << names.index("recipe"), 1 << names.index("grn")
-    assert [found.settings(c)["model.layer_scale"] for c in (0, recipe, grn, recipe | grn)] == [None, 1e-6, None, None]
-    for cell in random.Random(0).sample(range(1 << 15), 50):
-        assert found.find(found.settings(cell)) == cell
-
-
-def test_which_cells_can_be_built_is_what_building_each_says() -> None:
-    found = Lattice(game_of(ladder_study()))
-    legal = set(found.legal() or [])
-    from analysis.lattice import _refusal
-
-    cells = random.Random(1).sample(range(1 << 15), 200)
-    assert [cell in legal for cell in cells] == [not _refusal(found.settings(cell)) for cell in cells]
-    assert len(found._refusals) <= 128
-
-
-def test_beyond_the_limit_only_trained_cells_are_counted() -> None:
-    names = ["weight_decay", "momentum", "beta1", "beta2", "min_lr", "decay_rate", "label_smoothing", "mixup", "cutmix", "mix_prob", "mix_switch_prob", "hflip", "random_erasing", "test_crop"]
-    keys = [(f"recipe.{n}", getattr(BASE.recipe, n), 0.31) for n in names] + [("recipe.decay_1d", False, True), ("recipe.lr", BASE.recipe.lr, 0.3), ("model.kernel_size", 3, 7)]
-    toggles = {key: (key, off, on) for key, off, on in keys}
-    cells = [frozenset(list(toggles)[:k]) for k in range(len(toggles) + 1)]
-    found = attribute(factorial(lambda some: 70 + len(some), toggles, cells), game=game(toggles))
-    assert len(toggles) == 17
-    assert (found.orders_used, found.orders_legal, found.cells_legal, found.missing_total) == (1, None, None, None)
-    assert "with more than 16 players the legal orders are not counted" in found.orders
-    assert [v.value for v in found.values] == pytest.approx([1.0] * 17)
-
-
-def test_counts_of_orders_are_exact_whole_numbers() -> None:
-    up, down = paths(range(1 << 12), 12)
-    assert up[(1 << 12) - 1] == down[0] == math.factorial(12)
-    chain = [(1 << k) - 1 for k in range(41)]
-    assert shapley_weights(dict.fromkeys(chain), 40)[1] == 1
-    assert interaction_weights(dict.fromkeys(range(8)), 0, 1, 3)[1] == 2
 
 
 def test_without_a_cell_trained_twice_there_is_no_interval() -> None:
