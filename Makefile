@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 JOBS ?= $(shell nproc)
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup ladder report reference test test-all test-slurm lint gpu bench clean
+.PHONY: setup ladder report reference test test-all test-slurm lint gpu gpu-ladder bench clean
 
 $(VENV)/.dependencies: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
@@ -60,6 +60,12 @@ gpu:
 	python3 -m roadmap bench --device cuda
 	test -z "$(CIFAR)" || python3 -m roadmap run --study experiments/cifar10.yaml --step 0 --step 1 --step 9 --data-dir "$(CIFAR)" --workers 12
 	test -z "$(CIFAR)" || python3 -m roadmap report cifar10
+
+# The whole CIFAR-10 ladder with its side steps and three seeds on one GPU, CIFAR=DIR as above; interrupted, it goes on where it was.
+gpu-ladder: export PYTHONPATH = $(CURDIR):$(CURDIR)/.whl/site
+gpu-ladder:
+	python3 -m roadmap run --study experiments/cifar10.yaml --data-dir "$(CIFAR)" --jobs 4 --workers 3
+	python3 -m roadmap report cifar10
 
 bench: setup
 	roadmap bench --device cpu
