@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.rows import Row
 from analysis.wording import scaled, signed, spread
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Inches, from the left: group names, step names, the top-1 bars, the change, the multiply-adds, runs finished.
 GROUPS, NAMES, BARS, CHANGE, COSTS, RUNS = 0.80, 1.58, 2.62, 0.52, 0.78, 0.50
-ROW, TOP, BOTTOM, LINE = 0.27, 0.68, 0.46, 0.13
+ROW, TALL, TOP, BOTTOM, LINE = 0.27, 0.37, 0.68, 0.46, 0.13
 SMALL, NORMAL, LARGE = 7.0, 7.5, 9.0
 LETTER = 0.062  # width of an average letter at 7.5 pt, in inches
 DPI = 300
@@ -71,11 +71,14 @@ def draw(rows: Sequence[Row], regime: Regime, source: str, title: str, subtitle:
 
     runs = RUNS if source == "measured" else 0.0
     width = GROUPS + NAMES + BARS + CHANGE + COSTS + runs + 0.1
-    notes = [line for note in footnotes(rows, source, regime) for line in textwrap.wrap(note, int(width / (LETTER * SMALL / NORMAL)), break_on_hyphens=False)]
+    letters = int(1.1 * width / (LETTER * SMALL / NORMAL))  # running text is narrower than names
+    notes = [line for note in footnotes(rows, source, regime) for line in textwrap.wrap(note, letters, break_on_hyphens=False)]
     bottom = BOTTOM + LINE * len(notes)
     under_title = textwrap.wrap(subtitle, int(width / (LETTER * SMALL / NORMAL)), max_lines=2, placeholder=" …", break_on_hyphens=False)
     top = TOP + LINE * (len(under_title) - 1)
-    height = top + ROW * max(len(rows), 1) + bottom
+    grouped = len({r["group"] for r in rows}) > 1
+    names = [_name(row, GROUPS if grouped else 0.06) for row in rows]
+    height = top + (TALL if any(len(name.lines) > 2 for name in names) else ROW) * max(len(rows), 1) + bottom
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
 
@@ -87,8 +90,9 @@ def draw(rows: Sequence[Row], regime: Regime, source: str, title: str, subtitle:
 
     page = panel(0, width)
     page.set_axis_off()
-    _bands(page, rows, width)
-    _names(page, rows)
+    _bands(page, rows, width, named=grouped)
+    for y, name in enumerate(names):
+        page.text(name.left, y, "\n".join(name.lines), size=NORMAL if len(name.lines) < 2 else SMALL, color=INK, va="center", linespacing=1.0)
     _accuracies(panel(GROUPS + NAMES, BARS), rows, regime, source)
     _changes(page, rows, source)
     _costs(panel(GROUPS + NAMES + BARS + CHANGE + 0.08, COSTS - 0.16), rows, source)
@@ -139,14 +143,15 @@ def _misprinted(row: Row) -> bool:
     return row["paper_gflops"] is not None and abs(row["paper_gflops"] - row["macs"] / 1e9) > 0.02
 
 
-def _bands(page: Axes, rows: Sequence[Row], width: float) -> None:
-    """Groups: every other one shaded across the page, its name at the left."""
+def _bands(page: Axes, rows: Sequence[Row], width: float, *, named: bool) -> None:
+    """Groups: every other one shaded across the page, its name at the left where there are several."""
     start = 0
     for i, (group, members) in enumerate(groupby(rows, key=lambda r: r["group"])):
         end = start + len(list(members))
         page.axhspan(start - 0.5, end - 0.5, color=_shade(i), linewidth=0, zorder=0)
         page.plot([0, width], [start - 0.5] * 2, color="#bdbdbd", linewidth=0.5, zorder=1, clip_on=False)
-        page.text(0.06, (start + end - 1) / 2, group.replace(" ", "\n", 1), size=SMALL, weight="bold", color=QUIET, va="center", linespacing=1.1)
+        if named:
+            page.text(0.06, (start + end - 1) / 2, group.replace(" ", "\n", 1), size=SMALL, weight="bold", color=QUIET, va="center", linespacing=1.1)
         start = end
     page.plot([0, width], [start - 0.5] * 2, color="#bdbdbd", linewidth=0.5, zorder=1, clip_on=False)
 
@@ -156,12 +161,19 @@ def _shade(group: int) -> str:
     return BAND if group % 2 else "white"
 
 
-def _names(page: Axes, rows: Sequence[Row]) -> None:
-    for y, row in enumerate(rows):
-        indent = 0.12 if row["kind"] in ("side", "variant") else 0.0
-        words = f"with {row['what']}" if row["kind"] == "variant" else row["what"]
-        lines = textwrap.wrap(words, int((NAMES - indent - 0.1) / LETTER), max_lines=2, placeholder=" …", break_on_hyphens=False)
-        page.text(GROUPS + indent, y, "\n".join(lines), size=NORMAL if len(lines) < 2 else SMALL, color=INK, va="center", linespacing=1.0)
+class Name(NamedTuple):
+    """A row's name: where it starts, in inches, and its lines."""
+
+    left: float
+    lines: list[str]
+
+
+def _name(row: Row, start: float) -> Name:
+    """Wrapped into what is left of the page; of a study without groups that is more, and up to three lines, for its cells differ in their last words."""
+    left = start + (0.12 if row["kind"] in ("side", "variant") else 0.0)
+    words = f"with {row['what']}" if row["kind"] == "variant" else row["what"]
+    letters = int((GROUPS + NAMES - left - 0.1) / (LETTER if start == GROUPS else LETTER * SMALL / NORMAL))
+    return Name(left, textwrap.wrap(words, letters, max_lines=2 if start == GROUPS else 3, placeholder=" …", break_on_hyphens=False))
 
 
 def _values(row: Row, source: str) -> tuple[float | None, float | None, list[float]]:
