@@ -40,6 +40,9 @@ def server(source: Path, *, port: int, refresh: int) -> ThreadingHTTPServer:
             host = (self.headers.get("Host") or "").rsplit(":", 1)[0]
             if host not in (HOST, "localhost"):
                 self.send_error(403, "only as localhost or 127.0.0.1")
+            elif self.path == "/favicon.ico":  # browsers ask for one, and would note a 404 as the page's error
+                self.send_response(204)
+                self.end_headers()
             elif self.path.split("?")[0] not in ("/", "/report.html"):
                 self.send_error(404, "only the report is served")
             else:

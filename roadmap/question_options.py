@@ -9,6 +9,8 @@ from typing import Any
 
 from roadmap.rules import RoadmapError
 
+A_DAY = 86_400  # seconds
+
 
 def question_verbs(verbs: Any) -> None:
     """Add them to the command line."""
@@ -46,8 +48,8 @@ def _study(p: argparse.ArgumentParser) -> None:
 def _report(args: argparse.Namespace) -> int:
     from roadmap import questions
 
-    if args.every < 1:
-        raise RoadmapError(f"--every is {args.every:g}; legal: seconds from 1; a page takes about that long to make")
+    if not 1 <= args.every <= A_DAY:
+        raise RoadmapError(f"--every is {args.every:g}; legal: seconds from 1 to {A_DAY}; a page takes about a second to make")
     if args.serve:
         return questions.serve_report(args.study, runs=args.runs, port=args.port, every=args.every)
     if args.compare:
@@ -76,6 +78,8 @@ def _attribute(args: argparse.Namespace) -> int:
 def _watch(args: argparse.Namespace) -> int:
     from roadmap.questions import watch_study
 
+    if not 0.1 <= args.every <= A_DAY:
+        raise RoadmapError(f"--every is {args.every:g}; legal: seconds from 0.1 to {A_DAY}; 2 is usual")
     return watch_study(args.study, runs=args.runs, every=args.every)
 
 

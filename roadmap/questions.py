@@ -146,9 +146,9 @@ def show_power(name: str | None, *, resolve: float, std: float | None, power: fl
         study = open_named(name, runs, "power")
         found = pooled_std(study)
         std, rule = found.std, pooled_over(found.cells)
-        comparisons = comparisons or max(analyse(study)[1].family, 1)
+        comparisons = comparisons if comparisons is not None else max(analyse(study)[1].family, 1)
         source = f"{study.name}: pooled over {found.runs} finished runs of {found.cells} cells, 95 % interval {found.low:.3f} to {found.high:.3f}"
-    table = power_table(std, resolve, df_error=rule, power=power, comparisons=comparisons or 1)
+    table = power_table(std, resolve, df_error=rule, power=power, comparisons=1 if comparisons is None else comparisons)
     if as_json:
         print(json.dumps({**asdict(table), "source": source}, indent=1))
         return 0
@@ -167,6 +167,8 @@ def show_attribution(name: str | None, *, others: Sequence[str], runs: Path, as_
     from analysis.attribution import attribute, terminal, to_json
 
     study = open_named(name, runs, "attribute")
+    if any("timm" in (t.get("resolved") or {}).get("model", {}) for t in study.records):
+        raise RoadmapError(f"attribute.study {study.name} trains networks of timm, which have no toggles; legal: ladders and changes of our own networks; `roadmap report {study.name}` compares them as wholes")
     names = list(others) or [n for n in known_studies(runs) if n != study.name]
     found = attribute(study, others=[open_named(n, runs, "attribute") for n in names])
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,8 +52,9 @@ def expand(plan: Plan, *, data_dir: Path | None = None) -> Study:
     trials: list[Trial] = []
     undefined: dict[str, str] = {}
     init = file_digest(Path(plan.init)) if plan.init else ""
+    data_of = functools.cache(lambda name: _data(plan, name, data_dir))  # a folder of a million images is listed once, not once a cell
     for cell in cells:
-        data = _data(plan, cell, data_dir)
+        data = data_of(cell.settings.get("data"))
         try:
             model = cell.build({"num_classes": data.num_classes, "in_chans": data.in_chans, **_toggles(cell)})
             recipe = _recipe(plan, cell)
@@ -79,9 +81,10 @@ def _same(trials: list[Trial], model: AnySpec, recipe: Recipe, data: Data, cell:
     return next((t for t in trials if (t.model, t.recipe, t.data, t.control) == (model, recipe, data, "")), None)
 
 
-def _data(plan: Plan, cell: Cell, data_dir: Path | None) -> Data:
+def _data(plan: Plan, name: str | None, data_dir: Path | None) -> Data:
+    """The data set of that name, the plan's own where a cell names none."""
     regime = find_regime(plan.regime)
-    name = cell.settings.get("data") or plan.data or regime.data
+    name = name or plan.data or regime.data
     image_size = regime.image_size if plan.image_size is None and (plan.design != "models" and not plan.model) else plan.image_size
     return resolve_data(name, data_dir=data_dir, image_size=image_size, num_classes=plan.num_classes, validation=plan.validation, title=plan.data_title)
 

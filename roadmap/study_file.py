@@ -16,7 +16,6 @@ from roadmap.variants import find_variant
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 DEFAULT_STUDY = EXPERIMENTS / "digits.yaml"
-DEFAULT_STUDY = EXPERIMENTS / "digits.yaml"
 DIGITS = "digits"  # the key below which a study file says how it runs on the embedded data
 
 # What a design does with `base` and `changes`; see roadmap.designs.
@@ -83,19 +82,32 @@ def read_plan(path: Path, *, digits: bool = False) -> Plan:
     except FileNotFoundError as e:
         shipped = sorted(p.name for p in EXPERIMENTS.glob("*.yaml"))
         raise SpecError(f"study file {path} does not exist; legal: {listing(shipped)}, or a path; {nearest(path.name, shipped)}") from e
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:  # ValueError: bytes that are no text, and dates such as 2020-13-45
         raise SpecError(f"study file {path} cannot be read: {e}; legal: YAML; correct the file") from e
     if not isinstance(content, dict):
         raise SpecError(f"study file {path} holds {'nothing' if content is None else type(content).__name__}, not keys; legal: `question:` and what to run; see experiments/digits.yaml")
     content = {"name": path.stem, **content}
     small = content.pop(DIGITS, None)
-    if digits and not isinstance(small, dict):
+    if digits and small is None:
         raise SpecError(f"study file {path}.{DIGITS} is {small!r}, but --digits is given; legal: the keys that differ on the embedded data; add them, or leave --digits out")
-    plan = _validated(path, content)
-    if isinstance(small, dict):  # checked whenever the file is read, so that it is not found broken on another day
-        laptop = _validated(path, {**content, "name": f"{plan.name}-{DIGITS}", **small})
-        return laptop if digits else plan
-    return plan
+    plan, found = _validated(str(path), content)
+    if small is None:
+        refuse(found)
+        return plan
+    # Checked whenever the file is read, so that it is not found broken on another day.
+    laptop, more = _laptop(path, content, small, plan.name, known=found)
+    refuse(found + more)
+    return laptop if digits else plan
+
+
+def _laptop(path: Path, content: dict[str, Any], small: Any, name: str, *, known: list[str]) -> tuple[Plan, list[str]]:
+    """The plan at the size of the embedded data, and what is wrong in its own section; what the file's other keys have wrong is in `known` already."""
+    where = f"{path}.{DIGITS}"
+    if not isinstance(small, dict):
+        return Plan(name=name, question="?"), [f"{where} is {small!r}; legal: the keys that differ on the embedded data; correct the file"]
+    laptop, found = _validated(where, {**content, "name": f"{name}-{DIGITS}", **small})
+    said = {text.removeprefix(str(path)) for text in known}
+    return laptop, [text for text in found if text.removeprefix(where).replace(f"study {laptop.name}.", f"study {name}.") not in said]
 
 
 @functools.cache
@@ -118,30 +130,29 @@ def _strict_loader() -> Any:
     return Strict
 
 
-def _validated(path: Path, content: dict[str, Any]) -> Plan:
-    """Check keys and types with pydantic, then names and settings, and word all findings as the project does, all at once."""
+def _validated(where: str, content: dict[str, Any]) -> tuple[Plan, list[str]]:
+    """Check keys and types with pydantic, then names and settings: the plan without what is wrong, and all findings, worded as the project does."""
     from pydantic import ConfigDict, ValidationError, create_model
 
     known = list(Plan.__dataclass_fields__)
-    found = [f"{path}.{key} is unknown; legal: {listing([*known, DIGITS])}; {nearest(key, known)}" for key in content if key not in known]
+    found = [f"{where}.{key} is unknown; legal: {listing([*known, DIGITS])}; {nearest(key, known)}" for key in content if key not in known]
     words = {key: _plain_words(key, value) for key, value in content.items() if key in known}
     kinds: dict[str, Any] = {f.name: (get_type_hints(Plan)[f.name], ... if f.default is MISSING and f.default_factory is MISSING else f.default if f.default is not MISSING else {}) for f in fields(Plan)}
     model = create_model("Plan", __config__=ConfigDict(strict=True), **kinds)
     try:
         plan = Plan(**model.model_validate(words).model_dump())
     except ValidationError as e:
-        found += [f"{path}.{'.'.join(map(str, x['loc']))} is {x.get('input')!r}: {x['msg'].lower()}; legal: {_form(str(x['loc'][0]))}; correct the file" for x in e.errors()]
+        found += [f"{where}.{'.'.join(map(str, x['loc']))} is {x.get('input')!r}: {x['msg'].lower()}; legal: {_form(str(x['loc'][0]))}; correct the file" for x in e.errors()]
         wrong = {str(x["loc"][0]) for x in e.errors()}
-        plan = Plan(**{"name": path.stem, "question": "?", **{key: value for key, value in words.items() if key not in wrong}})
-    found += [f"{path}.{key}: {text}" for key, text in faults(plan)]
-    refuse(found)
-    return plan
+        plan = Plan(**{"name": "study", "question": "?", **{key: value for key, value in words.items() if key not in wrong}})
+        return plan, found + [f"{where}.{key}: {text}" for key, text in faults(plan) if key not in wrong]
+    return plan, found + [f"{where}.{key}: {text}" for key, text in faults(plan)]
 
 
 def _plain_words(key: str, value: Any) -> Any:
     """Steps have ids that YAML reads as numbers; one model needs no list; lists become the tuples of a Plan."""
     if key in ("through", "base"):
-        return str(value)
+        return None if value is None else str(value)
     if key == "model" and isinstance(value, str):
         return (value,)
     if isinstance(value, list):
@@ -189,7 +200,7 @@ def _lookups(plan: Plan) -> Iterator[tuple[str, Callable[[], Any]]]:
         for step in (value if isinstance(value, tuple) else (value,) if value is not None else ()):
             yield key, functools.partial(find_step, step)
     for text in plan.set:
-        yield "set", functools.partial(parse_setting, "ModelSpec", _toggles(plan), text)
+        yield "set", functools.partial(parse_setting, _toggles(plan).__name__, _toggles(plan), text)
     for name in plan.controls:
         yield "controls", functools.partial(lookup, "control", name, CONTROLS)
     yield from _settings(plan)
@@ -199,12 +210,12 @@ def _settings(plan: Plan) -> Iterator[tuple[str, Callable[[], Any]]]:
     """The same for every setting of `changes` and `cross`."""
     for change in plan.changes:
         for name, value in change.items():
-            for one in value if isinstance(value, list) and name != "depths" else [value]:
+            for one in values_of(name, value):
                 yield "changes", functools.partial(parse_change, name, one)
     for name, values in plan.cross.items():
         if not name.startswith("recipe."):
             yield "cross", functools.partial(lookup, "cross", name, dict.fromkeys((*CROSSED, "recipe.FIELD")))
-        for one in values if isinstance(values, (list, tuple)) else [values]:
+        for one in values_of(name, values):
             if name in CROSSED or name.startswith("recipe."):
                 yield "cross", functools.partial(parse_change, name, one)
 
@@ -229,6 +240,35 @@ def _misplaced(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "model", f"{where}.model is {listing(plan.model)} in a {plan.design} design; legal: designs of steps start from `base`; use design: models, or base"
     if plan.fraction is not None and plan.design != "factorial":
         yield "fraction", f"{where}.fraction is {plan.fraction!r} in a {plan.design} design; legal: with design: factorial; remove it"
+    if plan.design in ("ladder", "models") and plan.base is not None:
+        yield "base", f"{where}.base is {plan.base!r} in a {plan.design} design; legal: where the design starts from one step; remove it, or say `design:`"
+    if plan.design != "ladder" and plan.steps is not None:
+        yield "steps", f"{where}.steps is {listing(plan.steps)} in a {plan.design} design; legal: in a ladder; say `base:` for the step that the design starts from"
+    yield from _unclear_values(plan)
+
+
+def _unclear_values(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Changes that say nothing, and values that would be one cell under one label."""
+    for key, mappings in (("changes", plan.changes), ("cross", (plan.cross,))):
+        if any(not mapping for mapping in plan.changes) and key == "changes":
+            yield key, f"study {plan.name}.changes holds an empty mapping; legal: one or more names with values; remove it"
+        for name, values in ((name, values) for mapping in mappings for name, values in mapping.items()):
+            shown = [_shown(value) for value in values_of(name, values)]
+            if not shown:
+                yield key, f"study {plan.name}.{key}.{name} is empty; legal: one or more values; give one"
+            if len(set(shown)) < len(shown):
+                yield key, f"study {plan.name}.{key}.{name} is {', '.join(shown)}; legal: each value once, different in six digits; remove the repeated one"
+
+
+def _shown(value: Any) -> str:
+    return show(tuple(value)) if isinstance(value, (list, tuple)) else show(value)
+
+
+def values_of(name: str, value: Any) -> list[Any]:
+    """The settings that a value in a study file stands for: a list is one each, but `depths` are a list themselves and several of them a list of lists."""
+    if not isinstance(value, (list, tuple)) or (name == "depths" and not any(isinstance(v, (list, tuple)) for v in value)):
+        return [value]
+    return list(value)
 
 
 def check_model(name: str) -> None:
@@ -243,7 +283,7 @@ def parse_change(name: str, value: Any) -> Setting:
     """A change as written in a study file -> (name, typed value). Names: a toggle, `recipe`, `recipe.FIELD`, `data`, `batch_size`, `epochs`. Raises SpecError."""
     if isinstance(value, float) and value.is_integer() and name not in ("recipe", "data"):
         value = int(value)
-    text = show(tuple(value)) if isinstance(value, list) else show(value)
+    text = repr(value) if isinstance(value, float) else _shown(value)  # all digits of a number: what is trained is what is written
     if name == "recipe":
         return name, find_recipe(text).name
     if name == "data":

@@ -151,12 +151,14 @@ def show_plan(study: Study, *, out: Path, as_json: bool) -> int:
     rates = _measured_rates(folders)
     if as_json:
         trials = [{**t.to_json(), "state": states[t.id], "predicted_seconds": _seconds(t, rates)} for t in study.trials]
-        _print_json({"study": study.name, "question": study.question, "regime": study.regime, "trials": trials, "undefined": dict(study.undefined)})
+        _print_json({"study": study.name, "question": study.question, "regime": study.regime, "trials": trials, "undefined": dict(study.undefined), "notes": list(study.notes)})
         return 0
     rows = [[t.step, t.change, str(t.seed), t.recipe.name, str(t.recipe.epochs), STATE_WORDS.get(states[t.id], states[t.id]), _minutes(_seconds(t, rates)), t.id] for t in study.trials]
     print_table(f"{study.name}: {study.question}", ["step", "change", "seed", "recipe", "epochs", "state", "minutes", "run"], rows)
     for step, reason in study.undefined.items():
         print(f"{step}: not defined: {reason}")
+    for note in study.notes:
+        print(note)
     left = [t for t in study.trials if states[t.id] != FINISHED]
     known = [s for t in left if (s := _seconds(t, rates)) is not None]
     unknown = len(left) - len(known)

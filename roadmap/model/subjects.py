@@ -29,10 +29,10 @@ def _from_timm(spec: TimmSpec, image_size: int) -> nn.Module:
 
     if not timm.is_model(spec.timm):
         raise SpecError(f"TimmSpec.timm is {spec.timm!r}, which timm does not know; legal: the {len(timm.list_models())} names of timm.list_models(); {nearest(spec.timm, timm.list_models())}")
-    card = timm.get_pretrained_cfg(spec.timm)
-    sized = {"img_size": image_size} if card is not None and card.fixed_input_size else {}
     drop = {"drop_path_rate": spec.drop_path_rate} if spec.drop_path_rate else {}
     try:
+        card = timm.get_pretrained_cfg(spec.timm)  # refuses an unknown tag after the name's dot
+        sized = {"img_size": image_size} if card is not None and card.fixed_input_size else {}
         model: nn.Module = timm.create_model(spec.timm, pretrained=False, num_classes=spec.num_classes, in_chans=spec.in_chans, **sized, **drop)
     except (TypeError, ValueError, AssertionError, RuntimeError) as e:
         raise SpecError(f"TimmSpec {spec.timm} cannot be built at {image_size} px ({type(e).__name__}: {e}); legal: sizes and settings that timm's {spec.timm} takes; change --image-size or drop_path_rate") from e
@@ -65,5 +65,9 @@ def save_timm(model: nn.Module, spec: TimmSpec, image_size: int, path: Path) -> 
 
 
 def timm_from_metadata(metadata: dict[str, str], where: str) -> nn.Module:
-    """The network that `save_timm` described, with random weights."""
-    return _from_timm(from_plain(TimmSpec, json.loads(metadata[TIMM_SPEC]), f"{where}: spec"), int(metadata[IMAGE_SIZE]))
+    """The network that `save_timm` described, with random weights. Raises SpecError for a description that is damaged."""
+    try:
+        values, image_size = dict(json.loads(metadata[TIMM_SPEC])), int(metadata[IMAGE_SIZE])
+    except (KeyError, ValueError, TypeError) as e:
+        raise SpecError(f"weights.file {where} has a damaged {TIMM_SPEC} or {IMAGE_SIZE} ({e}); legal: files that a finished run wrote; train it again") from e
+    return _from_timm(from_plain(TimmSpec, values, f"{where}: spec"), image_size)

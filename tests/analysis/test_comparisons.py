@@ -1,0 +1,294 @@
+"""From written records to rows: the error term, proof, verdicts and controls of a whole study, and the paper beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study_files import Values, make_trial, write_runs
+
+from analysis import tables
+from analysis.caption import Caption
+from analysis.gather import gather
+from analysis.report import report_study, study_table
+from analysis.rows import analyse
+from roadmap.designs import Comparison
+from roadmap.recipes import find_recipe
+from roadmap.spec import Data, Trial
+from roadmap.steps import PAPER_RESNET50, ladder, recipe_of, resolve
+
+Row = dict[str, Any]
+NINE = "separate-downsampling"
+SCATTER = (0.1, -0.1, 0.0)
+PATH = [s.name for s in ladder()[:6]]
+
+
+def of_step(trials: list[Trial]) -> dict[str, list[Trial]]:
+    found: dict[str, list[Trial]] = {}
+    for t in trials:
+        found.setdefault(t.step, []).append(t)
+    return found
+
+
+def ladder_trials() -> list[Trial]:
+    return [make_trial(name, seed) for name in PATH for seed in range(3)]
+
+
+def shifted(trial: Trial, top: Mapping[str, float]) -> dict[str, Any]:
+    return {"top1": top[trial.step] + SCATTER[(trial.seed + PATH.index(trial.step)) % 3]}
+
+
+TOP = dict(zip(PATH, (80.0, 82.0, 82.0, 80.0, 80.05, 85.0), strict=True))
+
+
+def table_of(folder: Path) -> tuple[dict[str, Row], Caption]:
+    found, caption = study_table(gather(folder))
+    return {row["label"]: row for row in found}, caption
+
+
+def fact(caption: Caption, label: str) -> str:
+    return "; ".join(text for name, text in caption.facts if name == label)
+
+
+# Error term, proof, verdicts ---------------------------------------------------------------------------------------------
+
+
+def test_error_term_and_verdicts_reach_the_rows_and_the_caption(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, ladder_trials(), lambda t: shifted(t, TOP))
+    rows, caption = table_of(folder)
+    assert [rows[s]["verdict"] for s in PATH] == [None, "gain", "unresolved", "loss", "unresolved", "gain"]
+    # All six cells scatter by 0.1 (n - 1), so the pooled error is 0.1 at 12 degrees of freedom whatever the cell.
+    for name in PATH[1:]:
+        row = rows[name]
+        assert row["change"] == pytest.approx(TOP[name] - TOP[row["parent"]])
+        assert row["change_se"] == pytest.approx(0.1 * (2 / 3) ** 0.5)
+        assert row["change_low"] < row["change"] < row["change_high"]
+        assert row["change_method"] == "pooled"
+        assert row["proof"]["status"] == "controlled"
+        assert len(row["ids"]) == len(row["parent_ids"]) == row["n"] == 3
+    assert "the pooled standard deviation of 6 cells and 18 runs, 0.10 points at 12 degrees of freedom" in fact(caption, "Change")
+    assert "after Holm over 5 controlled comparisons" in fact(caption, "Verdict")
+    assert rows["baseline"]["parent"] is None and rows["baseline"]["p_holm"] is None
+
+
+@pytest.mark.parametrize(("confounder", "says"), [({"git_commit": "fedcba9876543210"}, "git_commit"), ({"world_size": 2}, "world_size"), ({"packages": {"torch": "2.14.0", "timm": "1.0.31"}}, "packages.torch")])
+def test_a_confounded_comparison_has_its_numbers_but_no_verdict_and_is_out_of_holms_family(tmp_path: Path, confounder: Values, says: str) -> None:
+    last = PATH[-1]
+    folder = write_runs(tmp_path, ladder_trials(), lambda t: {**shifted(t, TOP), **(confounder if t.step == last else {})})
+    rows, caption = table_of(folder)
+    row = rows[last]
+    assert (row["verdict"], row["p_holm"], row["proof"]["status"]) == (None, None, "confounded")
+    assert row["change"] == pytest.approx(4.95) and row["n"] == 3
+    assert row["proof"]["text"] == f"confounded by {says}"
+    assert [rows[s]["verdict"] for s in PATH[1:-1]] == ["gain", "unresolved", "loss", "unresolved"]
+    assert "after Holm over 4 controlled comparisons" in fact(caption, "Verdict")
+    assert says in fact(caption, "Confounded")
+
+
+def test_records_that_do_not_say_all_leave_every_comparison_unproven_and_without_a_verdict(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, ladder_trials(), lambda t: {**shifted(t, TOP), "resolved": None})
+    rows, caption = table_of(folder)
+    assert {(rows[s]["proof"]["status"], rows[s]["verdict"], rows[s]["p_holm"]) for s in PATH[1:]} == {("unproven", None, None)}
+    assert "after Holm over 0 controlled comparisons" in fact(caption, "Verdict")
+
+
+def test_a_record_that_says_less_than_its_parents_has_no_verdict(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, ladder_trials(), lambda t: {**shifted(t, TOP), **({"resolved": None} if t.step == PATH[-1] else {})})
+    rows, caption = table_of(folder)
+    assert rows[PATH[-1]]["proof"]["status"] != "controlled" and rows[PATH[-1]]["verdict"] is None
+    assert "after Holm over 4 controlled comparisons" in fact(caption, "Verdict")
+
+
+def test_one_run_a_cell_has_a_change_but_no_error_and_no_verdict_of_gain(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, [t for t in ladder_trials() if t.seed == 0], lambda t: shifted(t, TOP))
+    rows, caption = table_of(folder)
+    for name in PATH[1:]:
+        assert rows[name]["change"] is not None and rows[name]["change_low"] is rows[name]["change_p"] is rows[name]["p_holm"] is None
+        assert rows[name]["verdict"] == "unresolved" and rows[name]["n"] == 1
+    assert "no cell has two runs, so no error is known" in fact(caption, "Change")
+
+
+# Controls ----------------------------------------------------------------------------------------------------------------
+
+
+def with_controls(cell: tuple[str, str]) -> tuple[list[Trial], list[Trial], list[dict[str, Any]]]:
+    """(A/A runs, no-op runs, their comparisons) for a step's cell."""
+    same = [make_trial(cell[0], seed, change="a-a") for seed in (3, 4, 5)]
+    idle = [replace(make_trial(cell[0], seed, change="no-op"), control="no-op") for seed in range(3)]
+    planned = [Comparison(child=(cell[0], word), parent=cell, declared=(), kind=word).to_json() for word in ("a-a", "no-op")]
+    return same, idle, planned
+
+
+def controlled_study(tmp_path: Path, aa_offset: float, **of_aa: Any) -> Path:
+    base = [make_trial(step, seed) for step in PATH[:2] for seed in range(3)]
+    same, idle, planned = with_controls((PATH[1], ""))
+    planned += [Comparison(child=(PATH[1], ""), parent=(PATH[0], ""), declared=("recipe.*", "model.*"), kind="step").to_json()]
+
+    def values(t: Trial) -> dict[str, Any]:
+        top1 = 80.0 + SCATTER[t.seed % 3] + (aa_offset if t.change == "a-a" else 0.0)
+        return {"top1": top1, **(of_aa if t.change == "a-a" else {})}
+
+    return write_runs(tmp_path, base + same + idle, values, header={"comparisons": planned})
+
+
+def test_controls_that_differ_in_nothing_are_counted_in_the_caption(tmp_path: Path) -> None:
+    rows, caption = table_of(controlled_study(tmp_path, 0.0))
+    # Two tries without a false one still leave up to 84 % possible (exact interval): that is said too.
+    assert fact(caption, "Controls") == "0 of 2 comparisons without any difference were called different (false-positive rate 0%, 95 % interval 0% to 84%; 5 % are expected)"
+    assert {rows[f"{PATH[1]} with {word}"]["kind"] for word in ("a-a", "no-op")} == {"control"}
+    assert rows[f"{PATH[1]} with a-a"]["proof"]["note"] == "other seeds, not paired: 0, 1, 2 and 3, 4, 5"
+    assert rows[f"{PATH[1]} with no-op"]["change"] == 0.0
+    assert "after Holm over 1 controlled comparisons" in fact(caption, "Verdict")
+
+
+def test_a_false_positive_is_counted_in_the_caption(tmp_path: Path) -> None:
+    rows, caption = table_of(controlled_study(tmp_path, 5.0))
+    assert rows[f"{PATH[1]} with a-a"]["verdict"] == "gain"
+    assert fact(caption, "Controls").startswith("1 of 2 comparisons without any difference were called different (false-positive rate 50%, 95 % interval 1% to 99%")
+
+
+def test_a_control_that_is_confounded_is_no_control(tmp_path: Path) -> None:
+    """Its runs differ in their code: what is resolved there need not be a false positive."""
+    rows, caption = table_of(controlled_study(tmp_path, 5.0, git_commit="fedcba9876543210"))
+    assert rows[f"{PATH[1]} with a-a"]["proof"]["status"] == "confounded" and rows[f"{PATH[1]} with a-a"]["verdict"] is None
+    assert fact(caption, "Controls").startswith("0 of 1 comparisons")
+
+
+def test_controls_that_have_not_run_yet_are_planned_and_not_0_of_2(tmp_path: Path) -> None:
+    base = [make_trial(PATH[1], seed) for seed in range(3)]
+    same, idle, planned = with_controls((PATH[1], ""))
+    folder = write_runs(tmp_path, base + same + idle, lambda t: None if t.change else {"top1": 80 + SCATTER[t.seed]}, header={"comparisons": planned})
+    _, caption = table_of(folder)
+    assert fact(caption, "Controls") == "planned, not finished"
+
+
+def test_controls_add_nothing_to_the_error_term_nor_to_holms_family(tmp_path: Path) -> None:
+    folder = controlled_study(tmp_path / "with", 5.0)
+    study = gather(folder)
+    _, findings = analyse(study)
+    _, alone = analyse(replace(study, trials=[t for t in study.trials if not t["change"]]))
+    assert findings.error == alone.error and findings.error.runs == 6
+    assert findings.family == alone.family == 1
+
+
+# What cannot be built, and what did not end ------------------------------------------------------------------------------
+
+
+def test_a_cell_that_cannot_be_built_is_a_row_with_its_reason_in_table_and_figure(tmp_path: Path) -> None:
+    reason = "ModelSpec.downsampling is separate, which needs inverted_bottleneck true"
+    trials = [make_trial("width", seed) for seed in range(2)]
+    header = {"comparisons": [], "undefined": {"width with downsampling=separate": reason}, "design": "one-at-a-time"}
+    folder = write_runs(tmp_path / "runs", trials, lambda t: {"top1": 80.0 + t.seed}, header=header)
+    rows, caption = table_of(folder)
+    row = rows["width with downsampling=separate"]
+    assert (row["kind"], row["n"], row["planned"], row["top1"], row["verdict"]) == ("undefined", 0, 0, None, None)
+    report_study(folder, tmp_path / "out")
+    [line] = [x for x in (tmp_path / "out" / "table.md").read_text().splitlines() if "not defined" in x]
+    assert tables.markdown_text(f"width with downsampling=separate: not defined: {reason}") in line
+    assert "not run" in line
+    assert "not defined" in (tmp_path / "out" / "ladder.svg").read_text()
+    [raw] = [r for r in csv.DictReader(io.StringIO((tmp_path / "out" / "table.csv").read_text())) if r["kind"] == "undefined"]
+    assert raw["what"] == "width with downsampling=separate" and raw["measured_top1"] == "" and raw["n"] == "0"
+    assert caption.problems == []
+
+
+def test_an_interrupted_study_says_n_of_n_everywhere(tmp_path: Path) -> None:
+    def values(t: Trial) -> dict[str, Any] | None:
+        done = (t.step in PATH[:3] or (t.step == PATH[3] and t.seed == 0)) and (t.step, t.seed) != (PATH[2], 2)
+        return shifted(t, TOP) if done else {"status": "interrupted", "top1": None, "error": "SIGTERM"} if t.step == PATH[3] else None
+
+    folder = write_runs(tmp_path / "runs", ladder_trials(), values)
+    rows, caption = table_of(folder)
+    assert [(rows[s]["n"], rows[s]["planned"], rows[s]["failed"], rows[s]["missing"]) for s in PATH] == [(3, 3, 0, 0), (3, 3, 0, 0), (2, 3, 0, 1), (1, 3, 0, 2), (0, 3, 0, 3), (0, 3, 0, 3)]
+    assert rows[PATH[4]]["change"] is None and rows[PATH[4]]["change_note"].startswith("no finished run of ")
+    assert fact(caption, "Runs") == "9 of 18 runs finished, 9 missing" and len(caption.problems) == 9
+    report_study(folder, tmp_path / "out")
+    text = (tmp_path / "out" / "table.md").read_text()
+    for name, words in zip(PATH, ("3 of 3", "3 of 3", "2 of 3", "1 of 3", "0 of 3", "0 of 3"), strict=True):
+        [line] = [x for x in text.splitlines() if x.startswith("| ") and x.split("|")[1].split()[-1] == name]
+        assert f"| {words} |" in line
+    assert "2 of 3" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed", "interrupted"])
+def test_a_run_that_did_not_finish_is_in_no_mean_no_error_and_no_proof(tmp_path: Path, status: str) -> None:
+    """Its record has a top-1, and settings, that would show."""
+    bad = {"status": status, "top1": 10.0, "error": "loss is nan", "git_commit": "fedcba9876543210"}
+    folder = write_runs(tmp_path / "a", ladder_trials(), lambda t: bad if (t.step, t.seed) == (PATH[2], 2) else shifted(t, TOP))
+    without = write_runs(tmp_path / "b", [t for t in ladder_trials() if (t.step, t.seed) != (PATH[2], 2)], lambda t: shifted(t, TOP))
+    (found, findings), (expected, clean) = (analyse(gather(f)) for f in (folder, without))
+    assert findings.error == clean.error and findings.family == clean.family
+    for mine, theirs in zip(found, expected, strict=True):
+        assert [mine[k] for k in ("label", "top1", "std", "n", "change", "change_se", "p_holm", "verdict", "ids")] == [theirs[k] for k in ("label", "top1", "std", "n", "change", "change_se", "p_holm", "verdict", "ids")]
+        assert (mine["proof"] or {}).get("status") == (theirs["proof"] or {}).get("status")
+
+
+# Beside the paper --------------------------------------------------------------------------------------------------------
+
+
+def paper_trial(step: str, seed: int, *, epochs: int | None = None, size: int = 224, batch: int | None = None, recipe: str = "", data: str = "imagenet") -> Trial:
+    named = find_recipe(recipe or recipe_of(step, "resnet50"))
+    named = named.with_epochs(epochs) if epochs else named
+    named = named.with_batch_size(batch) if batch else named
+    images = Data(name=data, title=data, image_size=size, num_classes=1000)
+    return Trial(model=resolve(step, "resnet50"), recipe=named, data=images, seed=seed, regime="resnet50", step=step)
+
+
+def beside(tmp_path: Path, trials: list[Trial], top1: float = 82.0) -> dict[str, Row]:
+    values = {"test_images": 50_000}
+    folder = write_runs(tmp_path, trials, lambda t: {**values, "top1": top1 + SCATTER[t.seed], "image_size": t.data.image_size}, regime="resnet50")
+    return table_of(folder)[0]
+
+
+def test_a_run_by_the_papers_protocol_has_a_z_and_nothing_to_list(tmp_path: Path) -> None:
+    rows = beside(tmp_path, [paper_trial(s, seed) for s in ("baseline", NINE) for seed in range(3)])
+    row = rows[NINE]
+    assert row["paper_difference"] == pytest.approx(82.0 - PAPER_RESNET50[NINE].top1)
+    std = PAPER_RESNET50[NINE].std
+    assert std is not None
+    se = (0.1**2 / 3 + std**2 / 3 + 0.01**2 / 12) ** 0.5
+    assert row["paper_z"] == pytest.approx(0.03 / se) and 0 < row["paper_p"] < 1
+    assert row["protocol"] == []
+    assert rows["baseline"]["protocol"] == ["the paper prints no deviation over seeds: z and p count the measured error and the rounding only"]
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ({"epochs": 90}, "epochs: 90, the paper's are 300"),
+    ({"batch": 1024}, "batch: 1024 images, the paper's are 4096"),
+    ({"recipe": "pytorch-90ep"}, "recipe: pytorch-90ep, the paper's for this step is convnext-300ep"),
+    ({"recipe": "cifar-adamw"}, "recipe: cifar-adamw, the paper's for this step is convnext-300ep"),
+])  # fmt: skip
+def test_what_was_trained_otherwise_is_listed_beside_the_z(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    row = beside(tmp_path, [paper_trial(NINE, seed, **change) for seed in range(3)])[NINE]
+    assert says in row["protocol"]
+    assert row["paper_difference"] == pytest.approx(82.0 - PAPER_RESNET50[NINE].top1) and row["paper_z"] is not None
+
+
+def test_the_baseline_trained_by_the_modern_recipe_is_not_the_papers_baseline(tmp_path: Path) -> None:
+    row = beside(tmp_path, [paper_trial("baseline", seed, recipe="convnext-300ep") for seed in range(3)])["baseline"]
+    assert "recipe: convnext-300ep, the paper's for this step is pytorch-90ep" in row["protocol"]
+
+
+@pytest.mark.parametrize(("change", "says"), [({"size": 160}, "data: 160 px, the paper's are 224"), ({"data": "imagefolder"}, "data: imagefolder, the paper's is ImageNet-1k")])
+def test_other_images_are_not_compared_with_the_paper(tmp_path: Path, change: dict[str, Any], says: str) -> None:
+    row = beside(tmp_path, [paper_trial(NINE, seed, **change) for seed in range(3)])[NINE]
+    assert row["paper_difference"] is row["paper_z"] is row["paper_p"] is None
+    assert says in row["protocol"]
+
+
+def test_another_regime_is_never_compared_with_the_paper(tmp_path: Path) -> None:
+    rows, _ = table_of(write_runs(tmp_path, ladder_trials(), lambda t: shifted(t, TOP)))
+    for row in rows.values():
+        assert row["paper_difference"] is row["paper_z"] is None
+        assert row["protocol"][0] == "network: regime micro, the paper's is resnet50"
+
+
+def test_a_step_without_a_finished_run_is_not_beside_the_paper(tmp_path: Path) -> None:
+    folder = write_runs(tmp_path, [paper_trial(NINE, 0)], lambda t: {"status": "failed", "top1": 82.0, "error": "x"}, regime="resnet50")
+    row = table_of(folder)[0][NINE]
+    assert row["paper_difference"] is None and row["protocol"] == [] and row["paper_top1"] == PAPER_RESNET50[NINE].top1
