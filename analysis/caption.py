@@ -12,6 +12,7 @@ from analysis.gather import MISSING, Entry, Study, common_words, outcome, reason
 from analysis.statistics import binomial_se
 from analysis.wording import NONE, one_line, signed
 from roadmap.record import DIVERGED, FAILED, FINISHED
+from roadmap.rules import listing
 from roadmap.steps import STEPS, Regime, find_regime
 
 UNKNOWN = "not recorded"
@@ -116,13 +117,21 @@ def _judged(findings: Findings | None) -> list[tuple[str, str]]:
     if findings is None:
         return []
     facts = [("Verdict", f"gain or loss where p < 0.05 after Holm over {findings.family} controlled comparisons, else unresolved; ‡ confounded: no verdict on the declared change")]
-    c = findings.controls
+    if told := _controls(findings):
+        facts.append(("Controls", told))
+    return facts
+
+
+def _controls(findings: Findings) -> str:
+    """What the negative controls gave."""
+    c, found = findings.controls, []
     if c is not None and c.total and c.low is not None and c.high is not None:
         rate = f"false-positive rate {c.resolved / c.total:.0%}, 95 % interval {c.low:.0%} to {c.high:.0%}; 5 % are expected"
-        facts.append(("Controls", f"{c.resolved} of {c.total} comparisons without any difference were called different ({rate})"))
-    elif c is not None:
-        facts.append(("Controls", "planned, not finished" if not c.untested else f"{c.untested} compared, but without a known error"))
-    return facts
+        found.append(f"{c.resolved} of {c.total} comparisons without any difference were called different ({rate})")
+    elif c is not None and c.untested:
+        found.append(f"{c.untested} compared, but without a known error")
+    found += [f"{listing(findings.identical)}: the same top-1 as its base for every seed"] if findings.identical else []
+    return "; ".join(found) or ("planned, not finished or not controlled" if c is not None else "")
 
 
 def paper_caption(rows: list[Row], regime: str) -> Caption:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analysis.gather import Entry, Study
-from analysis.proof import CONTROLLED, prove
-from analysis.statistics import ErrorTerm, FalsePositives, against_paper, binomial_se, change, change_sampling_se, error_term, false_positives, summarize, verdicts
+from analysis.proof import CONFOUNDED, CONTROLLED, Proof, prove
+from analysis.statistics import ErrorTerm, FalsePositives, against_paper, binomial_se, change, error_term, false_positives, summarize, verdicts
 from roadmap.recipes import find_recipe
 from roadmap.steps import Regime, find_regime, recipe_of
 
 Row = dict[str, Any]
 Key = tuple[str, str]
 
-CONTROLS = ("a-a", "no-op")
+NO_OP = "no-op"
+CONTROLS = ("a-a", NO_OP)
 
 # The keys of a row that a comparison fills in.
 EMPTY: Mapping[str, Any] = {
@@ -26,11 +28,12 @@ EMPTY: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Findings:
-    """What holds for all rows together: the study's error term, how many comparisons Holm's test counted, and how often the controls were resolved."""
+    """What holds for all rows together: the study's error term, how many comparisons Holm's test counted, how often the controls were resolved, and which of them repeat their base to the bit."""
 
     error: ErrorTerm
     family: int
     controls: FalsePositives | None
+    identical: list[str]
 
 
 def compare(study: Study, main: Mapping[Key, Row], runs: Mapping[Key, list[Entry]]) -> Findings:
@@ -45,12 +48,25 @@ def compare(study: Study, main: Mapping[Key, Row], runs: Mapping[Key, list[Entry
     for row, parent, comparison in compared:
         _change(row, parent, error)
         if row["n"] and parent["n"]:
-            proof = prove(runs[row["key"]], runs[parent["key"]], comparison["declared"])
+            proof = prove(runs[row["key"]], runs[parent["key"]], comparison["declared"], comparison.get("planned"))
+            if comparison["kind"] == NO_OP:
+                proof = _no_op(proof, row, parent, runs[row["key"]])
             row["proof"] = {**asdict(proof), "text": proof.text}
     family = _judge([row for row, _, c in compared if c["kind"] not in CONTROLS])
-    of_controls = [row for row, _, c in compared if c["kind"] in CONTROLS]
-    _judge(of_controls)
-    return Findings(error, family, _false_positives(of_controls, error))
+    of_controls = [(row, parent) for row, parent, c in compared if c["kind"] in CONTROLS and row["proof"] and row["proof"]["status"] == CONTROLLED]
+    for row, _ in of_controls:
+        _judge([row])  # each by itself, without Holm: at 5 % one in twenty is expected to be resolved
+    identical = [row["label"] for row, parent in of_controls if row["by_seed"] == parent["by_seed"]]
+    return Findings(error, family, _false_positives([row for row, _ in of_controls if row["label"] not in identical], planned=bool(controls)), identical)
+
+
+def _no_op(proof: Proof, row: Row, parent: Row, runs: list[Entry]) -> Proof:
+    """On CPUs a toggle that does nothing gives the same bits, or something decides the outcome that no setting says. GPUs may sum in another order each time."""
+    differs = [seed for seed, top1 in row["by_seed"].items() if parent["by_seed"].get(seed, top1) != top1]
+    if not differs or any((run.get("hardware") or {}).get("device") != "cpu" for run in runs):
+        return proof
+    told = tuple(f"top1 {parent['by_seed'][seed]:g} and {row['by_seed'][seed]:g} at seed {seed}, although nothing was changed" for seed in differs)
+    return replace(proof, status=CONFOUNDED, confounded_by=(*proof.confounded_by, *told))
 
 
 def _change(row: Row, parent: Row, error: ErrorTerm) -> None:
@@ -62,8 +78,15 @@ def _change(row: Row, parent: Row, error: ErrorTerm) -> None:
     assert found is not None
     row |= {
         "change": found.mean, "change_se": found.se, "change_low": found.low, "change_high": found.high, "change_p": found.p, "change_method": found.method,
-        "change_sampling_se": change_sampling_se(row["top1"], parent["top1"], row["test_images"]) if row["test_images"] else None,
+        "change_sampling_se": _sampling_se_of_change(row, parent),
     }
+
+
+def _sampling_se_of_change(row: Row, parent: Row) -> float | None:
+    """On one test set or on two: each side's own error."""
+    if row["sampling_se"] is None or parent["sampling_se"] is None:
+        return None
+    return math.hypot(row["sampling_se"], parent["sampling_se"])
 
 
 def _judge(rows: list[Row]) -> int:
@@ -83,12 +106,9 @@ def change_of(row: Row) -> Any:
     return Change(row["change"], row["change_se"], row["change_low"], row["change_high"], None, row["change_p"], row["change_method"])
 
 
-def _false_positives(rows: list[Row], error: ErrorTerm) -> FalsePositives | None:
-    """Each control by itself, without Holm: at 5 % one in twenty is expected to be resolved. Of those that are proven to differ in nothing: another is no control."""
-    if not rows:
-        return None
-    proven = [row for row in rows if row["proof"] and row["proof"]["status"] == CONTROLLED]
-    return false_positives(verdicts({row["key"]: change_of(row)})[row["key"]] for row in proven)
+def _false_positives(rows: list[Row], *, planned: bool) -> FalsePositives | None:
+    """Of the controls that are proven to differ in nothing but could: one that repeats its base's runs to the bit can never be resolved."""
+    return false_positives(verdicts({row["key"]: change_of(row)})[row["key"]] for row in rows) if planned else None
 
 
 def beside_paper(row: Row, regime: Regime) -> Row:

@@ -2,7 +2,7 @@
 
 A comparison is 'controlled' if its two cells differ in declared settings and in nothing else that the records hold: every resolved setting of
 network, recipe and data (with the digest of the file list), code commit, package versions, type of hardware, ranks, images per device and per
-BatchNorm group, epochs, precision. Anything else makes it 'confounded'; what the records do not say leaves it 'unproven'. Seeds are no
+BatchNorm group, epochs, precision. Anything else makes it 'confounded', also what only one side records; what neither says leaves it 'unproven'. Seeds are no
 setting: where they differ the two are compared unpaired, and the proof says so.
 """
 
@@ -17,15 +17,15 @@ from typing import Any
 from analysis.gather import Entry
 from roadmap.rules import listing
 
-CONTROLLED, CONFOUNDED, UNPROVEN = "controlled", "confounded", "unproven"
+CONTROLLED, CONFOUNDED, UNPROVEN, UNCHANGED = "controlled", "confounded", "unproven", "unchanged"
 
 # What a record says of how it was made -> the declared setting that it follows from, where there is one.
 CIRCUMSTANCES: Mapping[str, str] = {
-    "git_commit": "", "git_dirty": "", "packages": "", "hardware.device": "", "hardware.cpu": "", "world_size": "", "compile": "", "channels_last": "",
+    "git_commit": "", "git_dirty": "", "code_digest": "", "packages": "", "hardware.device": "", "hardware.cpu": "", "world_size": "", "compile": "", "channels_last": "",
     "device_batch": "recipe.group_size", "group_size": "recipe.group_size", "global_batch": "recipe.batch_size", "epochs": "recipe.epochs", "precision": "recipe.precision",
     "data_digest": "data.digest", "image_size": "data.image_size", "train_images": "data.name", "test_images": "data.name",
 }  # fmt: skip
-MAY_BE_ABSENT = ("git_commit", "git_dirty", "data_digest")  # installed without a checkout; a data set that its name says all of
+MAY_BE_ABSENT = ("git_commit", "git_dirty", "code_digest", "data_digest")  # see `_code`; a data set that its name says all of has no digest
 UNSAID = "not recorded"
 
 
@@ -52,40 +52,65 @@ class Proof:
         if self.status == UNPROVEN:
             return f"unproven: {listing(self.unsaid)} {UNSAID}"
         several = self.note.startswith(("bundle", "coupled"))
-        return f"controlled ({self.note.split(';')[0].split(':')[0]})" if several else CONTROLLED
+        return f"{self.status} ({self.note.split(';')[0].split(':')[0]})" if several else self.status
 
 
-def prove(child: Sequence[Entry], parent: Sequence[Entry], declared: Sequence[str]) -> Proof:
-    """Of the finished runs of two cells, one or more each. `declared`: names of resolved settings in which they may differ, `*` for any part of a name."""
-    both = [_values(runs) for runs in (child, parent)]
-    names = list(dict.fromkeys([*both[0], *both[1]]))
+def prove(child: Sequence[Entry], parent: Sequence[Entry], declared: Sequence[str], planned: Mapping[str, Sequence[Any]] | None = None) -> Proof:
+    """Of the finished runs of two cells, one or more each.
+
+    declared: names of resolved settings in which they may differ, `*` for any part of a name. planned: {name: [parent's value, child's]} of those that differ in the plan;
+    where it is known, nothing else and no other value is allowed.
+    """
+    sides = [_values(runs) for runs in (child, parent)]
+    allowed = list(declared) if planned is None else list(planned)
     changed: dict[str, tuple[Any, Any]] = {}
     confounded: list[str] = []
     same: list[str] = []
-    for name in names:
-        mine, theirs = both[0].get(name, {UNSAID}), both[1].get(name, {UNSAID})
+    for name in dict.fromkeys([*sides[0], *sides[1]]):
+        mine, theirs = sides[0].get(name, {UNSAID}), sides[1].get(name, {UNSAID})
         if len(mine) > 1 or len(theirs) > 1:
             confounded.append(f"{name} {_shown(mine | theirs)} within one cell")
         elif mine == theirs:
             same.append(name)
-        elif _is_declared(name, declared):
+        elif _is_declared(name, allowed):
             changed[name] = (_one(theirs), _one(mine))
-        elif not _is_declared(CIRCUMSTANCES.get(name, ""), declared):
+        elif not _is_declared(CIRCUMSTANCES.get(name, ""), allowed):
             confounded.append(f"{name} {_shown(theirs)} and {_shown(mine)}")
-    if _one(both[0].get("git_dirty", {""})) == "true" or _one(both[1].get("git_dirty", {""})) == "true":
-        confounded.append("git_dirty true: code with uncommitted changes cannot be told apart")
-    unsaid = tuple(_unsaid([*child, *parent]))
-    status = CONFOUNDED if confounded else UNPROVEN if unsaid else CONTROLLED
+    confounded += _off_plan(changed, planned or {})
+    runs = [*child, *parent]
+    confounded, unsaid = _code(runs, confounded), tuple(_unsaid(runs))
+    status = CONFOUNDED if confounded else UNPROVEN if unsaid else UNCHANGED if declared and not changed else CONTROLLED
     return Proof(status, tuple(declared), changed, tuple(dict.fromkeys(confounded)), unsaid, tuple(same), "; ".join(_notes(changed, declared, child, parent)))
+
+
+def _off_plan(changed: Mapping[str, tuple[Any, Any]], planned: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Settings that changed as declared, but to other values than were planned."""
+    expected = {name: tuple(json.dumps(value, sort_keys=True) for value in planned[name]) for name in changed if name in planned}
+    return [f"{name} {' to '.join(changed[name])}, planned {' to '.join(pair)}" for name, pair in expected.items() if changed[name] != pair]
+
+
+def _code(runs: Sequence[Entry], confounded: list[str]) -> list[str]:
+    """Uncommitted changes confound unless the digest of the sources says that they are the same ones."""
+    digests = {run.get("code_digest") for run in runs}
+    known = None not in digests and len(digests) == 1
+    if any(run.get("git_dirty") for run in runs) and not known:
+        return [*confounded, "git_dirty true: code with uncommitted changes cannot be told apart"]
+    return [reason for reason in confounded if not (known and reason.startswith("git_dirty "))]
 
 
 def _values(runs: Sequence[Entry]) -> dict[str, set[str]]:
     """Every compared name -> the values that the runs have, as JSON."""
     found: dict[str, set[str]] = {}
     for run in runs:
-        for name, value in _described(run):
+        for name, value in (*_described(run), *_resumed(run)):
             found.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
     return found
+
+
+def _resumed(run: Entry) -> Iterable[tuple[str, Any]]:
+    """What was otherwise in an earlier attempt of the run: other code, packages, hardware or ranks make it two things."""
+    for attempt in run.get("earlier") or []:
+        yield from _circumstances(attempt, [name for name in CIRCUMSTANCES if name.partition(".")[0] in attempt])
 
 
 def _described(run: Entry) -> Iterable[tuple[str, Any]]:
@@ -93,7 +118,11 @@ def _described(run: Entry) -> Iterable[tuple[str, Any]]:
     for part in ("model", "recipe", "data"):
         yield from ((f"{part}.{name}", value) for name, value in resolved.get(part, {}).items())
     yield "init", resolved.get("init", run.get("init", ""))
-    for name in CIRCUMSTANCES:
+    yield from _circumstances(run, CIRCUMSTANCES)
+
+
+def _circumstances(run: Mapping[str, Any], names: Iterable[str]) -> Iterable[tuple[str, Any]]:
+    for name in names:
         if name == "packages":
             yield from ((f"packages.{package}", version) for package, version in (run.get("packages") or {}).items())
             continue
@@ -104,8 +133,9 @@ def _described(run: Entry) -> Iterable[tuple[str, Any]]:
 
 def _unsaid(runs: Sequence[Entry]) -> list[str]:
     names = [name for name in CIRCUMSTANCES if name not in MAY_BE_ABSENT]
-    missing = [name for name in ("resolved", *names) if any(run.get(name.partition(".")[0]) is None for run in runs)]
-    return list(dict.fromkeys(missing))
+    missing = [name for name in ("resolved", *names) if any(run.get(name.partition(".")[0]) in (None, {}) for run in runs)]
+    code = ["code"] if any(run.get("git_commit") is None and run.get("code_digest") is None for run in runs) else []
+    return list(dict.fromkeys([*missing, *code]))
 
 
 def _is_declared(name: str, declared: Iterable[str]) -> bool:

@@ -27,6 +27,7 @@ from typing import Any
 from analysis.comparisons import CONTROLS, EMPTY, Findings, Key, Row, beside_paper, compare, sampling_se
 from analysis.gather import MISSING, Entry, Study, accuracy, averaged, common_words, outcome
 from analysis.statistics import summarize
+from analysis.wording import with_words
 from roadmap.record import FAILED, FINISHED
 from roadmap.rules import RoadmapError
 from roadmap.steps import REGIMES, STEPS, Paper, Regime, Step, find_regime, ladder
@@ -145,7 +146,7 @@ def _named(key: Key, kind: str | None, design: str, trials: list[Entry]) -> Row:
         drawn = "variant"
     else:
         drawn = "step" if step.on_path else "side"
-    label = f"{name} with {text}" if name and text else name or what
+    label = with_words(name, text) or what
     return {"kind": drawn, "key": key, "label": label, "id": step.id if step else None, "step": name if step else "", "what": what, "group": "controls" if drawn == "control" else step.group if step else "other"}
 
 

@@ -48,7 +48,7 @@ def _step(row: Row) -> str:
 def _what(row: Row) -> str:
     what = one_line(row["what"])
     ema = " (top-1 of the EMA)" if row.get("ema") else ""
-    named = {"side": f"{what} (side step)", "variant": f"with {what}", "control": f"{what} (control)", "undefined": f"{what}: {one_line(row.get('change_note'))}"}
+    named = {"side": f"{what} (side step)", "variant": what if what.startswith("without ") else f"with {what}", "control": f"{what} (control)", "undefined": f"{what}: {one_line(row.get('change_note'))}"}
     return named.get(row["kind"], what) + ema
 
 

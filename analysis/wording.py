@@ -41,6 +41,13 @@ def one_line(text: object) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
+def with_words(name: str, change: str) -> str:
+    """A cell in words: 'gelu with kernel_size=3', 'gelu without stage-ratio', or what of the two there is."""
+    if not name or not change:
+        return name or change
+    return f"{name} {change}" if change.startswith("without ") else f"{name} with {change}"
+
+
 def plain(value: Any) -> str:
     """A setting as a proof holds it, JSON or not, without the quotes of a word."""
     text = one_line(value)

@@ -17,6 +17,8 @@ from roadmap.variants import find_variant
 
 MODERN_RECIPE, FINETUNE, FINETUNE_HEAD_SCALE = "convnext-300ep", "convnext-finetune", 0.001
 
+A_A_SEEDS = 1000  # so far from a study's own that more of these do not meet them
+
 Key = tuple[str, str]
 Arm = tuple[Setting, ...]
 
@@ -61,15 +63,20 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Child against parent. `declared`: names of resolved settings (`model.norm`, `recipe.*`) in which they are meant to differ, all others are not. kind: step, change, subject, a-a or no-op."""
+    """Child against parent. `declared`: names of resolved settings (`model.norm`, `recipe.*`) in which they are meant to differ, all others are not. kind: step, change, subject, a-a or no-op.
+
+    planned: {name: (the parent's value, the child's)} of the resolved settings that differ in the plan; None where one of the two is planned elsewhere.
+    """
 
     child: Key
     parent: Key
     declared: tuple[str, ...]
     kind: str
+    planned: Mapping[str, tuple[Any, Any]] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"child": list(self.child), "parent": list(self.parent), "declared": list(self.declared), "kind": self.kind}
+        planned = {} if self.planned is None else {"planned": {name: list(pair) for name, pair in self.planned.items()}}
+        return {"child": list(self.child), "parent": list(self.parent), "declared": list(self.declared), "kind": self.kind, **planned}
 
 
 Design = tuple[list[Cell], list[Comparison]]
@@ -168,19 +175,22 @@ def aliases(plan: Plan) -> list[str]:
     if plan.fraction is None:
         return []
     from pyDOE3 import fracfact
-    from pyDOE3.doe_factorial import fracfact_aliasing
 
-    names = {chr(ord("a") + i): words(arm) for i, arm in enumerate(_listed(plan))}
+    names = [words(arm) for arm in _listed(plan)]
     runs = fracfact(plan.fraction)
-    found = []
-    for line in fracfact_aliasing(runs)[0]:
-        effects = line.split(" = ")
-        said = [" x ".join(names[c] for c in effect) for effect in effects]
-        if len(set(runs[:, [ord(c) - ord("a") for c in effects[0]]].prod(axis=1))) == 1:
-            said.append("the mean")
-        if len(said) > 1:
-            found.append(" = ".join(said))
-    return found
+    # Effects with the same column, up to its sign, cannot be told apart; pyDOE3's own list does not see the sign.
+    groups: dict[tuple[float, ...], list[str]] = {(1.0,) * len(runs): ["the mean"]}
+    for size in range(1, len(names) + 1):
+        for effect in itertools.combinations(range(len(names)), size):
+            column = tuple(runs[:, effect].prod(axis=1))
+            told = " x ".join(names[i] for i in effect)
+            opposite = tuple(-x for x in column)
+            if opposite in groups and column not in groups:
+                groups[opposite].append(f"−({told})")
+            else:
+                groups.setdefault(column, []).append(told)
+    mean, *others = groups.values()
+    return [" = ".join(effects) for effects in (*others, [*mean[1:], mean[0]]) if len(effects) > 1]
 
 
 def _grid(plan: Plan) -> Design:
@@ -296,7 +306,7 @@ def _with_controls(plan: Plan, cells: list[Cell], comparisons: list[Comparison])
     for i, word in enumerate(plan.controls):
         count = plan.controls[:i].count(word) + 1
         title = f"{word} {count}" if count > 1 else word
-        shift = (max(plan.seeds) + 1) * count
+        shift = A_A_SEEDS * count
         more.append(replace(base, title=title, **({"seeds": tuple(s + shift for s in plan.seeds)} if word == A_A else {"control": title})))
     return [*cells, *more], [*comparisons, *(Comparison(child=c.key, parent=base.key, declared=(), kind=word) for c, word in zip(more, plan.controls, strict=True))]
 

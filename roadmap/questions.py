@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from analysis.gather import Study
 
 NOT_PROVEN = 1
+DEFAULT = "digits"  # the study of `roadmap run` without any option
 MIN_WIDTHS = {"top-1 (%)": 13, "n": 7, "change": 7, "verdict": 10}  # of a narrow terminal's columns: the last one gives way
 QUIET_LOOKS = 3  # between two runs of one queue no run says that it trains
 
@@ -31,7 +32,7 @@ def find_study(name: str | None, runs: Path, verb: str = "report") -> Path:
     """The folder of a study: as given, below runs/, else below results/. Raises RunError with the nearest name."""
     known = known_studies(runs)
     if name is None:
-        raise RoadmapError(f"{verb} has no study; legal: a name{', or --paper' if verb == 'report' else ''}; known: {listing(known) or 'none yet'}; run `roadmap run` first")
+        raise RoadmapError(f"{verb} has no study; legal: a name{ {'report': ', or --paper', 'power': ', or --std POINTS'}.get(verb, '')}; known: {listing(known) or 'none yet'}; run `roadmap run` first")
     for folder in (Path(name), runs / name, RESULTS / name):
         if (folder / "study.json").exists() or (folder / "records.jsonl").exists():
             return folder
@@ -111,15 +112,23 @@ def check_study(name: str | None, *, runs: Path, as_json: bool) -> int:
     compared = [r for regime in study.regimes for r in rows(study, regime) if r["parent"]]
     proven = [r for r in compared if r["proof"]]
     bad = [r for r in proven if r["proof"]["status"] != "controlled"]
+    failed = NOT_PROVEN if bad or not proven else 0
     if as_json:
         print(json.dumps({"study": study.name, "comparisons": [{k: r[k] for k in ("label", "parent", "ids", "parent_ids", "proof")} for r in compared]}, indent=1))
-        return NOT_PROVEN if bad else 0
+        return failed
     lines = [[r["label"], r["parent"], _changes(r["proof"]), r["proof"]["text"] if r["proof"] else "no finished run to compare", r["proof"]["note"] if r["proof"] else ""] for r in compared]
     print_table(f"{study.name}: is the declared change all that differs?", ["child", "parent", "declared change", "proof", "note"], lines, left=5)
     for r in bad:
-        print(f"{r['label']} against {r['parent']}: {r['proof']['status']}: {'; '.join(r['proof']['confounded_by']) or listing(r['proof']['unsaid']) + ' not recorded'}")
+        print(f"{r['label']} against {r['parent']}: {r['proof']['status']}: {_why(r['proof'])}")
     print(f"{len(compared)} comparisons: {len(proven) - len(bad)} controlled, {len(bad)} not, {len(compared) - len(proven)} without finished runs on both sides")
-    return NOT_PROVEN if bad else 0
+    return failed
+
+
+def _why(proof: dict[str, Any]) -> str:
+    """Why a comparison is not controlled."""
+    if proof["confounded_by"]:
+        return "; ".join(proof["confounded_by"])
+    return f"{listing(proof['unsaid'])} not recorded" if proof["unsaid"] else "the declared change did not happen"
 
 
 def _changes(proof: dict[str, Any] | None) -> str:
@@ -143,7 +152,7 @@ def show_power(name: str | None, *, resolve: float, std: float | None, power: fl
     if std is None:
         from analysis.rows import analyse
 
-        study = open_named(name, runs, "power")
+        study = open_named(name or (DEFAULT if DEFAULT in known_studies(runs) else None), runs, "power")
         found = pooled_std(study)
         std, rule = found.std, pooled_over(found.cells)
         comparisons = comparisons if comparisons is not None else max(analyse(study)[1].family, 1)
@@ -170,12 +179,23 @@ def show_attribution(name: str | None, *, others: Sequence[str], runs: Path, as_
     if any("timm" in (t.get("resolved") or {}).get("model", {}) for t in study.records):
         raise RoadmapError(f"attribute.study {study.name} trains networks of timm, which have no toggles; legal: ladders and changes of our own networks; `roadmap report {study.name}` compares them as wholes")
     names = list(others) or [n for n in known_studies(runs) if n != study.name]
-    found = attribute(study, others=[open_named(n, runs, "attribute") for n in names])
+    found = attribute(study, others=[s for n in names if (s := _other(n, runs, asked=bool(others)))])
     if as_json:
         print(json.dumps(to_json(found), indent=1))
     else:
         _show(terminal(found))
     return 0
+
+
+def _other(name: str, runs: Path, *, asked: bool) -> Study | None:
+    """Another study whose runs may count. One that is damaged matters only if it was asked for."""
+    try:
+        return open_named(name, runs, "attribute")
+    except RoadmapError as e:
+        if asked:
+            raise
+        print(f"not used: {e}", file=sys.stderr)
+        return None
 
 
 # watch -------------------------------------------------------------------------------------------------------------------

@@ -208,8 +208,8 @@ def write_study(out: Path, study: str, question: str, regime: str, trials: Itera
 def _joined(known: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, Any]:
     """The design as it is asked for now, with the comparisons and undefined cells of earlier calls."""
     old, new = known.get("comparisons", []), header.get("comparisons", [])
-    renewed = [(c["child"], c["parent"]) for c in new]
-    comparisons = [*(c for c in old if (c["child"], c["parent"]) not in renewed), *new]
+    renewed = [c["child"] for c in new]  # a cell is compared with one other: the one that is asked for now
+    comparisons = [*(c for c in old if c["child"] not in renewed), *new]
     undefined = {**known.get("undefined", {}), **header.get("undefined", {})}
     lists = {key: list(header.get(key, known.get(key, []))) for key in ("notes", "points")}
     return {"design": header.get("design", known.get("design", "ladder")), **lists, "comparisons": comparisons, "undefined": undefined}
@@ -228,7 +228,7 @@ def file_digest(path: Path) -> str:
 
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the code that runs; None where it is not a checkout."""
+    """Commit and dirty flag of the code that runs, None where it is not a checkout; and the digest of its source."""
 
     def git(*words: str) -> str | None:
         try:
@@ -238,7 +238,18 @@ def git_state() -> dict[str, Any]:
 
     commit = git("rev-parse", "HEAD")
     status = git("status", "--porcelain", "--", ":/roadmap", ":/pyproject.toml", ":/constraints.txt") if commit else None
-    return {"git_commit": commit, "git_dirty": None if status is None else bool(status)}
+    return {"git_commit": commit, "git_dirty": None if status is None else bool(status), "code_digest": code_digest()}
+
+
+def code_digest() -> str:
+    """SHA-256 over the package's source files and their names, 16 digits: which code runs, also where there is no commit, or uncommitted changes."""
+    import hashlib
+
+    package = Path(__file__).parent
+    found = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        found.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
 
 
 @functools.cache

@@ -69,6 +69,8 @@ def expand(plan: Plan, *, data_dir: Path | None = None) -> Study:
         trials += planned
     if not trials:
         refuse(list(dict.fromkeys(undefined.values())))
+    first = {(t.step, t.change): t for t in reversed(trials)}
+    comparisons = [replace(c, planned=_planned(first.get(c.parent), first.get(c.child))) for c in comparisons]
     notes = tuple(f"aliased: {line}" for line in aliases(plan))
     asked: dict[str, Any] = {"name": plan.name, "question": plan.question, "regime": plan.regime, "design": plan.design, "init": plan.init}
     return Study(**asked, trials=tuple(trials), undefined=undefined, comparisons=tuple(comparisons), notes=notes, points=tuple(map(words, points(plan))))
@@ -106,6 +108,20 @@ def _recipe(plan: Plan, cell: Cell) -> Recipe:
         recipe = recipe.with_epochs(asked["epochs"])
     fields = {name.removeprefix(f"{RECIPE}."): value for name, value in cell.settings.items() if name.startswith(f"{RECIPE}.")}
     return replace(recipe, **fields)
+
+
+def _planned(parent: Trial | None, child: Trial | None) -> dict[str, tuple[Any, Any]] | None:
+    """What differs between two cells as they are planned: the proof holds the records against these values."""
+    if parent is None or child is None:
+        return None
+    before, after = _flat(parent), _flat(child)
+    return {name: (before.get(name), after.get(name)) for name in dict.fromkeys([*before, *after]) if before.get(name) != after.get(name)}
+
+
+def _flat(trial: Trial) -> dict[str, Any]:
+    """{"model.norm": "layer", ...} of everything that decides the outcome but the seed."""
+    parts = trial.identity()
+    return {f"{part}.{name}": value for part in ("model", "recipe", "data") for name, value in parts[part].items()}
 
 
 def images_to_train(trial: Trial) -> int | None:

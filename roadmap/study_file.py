@@ -8,6 +8,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from roadmap.data.catalogue import NAMED, TIMM_PREFIXES
 from roadmap.recipes import find_recipe
 from roadmap.rules import Number, SpecError, listing, lookup, nearest, parse_setting, refuse
 from roadmap.spec import ModelSpec, Recipe, TimmSpec, show
@@ -30,6 +31,7 @@ DESIGNS: Mapping[str, str] = {
 }
 A_A, NO_OP = "a-a", "no-op"
 CONTROLS: Mapping[str, str] = {A_A: "the same trial with other seeds", NO_OP: "the same trial, told apart by a toggle that does nothing"}
+MOST_FACTORS = 10  # of a full factorial: 1,024 cells
 CROSSED = ("recipe", "data", "batch_size", "epochs")  # and `recipe.FIELD`
 
 Setting = tuple[str, Any]
@@ -192,6 +194,7 @@ def _lookups(plan: Plan) -> Iterator[tuple[str, Callable[[], Any]]]:
     """One call for each name of the plan, which raises where it is unknown."""
     yield "regime", lambda: find_regime(plan.regime)
     yield "recipe", lambda: plan.recipe is None or find_recipe(plan.recipe)
+    yield "data", lambda: plan.data is None or check_data(plan.data)
     yield "design", lambda: lookup("design", plan.design, DESIGNS)
     for name in plan.model:
         yield "model", functools.partial(check_model, name)
@@ -238,6 +241,8 @@ def _misplaced(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "model", f"{where}.model is empty in a models design; legal: variants, timm/NAME, step/ID; add `model:`"
     if plan.design not in ("ladder", "models") and plan.model:
         yield "model", f"{where}.model is {listing(plan.model)} in a {plan.design} design; legal: designs of steps start from `base`; use design: models, or base"
+    if plan.design == "factorial" and plan.fraction is None and len(plan.changes) > MOST_FACTORS:
+        yield "changes", f"{where}.changes has {len(plan.changes)} changes in a full factorial, {2 ** len(plan.changes):,} cells; legal: up to {MOST_FACTORS}; give a `fraction`, or fewer changes"
     if plan.fraction is not None and plan.design != "factorial":
         yield "fraction", f"{where}.fraction is {plan.fraction!r} in a {plan.design} design; legal: with design: factorial; remove it"
     if plan.design in ("ladder", "models") and plan.base is not None:
@@ -271,6 +276,13 @@ def values_of(name: str, value: Any) -> list[Any]:
     return list(value)
 
 
+def check_data(name: str) -> str:
+    """The name of a data set, refused where there is none of that name. Raises SpecError."""
+    if not name.startswith(TIMM_PREFIXES):
+        lookup("data", name, NAMED)
+    return name
+
+
 def check_model(name: str) -> None:
     """Refuse a model's name that is not a variant, `timm/...` or `step/...`. That timm knows its part is seen when it is built."""
     if name.startswith("step/"):
@@ -287,7 +299,7 @@ def parse_change(name: str, value: Any) -> Setting:
     if name == "recipe":
         return name, find_recipe(text).name
     if name == "data":
-        return name, text
+        return name, check_data(text)
     if name in ("batch_size", "epochs"):
         rule = Number(1, 1_000_000, whole=True)
         if not rule.check(value):

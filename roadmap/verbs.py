@@ -14,7 +14,7 @@ from roadmap.launch.local import run_here, run_side_by_side
 from roadmap.machine import Machine
 from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunError, RunFolder, study_folder, write_study
 from roadmap.rules import RoadmapError, SpecError, listing, parse_setting
-from roadmap.spec import ModelSpec, Trial, diff, show
+from roadmap.spec import ModelSpec, TimmSpec, Trial, diff, show
 from roadmap.steps import Step, change_of, find_regime, find_step, ladder, resolve
 from roadmap.study import Study, images_to_train
 
@@ -83,6 +83,7 @@ def run_study(study: Study, machine: Machine, *, out: Path, jobs: int, force: bo
 def refuse_before_training(study: Study, machine: Machine) -> None:
     """What can be known without training: data sets that are missing or damaged, ranks that do not divide the batch."""
     from roadmap.data.catalogue import IMAGE_FOLDERS, training_images
+    from roadmap.model.complexity import complexity
 
     if not study.trials:
         raise RoadmapError(f"study {study.name} has no trial that can be built; legal: at least one; see the reasons with `roadmap plan`: {listing(study.undefined.values())}")
@@ -96,6 +97,8 @@ def refuse_before_training(study: Study, machine: Machine) -> None:
             open_data(data, data_dir=machine.data_dir, download=machine.download)
     images = training_images(data, data_dir=machine.data_dir)
     world = int(os.environ.get("WORLD_SIZE", 1))
+    for spec, image_size in dict.fromkeys((t.model, t.data.image_size) for t in study.trials if isinstance(t.model, TimmSpec)):
+        complexity(spec, image_size)  # that timm knows the name, and can build it at this size
     for trial in study.trials:
         trial.recipe.groups_per_rank(world)
         if images is not None and images < trial.recipe.batch_size:

@@ -185,7 +185,7 @@ REFUSED: list[tuple[list[str], list[str]]] = [
     (["run", "--set", "kernel=9"], ["ModelSpec toggle 'kernel' is unknown; legal: depths, ", "did you mean 'kernel_size'?"]),
     (["run", "--set", "norm=layr"], ["ModelSpec.norm is 'layr'; legal: batch, layer", "did you mean 'layer'?"]),
     (["run", "--step", "0", "--set", "downsampling=separate"], ["ModelSpec.downsampling is separate, which needs inverted_bottleneck true, not false; reason: "]),
-    (["run", "--set", "downsampling=none"], ["has no trial that can be built"]),
+    (["run", "--set", "downsampling=none"], ["ModelSpec.downsampling is none, which needs stages 1"]),
     (["run", "--name", "../x"], ["study.name is '../x'; legal: up to 100 letters"]),
     (["run", "--name", "-rf"], ["expected one argument"]),
     (["run", "--num-classes", "11"], ["data 'digits' has 10 classes, not 11; legal: 10; leave --num-classes out"]),

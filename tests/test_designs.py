@@ -168,7 +168,7 @@ def test_a_single_change_is_the_step_with_and_without_it() -> None:
     for plan in (plan_of(design="single", base="9", set=("kernel_size=3",)), plan_of(design="single", base="9", changes=({"kernel_size": 3},))):
         study = expand(plan)
         assert list(cells_of(study)) == [(NINE, ""), (NINE, "kernel_size=3")]
-        assert [c.to_json() for c in study.comparisons] == [{"child": [NINE, "kernel_size=3"], "parent": [NINE, ""], "declared": ["model.kernel_size"], "kind": "change"}]
+        assert [c.to_json() for c in study.comparisons] == [{"child": [NINE, "kernel_size=3"], "parent": [NINE, ""], "declared": ["model.kernel_size"], "kind": "change", "planned": {"model.kernel_size": [7, 3]}}]
 
 
 def test_one_at_a_time_is_the_base_and_each_value_alone() -> None:
@@ -270,6 +270,12 @@ def test_aliases_are_in_the_changes_own_words() -> None:
     assert expand(plan).notes == tuple(f"aliased: {line}" for line in aliases(plan))
 
 
+def test_an_alias_with_the_other_sign_is_an_alias() -> None:
+    found = aliases(plan_of(design="factorial", base="6", fraction="a b -ab", changes=FACTORS))
+    third = "norm=layer conv_bias=true"
+    assert found[0] == f"activation=gelu = −(activations=one x {third})" and found[-1] == f"−(activation=gelu x activations=one x {third}) = the mean"
+
+
 def test_generators_that_alias_nothing_have_no_note() -> None:
     assert expand(plan_of(design="factorial", base="6", fraction="a b c", changes=FACTORS)).notes == ()
 
@@ -348,7 +354,7 @@ def test_a_control_repeats_its_cell_in_all_but_name_and_seeds(kind: str) -> None
     whole = cells[parent]
     assert {t.configuration for t in same + again} == {whole[0].configuration}
     seeds = [[t.seed for t in runs] for runs in (whole, same, again)]
-    assert seeds == [[0, 2], [3, 5], [6, 8]]
+    assert seeds == [[0, 2], [1000, 1002], [2000, 2002]]
     assert [t.seed for t in idle] == [0, 2] and not {t.fingerprint for t in idle} & {t.fingerprint for t in whole}
     for mine, theirs in zip(idle, whole, strict=True):
         assert (mine.model, mine.recipe, mine.data, mine.init, mine.seed) == (theirs.model, theirs.recipe, theirs.data, theirs.init, theirs.seed)

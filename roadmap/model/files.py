@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from roadmap.model.network import ModernizableResNet
 from roadmap.model.subjects import TIMM_SPEC, timm_from_metadata
@@ -43,15 +43,18 @@ def load(path: str | Path) -> Any:
     """
     metadata, state = _read(Path(path))
     if TIMM_SPEC in metadata:
-        other = timm_from_metadata(metadata, str(path))
-        other.load_state_dict(state, strict=True)
-        return other.eval()
+        return _filled(timm_from_metadata(metadata, str(path)), state, path)
     if SPEC not in metadata:
         raise WeightsError(f"weights.file {path} has no spec inside; legal: files that roadmap.save wrote; build the network and use load_weights")
     spec = from_plain(ModelSpec, {**plain(ModelSpec()), **_entry(path, metadata, SPEC)}, f"{path}: spec")
     head = _entry(path, metadata, HEAD)
     with torch.device("meta"):
         model = ModernizableResNet(spec, global_pool=str(head.get("global_pool", "avg")), drop_rate=float(head.get("drop_rate", 0.0)))
+    return _filled(model, state, path)
+
+
+def _filled(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> nn.Module:
+    """The model with the file's tensors in place of its own."""
     try:
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as e:

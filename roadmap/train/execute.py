@@ -168,8 +168,20 @@ def _describe(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -
         "precision": precision_of(trial.recipe, ranks.device), "configuration": trial.configuration, "workers": machine.workers, "compile": machine.compile, "channels_last": machine.channels_last,
         **git_state(), "packages": package_versions(), "hardware": hardware(ranks), "attempts": len(read_lines(folder.path / "attempts.jsonl")[0]),
         # All that decides the outcome, as it was resolved: what two runs differ in is proven from their records alone.
-        "resolved": trial.identity(),
+        "resolved": trial.identity(), "earlier": _earlier_circumstances(folder, ranks, trial),
     }
+
+
+def _earlier_circumstances(folder: RunFolder, ranks: Ranks, trial: Trial) -> list[dict[str, Any]]:
+    """Of attempts before this one, what was not as it is now: other code, packages, hardware, ranks or precision. A run that was resumed elsewhere is not of one piece."""
+    now = {**git_state(), "packages": package_versions(), "hardware": hardware(ranks), "world_size": ranks.world, "precision": precision_of(trial.recipe, ranks.device)}
+    found: list[dict[str, Any]] = []
+    for line in read_lines(folder.path / "attempts.jsonl")[0]:
+        then = {name: line.get(name) for name in now}
+        same = {**then, "hardware": {k: (then["hardware"] or {}).get(k) for k in ("device", "cpu")}} == {**now, "hardware": {k: now["hardware"][k] for k in ("device", "cpu")}}
+        if not same and then not in found:
+            found.append(then)
+    return found
 
 
 def _note_attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> None:
