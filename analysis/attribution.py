@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from analysis.gather import Entry, Study, accuracy, reason
-from analysis.lattice import LIMIT, Game, Lattice, Placed, Player, game_of, halves, place, players_of
+from analysis.lattice import LIMIT, Game, Lattice, Player, game_of, halves, players_of
+from analysis.placing import Placed, doubts, place
+from analysis.proof import prove
 from analysis.shapley import Estimate, Interaction, Solved, Value, solve
 from analysis.tables import markdown_text
 from analysis.wording import NONE, one_line, signed
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Attribution", "Game", "Player", "attribute", "game_of", "markdown", "players_of", "terminal", "to_json"]
 
+FEW = 5  # runs, and differences of runs, that a note names
 LISTED = 32  # missing cells, and runs that count nowhere, that are written out one by one; numbers and costs count all
 
 
@@ -63,6 +66,7 @@ class Shares:
     legal: int
     cells: tuple[TrainedCell, ...]
     missing: tuple[MissingCell, ...]
+    error: str
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class Price:
 
 
 def attribute(study: Study, *, others: Sequence[Study] = (), seeds: Sequence[int] = (), game: Game | None = None) -> Attribution:
-    """Attribute a study's gain to its toggles, with every finished run of it and of `others` that lies on the lattice.
+    """Attribute a study's gain to its toggles, with every finished run of it and of `others` that lies on the lattice and was made as the base's runs were.
 
     seeds: those that a missing cell would be trained with, for its cost; as many as most of the study's cells have, unless given. game: other players than the study's own.
     Raises RoadmapError where the study defines no game; see `game_of`.
@@ -119,7 +123,9 @@ def attribute(study: Study, *, others: Sequence[Study] = (), seeds: Sequence[int
     price, planned = _price(placed), len(set(seeds)) or _planned(study)
     solved = solve(lattice, placed, study.regime)
     two = Lattice(halves(lattice, study.regime))
-    shares = _shares(two, place(two, [study, *others]), price, planned, study.regime) if two.size == 2 else None
+    placed_two = place(two, [study, *others], placed.like) if two.size == 2 else None
+    # With the whole study's error, so that what stands in headline and table has one interval.
+    shares = _shares(two, placed_two, solve(two, placed_two, study.regime, placed), price.of(1, planned)) if placed_two else None
     runs = [t["id"] for cell in sorted(placed.runs) for t in placed.runs[cell]]
     ids = tuple(dict.fromkeys([*runs, *(i for c in (shares.cells if shares else ()) for i in c.ids)]))
     return Attribution(
@@ -142,7 +148,7 @@ def attribute(study: Study, *, others: Sequence[Study] = (), seeds: Sequence[int
         missing_total=None if solved.legal_cells is None else len(solved.missing),
         missing_cost=price.of(len(solved.missing), planned) if solved.missing else "",
         error=solved.error,
-        notes=(*lattice.game.notes, *_notes_on_cells(study, lattice, solved, shares, price), *_notes_on_runs(placed, lattice, planned, ids)),
+        notes=(*lattice.game.notes, *_notes_on_cells(study, lattice, solved, shares, price), *_notes_on_runs(placed, placed_two, lattice, planned, ids)),
         ids=ids,
     )
 
@@ -181,14 +187,13 @@ def _trained(lattice: Lattice, placed: Placed) -> tuple[TrainedCell, ...]:
     return tuple(one(cell, placed.runs[cell]) for cell in sorted(placed.runs, key=lambda c: (c.bit_count(), c)))
 
 
-def _shares(two: Lattice, placed: Placed, price: Price, seeds: int, regime: str) -> Shares:
-    """The game of two, solved like any other."""
-    solved = solve(two, placed, regime)
+def _shares(two: Lattice, placed: Placed, solved: Solved, cost: str) -> Shares:
+    """The game of two, solved like any other. cost: of one cell."""
     game = two.game
     words: dict[tuple[str, ...], str] = {("recipe",): f"the network of {game.bottom} with the training of {game.top}", ("architecture",): f"the network of {game.top} with the training of {game.bottom}"}
-    missing = tuple(_missing(two, cell, words.get(tuple(p.name for p in two.members(cell)), two.words(cell)), ways, price.of(1, seeds)) for cell, *ways in solved.missing)
+    missing = tuple(_missing(two, cell, words.get(tuple(p.name for p in two.members(cell)), two.words(cell)), ways, cost) for cell, *ways in solved.missing)
     by_name = {v.player: Estimate(v.value, v.low, v.high) for v in solved.values}
-    return Shares(by_name.get("recipe"), by_name.get("architecture"), solved.interactions[0], solved.used, solved.legal_orders or 0, _trained(two, placed), missing)
+    return Shares(by_name.get("recipe"), by_name.get("architecture"), solved.interactions[0], solved.used, solved.legal_orders or 0, _trained(two, placed), missing, solved.error)
 
 
 def points(found: Estimate | Interaction | None) -> str:
@@ -221,7 +226,8 @@ def _headline(lattice: Lattice, solved: Solved, shares: Shares | None, placed: P
     game = lattice.game
     if solved.gain is None:
         without = listing(lattice.words(cell) for cell in (0, lattice.top) if cell not in placed.runs)
-        return f"There is no gain to attribute from {game.bottom} to {game.top}: no finished run of {without}."
+        alike = " that was made as the others were" if placed.apart else ""
+        return f"There is no gain to attribute from {game.bottom} to {game.top}: no finished run of {without}{alike}."
     runs = f"{_count(len(placed.runs[lattice.top]), 'run')} against {len(placed.runs[0])}"
     if shares is None:
         kind = "training" if set(solved.kinds) == {"recipe"} else "architecture"
@@ -248,6 +254,8 @@ def _notes_on_cells(study: Study, lattice: Lattice, solved: Solved, shares: Shar
         yield f"Recipe and architecture together give {points(shares.interaction)} points beyond the sum of each alone."
     if solved.values and shares and shares.orders == 2:
         yield "Recipe and architecture are switched as two wholes in the headline; the sums of their players' values weigh other orders and may differ."
+    if shares and shares.recipe and shares.error != solved.error:
+        yield f"In the headline recipe and architecture have {shares.error}."
     if solved.legal_cells is not None and solved.legal_cells < 1 << lattice.size:
         first = next(cell for cell in range(1 << lattice.size) if lattice.refusal(cell))
         cells = f"{(1 << lattice.size) - solved.legal_cells:,} of {1 << lattice.size:,} cells cannot be built and are in no order"
@@ -258,9 +266,8 @@ def _notes_on_cells(study: Study, lattice: Lattice, solved: Solved, shares: Shar
         yield f"Costs are the mean of {_count(price.runs, 'finished run')}: {price.hours:.3g} {price.unit} each."
 
 
-def _notes_on_runs(placed: Placed, lattice: Lattice, planned: int, ids: Sequence[str]) -> Iterable[str]:
+def _notes_on_runs(placed: Placed, two: Placed | None, lattice: Lattice, planned: int, ids: Sequence[str]) -> Iterable[str]:
     """Which runs count, which do not, and what they do not share."""
-    everyone = [t for found in placed.runs.values() for t in found]
     fewer = [f"{lattice.words(cell)} ({len(found)})" for cell, found in sorted(placed.runs.items()) if len(found) < planned]
     if fewer:
         yield f"Fewer than {_count(planned, 'finished run')}: {listing(fewer)}."
@@ -272,14 +279,26 @@ def _notes_on_runs(placed: Placed, lattice: Lattice, planned: int, ids: Sequence
         yield f"{_count(placed.repeated, 'finished run')} listed again in another study counted once."
     for run in placed.disagree:
         yield f"{one_line(run)} has another result where it is listed again; the first is counted."
-    if aside := sum(t["id"] not in ids for t in placed.aside):
+    apart = {id(t): (t, why) for t, why in (*placed.apart, *(two.apart if two else ()))}
+    yield from _notes_on_circumstances(list(apart.values()), placed.like)
+    if placed.controls:
+        yield f"{_count(placed.controls, 'finished run')} of controls not used: cells are compared with them and do not consist of them."
+    if aside := sum(t["id"] not in ids and id(t) not in apart for t in placed.aside):
         yield f"{_count(aside, 'finished run')} with settings or data of no cell not used."
     if placed.silent:
         yield f"{_count(len(placed.silent), 'finished run')} whose record does not say its resolved settings not used."
-    if len(codes := dict.fromkeys(f"{str(t.get('git_commit'))[:10]}{' with uncommitted changes' if t.get('git_dirty') else ''}" for t in everyone)) > 1:
-        yield f"The runs are of {len(codes)} states of the code: {listing(codes)}."
-    if len(devices := dict.fromkeys(str((t.get("hardware") or {}).get("device")) for t in everyone)) > 1:
-        yield f"The runs are from {len(devices)} kinds of device: {listing(devices)}."
+
+
+def _notes_on_circumstances(apart: Sequence[tuple[Entry, tuple[str, ...]]], like: Entry | None) -> Iterable[str]:
+    """Which runs were made otherwise than those that count, and what the records of those that count leave open."""
+    if apart:
+        runs, reasons = list(dict.fromkeys(one_line(t["id"]) for t, _ in apart)), list(dict.fromkeys(one_line(reason) for _, why in apart for reason in why))
+        which, what = (listing(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "") for names in (runs, reasons))
+        yield f"{_count(len(apart), 'finished run')} of other code, packages, hardware, ranks, precision or data not used: {which}. What differs, the base's first: {what}."
+    if like and (open_ := doubts(like)):
+        yield f"What the records of the runs that count leave open: {listing(map(one_line, open_))}."
+    if like and (unsaid := prove([like], [like], ()).unsaid):
+        yield f"Not recorded, so not shown to be alike in all runs: {listing(unsaid)}."
 
 
 def to_json(found: Attribution) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 from analysis.comparisons import Findings, Row
 from analysis.gather import MISSING, Entry, Study, common_words, outcome, reason
-from analysis.statistics import binomial_se
+from analysis.statistics import binomial_se, quantile
 from analysis.wording import NONE, one_line, signed
 from roadmap.record import DIVERGED, FAILED, FINISHED
 from roadmap.rules import listing
@@ -59,7 +60,7 @@ def measured_caption(study: Study, rows: list[Row], regime: str = "", findings: 
         ("Top-1", "percent on the test split after the last epoch, of the averaged weights where EMA is on; mean ± standard deviation (n − 1) over the finished seeds"),
         ("Change", _change_note(findings)),
         *_judged(findings),
-        ("Paper", paper_note(rows, where)),
+        *([("Paper", paper_note(rows, where))] if any(r["paper_top1"] is not None for r in rows) else []),
         *_remarks(rows),
     ]
     if common := common_words(study):
@@ -73,11 +74,11 @@ def measured_caption(study: Study, rows: list[Row], regime: str = "", findings: 
     if others:
         facts.append(("Not shown", ", ".join(f"{n} trials of regime {name or '(none)'}" for name, n in others.items())))
     problems = [(one_line(t["id"]), one_line(reason(t))) for t in here if outcome(t) != FINISHED]
-    return Caption(f"Study {one_line(study.name)}, regime {where.name}", facts, f"{runs}; {data}; {recipes}", problems, cross_table(study, rows))
+    return Caption(f"Study {one_line(study.name)}, regime {where.name}", facts, f"{runs}; {data}; {recipes}", problems, cross_table(study, rows, findings))
 
 
-def cross_table(study: Study, rows: list[Row]) -> CrossTable | None:
-    """Arms down, crossed values across: mean with its 95 % interval and n, the change from the same column's reference below it."""
+def cross_table(study: Study, rows: list[Row], findings: Findings | None = None) -> CrossTable | None:
+    """Arms down, crossed values across: mean with its 95 % interval and n, and the change from the same column's reference; then how the change itself changes."""
     if not study.points:
         return None
     cells: dict[str, dict[str, Row]] = {}
@@ -86,7 +87,24 @@ def cross_table(study: Study, rows: list[Row]) -> CrossTable | None:
         if point is not None:
             arm = " with ".join(filter(None, [row["key"][0], row["key"][1].removesuffix(point).strip()]))
             cells.setdefault(one_line(arm), {}).setdefault(point, row)
-    return CrossTable(["", *map(one_line, study.points)], [(arm, [_crossing(found.get(p)) for p in study.points]) for arm, found in cells.items()])
+    table = [(arm, [_crossing(found.get(p)) for p in study.points]) for arm, found in cells.items()]
+    for arm, found in cells.items():
+        first = found.get(study.points[0])
+        if first and first["change"] is not None and findings:
+            table.append((f"change of {arm}, less that in the first column", [NONE, *(_contrast(found.get(p), first, findings) for p in study.points[1:])]))
+    return CrossTable(["", *map(one_line, study.points)], table)
+
+
+def _contrast(row: Row | None, first: Row, findings: Findings) -> str:
+    """Whether a change depends on what the study is crossed with: the difference of two changes of four cells, with the study's error term."""
+    e = findings.error
+    if row is None or row["change"] is None:
+        return NONE
+    difference = row["change"] - first["change"]
+    if e.std is None or e.df is None or row["change_se"] is None:
+        return signed(difference)
+    half = quantile(e.df) * math.hypot(row["change_se"], first["change_se"])
+    return f"{signed(difference)} [{signed(difference - half)}, {signed(difference + half)}]"
 
 
 def _crossing(row: Row | None) -> str:
@@ -109,6 +127,8 @@ def _change_note(findings: Findings | None) -> str:
         how = f"paired by seed with the error term of the whole study, {e.std:.2f} points at {e.df:g} degrees of freedom (correlation over seeds {e.correlation:.2f})"
     else:
         how = f"the pooled standard deviation of {e.cells} cells and {e.runs} runs, {e.std:.2f} points at {e.df:g} degrees of freedom"
+    if e.method == "paired":
+        how += "; o: other seeds, not paired"
     equal = f"; test of equal variances: p = {e.p_equal:.2f}" if e.p_equal is not None and e.std is not None else ""
     return f"{what}; error: {how}{equal}"
 

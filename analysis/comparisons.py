@@ -19,10 +19,12 @@ Key = tuple[str, str]
 NO_OP = "no-op"
 CONTROLS = ("a-a", NO_OP)
 
+MARKS = {"paired": "p", "welch": "w", "pooled": "o", "none": ""}  # of a change whose error is not got as the study's is
+
 # The keys of a row that a comparison fills in.
 EMPTY: Mapping[str, Any] = {
     "parent": None, "change": None, "change_se": None, "change_low": None, "change_high": None, "change_p": None, "change_method": None, "change_note": None,
-    "change_sampling_se": None, "p_holm": None, "verdict": None, "proof": None, "parent_ids": [],
+    "change_sampling_se": None, "change_mark": "", "p_holm": None, "verdict": None, "proof": None, "parent_ids": [],
 }  # fmt: skip
 
 
@@ -78,7 +80,7 @@ def _change(row: Row, parent: Row, error: ErrorTerm) -> None:
     assert found is not None
     row |= {
         "change": found.mean, "change_se": found.se, "change_low": found.low, "change_high": found.high, "change_p": found.p, "change_method": found.method,
-        "change_sampling_se": _sampling_se_of_change(row, parent),
+        "change_sampling_se": _sampling_se_of_change(row, parent), "change_mark": "" if found.method == error.method else MARKS[found.method],
     }
 
 

@@ -1,21 +1,22 @@
 """Study -> the lattice of its toggles: who the players are, which settings each subset of them means, whether it can be built, which runs have exactly these settings.
 
 A cell is a set of players that are on, held as a bit mask: bit i is player i, 0 the base, all bits the top. An order in which the players are switched on is a path
-from the base to the top; a legal order passes only cells that can be built. `analysis.attribution` puts the numbers on.
+from the base to the top; a legal order passes only cells that can be built. `analysis.placing` lays the runs on the cells, `analysis.shapley` puts the numbers on.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import combinations, pairwise
 from typing import Any
 
-from analysis.gather import Entry, Study, accuracy, outcome
+from analysis.comparisons import CONTROLS
+from analysis.gather import Study, outcome
 from roadmap.record import FINISHED
 from roadmap.rules import RoadmapError, SpecError, from_plain, listing
 from roadmap.spec import DEPENDENCIES, Data, ModelSpec, Recipe, Trial, show
@@ -26,8 +27,6 @@ Cell = tuple[str, str]  # (step, change), the labels of a study's cell
 
 # Up to so many players every subset is looked at (2^16 cells, about a second); beyond, only those that were trained.
 LIMIT = 16
-# What a record measured or found out, which its resolved settings do not state; runs that differ here are not of one game.
-RECORDED = ("data_digest", "train_images", "test_images", "precision")
 # Rules read these together with other settings. `stages`, which a dependency needs, is no toggle: it is made of `depths`.
 _CHECKED_WITH_DATA = ("stem_stride", "depths", "num_classes", "in_chans")
 _MADE_OF = {"stages": ("depths",)}
@@ -186,57 +185,6 @@ def paths(cells: Collection[int], size: int) -> tuple[dict[int, int], dict[int, 
     return up, down
 
 
-@dataclass(frozen=True)
-class Placed:
-    """Where the studies' runs lie: `runs` by cell, each run once; `aside` are finished runs of other settings, `silent` those whose record does not say its settings,
-    `lost` the unfinished or failed ones, of the first study all, of others those on a cell; `repeated` counts runs that are listed again, `disagree` names those with
-    another result there."""
-
-    runs: Mapping[int, list[Entry]]
-    aside: tuple[Entry, ...]
-    silent: tuple[Entry, ...]
-    lost: tuple[Entry, ...]
-    repeated: int
-    disagree: tuple[str, ...]
-
-
-def place(lattice: Lattice, studies: Sequence[Study]) -> Placed:
-    """Every run of the studies on its cell; of a run that several studies hold (one fingerprint) the first finished one counts."""
-    finished: dict[str, Entry] = {}
-    repeated, disagree = 0, []
-    for entry in (t for study in studies for t in study.trials if outcome(t) == FINISHED):
-        first = finished.get(entry["fingerprint"])
-        if first is None:
-            finished[entry["fingerprint"]] = entry
-        else:
-            repeated += 1
-            disagree += [entry["id"]] if accuracy(first) != accuracy(entry) else []
-    runs: dict[int, list[Entry]] = defaultdict(list)
-    aside: list[Entry] = []
-    silent: list[Entry] = []
-    setup = _setup(lattice, finished.values())
-    for entry in finished.values():
-        cell = lattice.find(flat(entry["resolved"])) if entry.get("resolved") else None
-        if cell is not None and all(entry.get(key) in (None, setup.get(key)) for key in RECORDED):
-            runs[cell].append(entry)
-        else:
-            (aside if entry.get("resolved") else silent).append(entry)
-    lost = {t["fingerprint"]: t for study in studies for t in study.trials if t["fingerprint"] not in finished and (study is studies[0] or _on(lattice, t))}
-    return Placed(runs, tuple(aside), tuple(silent), tuple(lost.values()), repeated, tuple(disagree))
-
-
-def _setup(lattice: Lattice, entries: Iterable[Entry]) -> Settings:
-    """What most of the base's runs recorded; of all runs where the base has none."""
-    known = [t for t in entries if t.get("resolved")]
-    base = [t for t in known if flat(t["resolved"]) == dict(lattice.game.base)] or known
-    return {key: Counter(t[key] for t in base if t.get(key) is not None).most_common(1)[0][0] for key in RECORDED if any(t.get(key) is not None for t in base)}
-
-
-def _on(lattice: Lattice, entry: Entry) -> bool:
-    """Whether a run without a result has the settings of a cell."""
-    return bool(entry.get("resolved")) and lattice.find(flat(entry["resolved"])) is not None
-
-
 def players_of(study: Study) -> tuple[Player, ...]:
     """The toggles that the study's question is about; see `game_of`."""
     return game_of(study).players
@@ -261,13 +209,20 @@ def game_of(study: Study) -> Game:
 def _configurations(study: Study) -> dict[Cell, Settings]:
     """The settings of each cell with a finished run, in planned order: those of most of its runs. Controls, and cells on other data than most, are no part of the game."""
     runs: dict[Cell, list[str]] = defaultdict(list)
+    controls = control_cells(study)
     for t in study.trials:
-        if t["regime"] == study.regime and outcome(t) == FINISHED and t.get("resolved") and not t["resolved"].get("control"):
+        control = (t["step"], t["change"]) in controls or (t.get("resolved") or {}).get("control")
+        if t["regime"] == study.regime and outcome(t) == FINISHED and t.get("resolved") and not control:
             runs[t["step"], t["change"]].append(json.dumps(flat(t["resolved"])))
     found: dict[Cell, Settings] = {cell: json.loads(Counter(all_).most_common(1)[0][0]) for cell, all_ in runs.items()}
     data = {cell: json.dumps([v for k, v in settings.items() if k.startswith("data.")]) for cell, settings in found.items()}
     most = Counter(data.values()).most_common(1)
     return {cell: settings for cell, settings in found.items() if data[cell] == most[0][0]}
+
+
+def control_cells(study: Study) -> set[Cell]:
+    """The cells that are negative controls: the runs of another cell once more, to be compared with it."""
+    return {(c["child"][0], c["child"][1]) for c in study.comparisons if c.get("kind") in CONTROLS}
 
 
 def _differences(a: Settings, b: Settings) -> dict[str, tuple[Any, Any]]:

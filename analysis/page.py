@@ -78,7 +78,7 @@ def _verdict_groups(found: Sequence[View]) -> list[tuple[str, str, list[View]]]:
     groups = [(name, meaning, [v for v in changes if v.row["verdict"] == name.lower()]) for name, meaning in meanings]
     silent = [v for v in changes if not v.row["verdict"]]
     controls = [v for v in found if v.row["change"] is not None and v.row["kind"] == "control"]
-    groups += [("No verdict", "Measured, but confounded, unproven or with no known error: no verdict on the declared change.", silent)] if silent else []
+    groups += [("No verdict", "Measured, but confounded, unproven, unchanged or with no known error: no verdict on the declared change.", silent)] if silent else []
     return groups + ([("Controls", "Nothing differs on purpose: what these resolve is a false positive, and 5 % are expected to.", controls)] if controls else [])
 
 

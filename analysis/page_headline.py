@@ -29,7 +29,8 @@ def headline(found: Sequence[View], runs: str) -> list[str]:
 def warnings(found: Sequence[View]) -> list[str]:
     """What a reader must know before the numbers: comparisons that are confounded or not proven."""
     said = []
-    for status, words in (("confounded", "confounded: more than the declared change differs"), ("unproven", "unproven: the records do not say enough to prove that nothing else changed")):
+    for status, words in (("confounded", "confounded: more than the declared change differs"), ("unproven", "unproven: the records do not say enough to prove that nothing else changed"),
+                          ("unchanged", "unchanged: the declared change did not happen")):  # fmt: skip
         these = [v for v in found if v.proof and v.proof.status == status]
         if these:
             said.append(f"{_count(len(these), 'comparison')} {'is' if len(these) == 1 else 'are'} {words}: {_names(these)}.")

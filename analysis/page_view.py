@@ -15,7 +15,7 @@ from analysis.wording import NONE, minus, one_line, plain, scaled, signed, sprea
 from roadmap.record import FINISHED
 
 VERDICTS = {"gain": "▲ gain", "loss": "▼ loss", "unresolved": "○ unresolved"}
-PROOFS = {"controlled": "✓ controlled", "confounded": "✗ confounded", "unproven": "? unproven"}
+PROOFS = {"controlled": "✓ controlled", "confounded": "✗ confounded", "unproven": "? unproven", "unchanged": "= unchanged"}
 METHODS = {"paired": "paired by seed", "welch": "Welch's interval", "pooled": "with the pooled error", "none": "no error known from a single run"}
 
 

@@ -6,6 +6,8 @@ cells that nobody trained. All are weighted sums of cell means, so that interval
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +16,8 @@ from math import factorial
 from typing import TYPE_CHECKING
 
 from analysis.gather import accuracy
-from analysis.lattice import Lattice, Placed, Player, is_training, paths
+from analysis.lattice import Lattice, Player, is_training, paths
+from analysis.placing import Placed
 from analysis.statistics import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -73,9 +76,9 @@ class Solved:
     error: str
 
 
-def solve(lattice: Lattice, placed: Placed, regime: str) -> Solved:
-    # Sorted, so that the bootstrap draws alike in whatever order the runs are listed.
-    means = {cell: dict(sorted((int(t["seed"]), float(accuracy(t))) for t in found)) for cell, found in sorted(placed.runs.items())}
+def solve(lattice: Lattice, placed: Placed, regime: str, scatter: Placed | None = None) -> Solved:
+    """scatter: the runs whose error counts, where these are another lattice's, such as the whole study's for the game of two."""
+    means = _means(placed)
     players, top = lattice.game.players, lattice.top
     legal = lattice.legal()
     through = paths(legal, lattice.size) if legal is not None else None
@@ -85,7 +88,8 @@ def solve(lattice: Lattice, placed: Placed, regime: str) -> Solved:
     kinds = [_kind(p, regime) for p in players]
     sums = [_add(w for w, kind in zip(shares, kinds, strict=True) if kind == side) for side in ("recipe", "architecture")] if shares and "both" not in kinds else []
     gain = [{0: -1.0, top: 1.0}] if {0, top} <= means.keys() else []
-    found = estimates(means, [*gain, *shares, *sums, *(w for w, n in squares.values() if n)])
+    rows = [*gain, *shares, *sums, *(w for w, n in squares.values() if n)]
+    found = estimates(means, rows, scatter=_means(scatter) if scatter else None, streams={cell: _stream(lattice.settings(cell)) for cell in means})
     estimate = iter(found[0])
     return Solved(
         gain=next(estimate) if gain else None,
@@ -102,6 +106,16 @@ def solve(lattice: Lattice, placed: Placed, regime: str) -> Solved:
         missing=_ranked(means, through, lattice.size) if through else [],
         error=found[1],
     )  # fmt: skip
+
+
+def _means(placed: Placed) -> Means:
+    """Sorted, so that the bootstrap draws alike in whatever order the runs are listed."""
+    return {cell: dict(sorted((int(t["seed"]), float(accuracy(t))) for t in found)) for cell, found in sorted(placed.runs.items())}
+
+
+def _stream(settings: Mapping[str, object]) -> int:
+    """A number of a cell's settings alone: the cell draws the same errors in every lattice that has it, so that one quantity has one interval."""
+    return int.from_bytes(hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()[:8])
 
 
 def shapley_weights(trained: Mapping[int, object], size: int) -> tuple[list[Weights], int]:
@@ -139,7 +153,7 @@ def _legal_squares(legal: Sequence[int], size: int) -> dict[tuple[int, int], int
     """How many squares of each pair of players can be built."""
     import numpy as np
 
-    cells = np.array(legal)
+    cells = np.array(legal, dtype=int)
     known = np.zeros(1 << size, bool)
     known[cells] = True
 
@@ -179,17 +193,18 @@ def _ranked(trained: Mapping[int, object], through: tuple[dict[int, int], dict[i
     return sorted(found, key=lambda x: (-x[1], -x[2], x[0].bit_count(), x[0]))
 
 
-def estimates(cells: Means, rows: Sequence[Weights]) -> tuple[list[Estimate], str]:
+def estimates(cells: Means, rows: Sequence[Weights], *, scatter: Means | None = None, streams: Mapping[int, int] | None = None) -> tuple[list[Estimate], str]:
     """Each row's weighted sum of cell means with its interval, and a few words on the error behind the intervals.
 
     The bootstrap draws every cell's runs anew from the residuals of all cells: two or three runs of one cell are too few to draw from. Residuals are inflated to
     the variance that n - 1 (or, where all cells have the same seeds, the model cell + seed) leaves, for a plain bootstrap of n runs is too narrow by
     sqrt((n - 1) / n); and by the ratio of the t to the normal quantile, for that variance is itself an estimate. Assumes one error variance in all cells.
+    scatter: whose residuals are drawn, with their degrees of freedom; those of `cells` unless given. streams: each cell's own random numbers; its number unless given.
     """
     import numpy as np
 
     values = [sum(weight * _mean(cells[cell]) for cell, weight in row.items()) for row in rows]
-    pool, words = _residuals(cells)
+    pool, words = _residuals(cells if scatter is None else scatter, cells)
     if pool is None:
         return [Estimate(value, None, None) for value in values], words
     names = sorted({cell for row in rows for cell in row})
@@ -198,22 +213,19 @@ def estimates(cells: Means, rows: Sequence[Weights]) -> tuple[list[Estimate], st
     for r, row in enumerate(rows):
         for cell, weight in row.items():
             weights[r, at[cell]] = weight
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
     drawn = np.zeros((RESAMPLES, len(rows)))
-    counts = np.array([len(cells[cell]) for cell in names])
-    for n in sorted(set(counts.tolist())):
-        alike = np.flatnonzero(counts == n)
-        for block in np.array_split(alike, -(-len(alike) // BLOCK)):
-            errors = pool[rng.integers(len(pool), size=(RESAMPLES, len(block), n))].mean(axis=2)
-            drawn += errors @ weights[:, block].T
+    for block in np.array_split(np.arange(len(names)), -(-len(names) // BLOCK)) if names else []:
+        streams_of = [np.random.default_rng([BOOTSTRAP_SEED, streams[names[k]] if streams else names[k]]) for k in block]
+        errors = [pool[rng.integers(len(pool), size=(RESAMPLES, len(cells[names[k]])))].mean(axis=1) for k, rng in zip(block, streams_of, strict=True)]
+        drawn += np.column_stack(errors) @ weights[:, block].T
     edges = np.quantile(drawn, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2], axis=0)
     return [Estimate(value, value + float(low), value + float(high)) for value, (low, high) in zip(values, edges.T, strict=True)], words
 
 
-def _residuals(cells: Means) -> tuple[np.ndarray | None, str]:
+def _residuals(cells: Means, asked: Means) -> tuple[np.ndarray | None, str]:
     """The inflated residuals of all cells, None where no cell has two runs; and what they are.
 
-    Where all cells share their seeds, a seed's own effect is taken out: it is in all of them alike and cancels from every difference.
+    Where all cells, and those that are `asked` about, share their seeds, a seed's own effect is taken out: it is in all of them alike and cancels from every difference.
     """
     import numpy as np
     from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped,unused-ignore]
@@ -222,7 +234,7 @@ def _residuals(cells: Means) -> tuple[np.ndarray | None, str]:
     if not several:
         return None, "no interval: no cell has two finished runs"
     runs = sum(map(len, several))
-    if len(cells) > 1 and len({frozenset(found) for found in cells.values()}) == 1:
+    if len(cells) > 1 and len({frozenset(found) for found in (*cells.values(), *asked.values())}) == 1:
         table = np.array([[found[seed] for seed in sorted(found)] for found in cells.values()])
         left = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0, keepdims=True) + table.mean()
         freedom = (table.shape[0] - 1) * (table.shape[1] - 1)

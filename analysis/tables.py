@@ -25,6 +25,7 @@ def columns(found: list[Row]) -> list[Column]:
     if not found or found[0]["source"] == "paper":
         return [*shared, ("paper GFLOPs", lambda r: spread(r["paper_gflops"], None)), ("paper top-1 (%)", _paper_top1), ("paper change", lambda r: signed(r["paper_change"]))]
     name = found[0]["paper_regime"]
+    paper: list[Column] = [(f"paper top-1 (%, {name})", _paper_top1), ("paper change", lambda r: signed(r["paper_change"]))]
     timed = [("ms an image", _latency)] if any(r["latency"] for r in found) else []
     return [
         *shared,
@@ -34,8 +35,7 @@ def columns(found: list[Row]) -> list[Column]:
         ("change [95 %]", _change),
         ("verdict", _verdict),
         ("proof", _proof),
-        (f"paper top-1 (%, {name})", _paper_top1),
-        ("paper change", lambda r: signed(r["paper_change"])),
+        *(paper if any(r["paper_top1"] is not None for r in found) else []),
         ("failed", lambda r: str(r["failed"])),
         ("missing", lambda r: str(r["missing"])),
     ]
@@ -70,7 +70,7 @@ def _change(row: Row) -> str:
 def _mark(row: Row) -> str:
     """What the number alone would hide: a comparison in which more than the declared change differs, and a method that is not the whole study's."""
     status = str((row["proof"] or {}).get("status"))
-    return {"confounded": " ‡", "unproven": " ?"}.get(status, "") + {"welch": " w", "paired": " p"}.get(row["change_method"] or "", "")
+    return {"confounded": " ‡", "unproven": " ?"}.get(status, "") + (f" {row['change_mark']}" if row["change_mark"] else "")
 
 
 def _verdict(row: Row) -> str:
@@ -173,7 +173,7 @@ def _latex_columns(found: list[Row]) -> list[Column]:
         "measured top-1 (%)": ("measured (%)", lambda r: spread(r["top1"], r["std"])),
         "n": ("n", lambda r: f"{r['n']}/{r['planned']}" if r["planned"] else NONE),
         "change [95 %]": ("change ± 95 %", _half_width),
-        "verdict": ("", lambda r: {"gain": "+", "loss": "−", "unresolved": "o"}.get(_verdict(r), "" if _verdict(r) == NONE else "‡")),
+        "verdict": ("verdict", lambda r: "unres." if _verdict(r) == "unresolved" else _verdict(r)),
         "paper top-1 (%)": ("paper (%)", _paper_top1),
         "paper change": ("change", lambda r: signed(r["paper_change"])),
         "failed": ("fail", lambda r: str(r["failed"])),

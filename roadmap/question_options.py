@@ -17,7 +17,7 @@ def question_verbs(verbs: Any) -> None:
     report = verbs.add_parser("report", help="tables, figures and page of a study, or of the paper")
     _study(report)
     report.add_argument("--paper", action="store_true", help="the paper's own ladder, from results/reference/")
-    report.add_argument("--regime", default="resnet50", help="with --paper: resnet50 or resnet200")
+    report.add_argument("--regime", help="with --paper: resnet50 (the default) or resnet200; of a study with several: which")
     report.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two studies side by side on one page")
     report.add_argument("--serve", action="store_true", help="the page on loopback, made anew while runs go on")
     report.add_argument("--port", type=int, default=8765, help="with --serve; 0 for any free one")

@@ -54,19 +54,20 @@ def _show(renderable: Any) -> None:
 # report ------------------------------------------------------------------------------------------------------------------
 
 
-def write_report(name: str | None, *, paper: bool, regime: str, runs: Path, out: Path | None, as_json: bool) -> int:
+def write_report(name: str | None, *, paper: bool, regime: str | None, runs: Path, out: Path | None, as_json: bool) -> int:
     """Tables, figures and page of a study, or the paper's own table and figure; prints the table and the files."""
     from analysis.report import paper_table, report_paper, report_study, study_table
 
     if paper:
+        regime = regime or "resnet50"
         found, caption = paper_table(regime, REFERENCE)
         paths = report_paper(regime, REFERENCE, out or RESULTS / "reference" / regime)
     else:
         from analysis.gather import open_study
 
         source = find_study(name, runs)
-        found, caption = study_table(open_study(source))
-        paths = report_study(source, out or RESULTS / source.name)
+        found, caption = study_table(open_study(source), regime or "")
+        paths = report_study(source, out or RESULTS / source.name, regime or "")
     if as_json:
         print(json.dumps({"rows": found, "files": [str(p) for p in paths]}, indent=1))
         return 0

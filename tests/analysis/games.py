@@ -80,6 +80,14 @@ def buildable(some: frozenset[str]) -> bool:
     return "inverted" in some or not some & {"move-up", "separate"}
 
 
+def with_control(study: Study, seeds: Sequence[int], top1: float, kind: str = "a-a") -> Study:
+    """The study with the base's settings once more, as a control that has seeds of its own."""
+    base = study.trials[0]
+    again = [{**entry_of(trial_of(seed, {}), top1), "change": kind} for seed in seeds]
+    compared = {"child": [base["step"], kind], "parent": [base["step"], base["change"]], "declared": [], "kind": kind}
+    return replace(study, trials=[*study.trials, *again], comparisons=[*study.comparisons, compared])
+
+
 def values_of(found: Attribution) -> dict[str, float]:
     return {v.player: v.value for v in found.values}
 

@@ -18,7 +18,9 @@ Values = Mapping[str, Any]
 def make_trial(step: str, seed: int, regime: str = "micro", *, change: str = "", epochs: int = 20, **settings: Any) -> Trial:
     base = find_regime(regime).base
     data = Data(name="digits", title="handwritten digits", image_size=16, num_classes=base.num_classes, in_chans=base.in_chans)
-    recipe = Recipe(name="digits-adamw", source="tests", epochs=epochs, batch_size=64, group_size=32, optimizer="adamw", lr=1e-3, weight_decay=0.05)
+    # The step `recipe` changes the training, and `ema` the average, as on the ladder.
+    lr, ema = 2e-3 if step == "baseline" else 1e-3, 0.99 if step in ("ema", "grn") else None
+    recipe = Recipe(name="digits-adamw", source="tests", epochs=epochs, batch_size=64, group_size=32, optimizer="adamw", lr=lr, weight_decay=0.05, ema_decay=ema)
     return Trial(model=resolve(step, regime, **settings), recipe=recipe, data=data, seed=seed, regime=regime, step=step, change=change)
 
 

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,7 +179,89 @@ def test_half_a_bundle_is_on_no_cell() -> None:
     other_data = replace(trial_of(1, bundle), data=replace(BASE.data, split_seed=1))
     found = attribute(study_of([*runs, entry_of(other_data, 97.0), entry_of(trial_of(2, bundle), 96.0, precision="bf16")]), game=ladder_like)
     assert [(c.top1, c.n) for c in found.cells] == [(80.0, 1), (82.0, 1)]
-    assert any("4 finished runs with settings or data of no cell not used" in note for note in found.notes)
+    assert any("3 finished runs with settings or data of no cell not used" in note for note in found.notes)
+    assert any(note.startswith("1 finished run of other code") and note.endswith("What differs, the base's first: precision fp32 and bf16.") for note in found.notes)
+
+
+OTHERWISE: list[tuple[dict[str, Any], str]] = [
+    ({"git_commit": "feedbeef"}, "git_commit 0123456789abcdef and feedbeef"),
+    ({"packages": {"torch": "2.14.0", "timm": "1.0.31"}}, "packages.torch 2.15.0 and 2.14.0"),
+    ({"hardware": {"device": "NVIDIA H100", "cpu": "a CPU"}}, "hardware.device cpu and NVIDIA H100"),
+    ({"hardware": {"device": "cpu", "cpu": "another CPU"}}, "hardware.cpu a CPU and another CPU"),
+    ({"world_size": 8}, "world_size 1 and 8"),
+    ({"compile": True}, "compile false and true"),
+    ({"precision": "bf16"}, "precision fp32 and bf16"),
+    ({"data_digest": "abc"}, " and abc"),
+    ({"test_images": 500}, "test_images 1797 and 500"),
+    ({"world_size": None}, "world_size 1 and null"),
+]
+
+
+@pytest.mark.parametrize(("values", "reason"), OTHERWISE)
+def test_runs_made_otherwise_than_the_bases_are_not_averaged(values: dict[str, Any], reason: str) -> None:
+    study = factorial(pairwise(SINGLE, PAIRS), noise=(0.1, -0.1))
+    strange = [entry_of(trial_of(seed, {"model.kernel_size": 7}), 10.0, **values) for seed in (2, 3)]
+    found = attribute(study, others=[study_of(strange, "elsewhere")], game=game(FREE))
+    assert values_of(found) == values_of(attribute(study, game=game(FREE))) and {c.n for c in found.cells} == {2}
+    note = next(note for note in found.notes if "of other code, packages, hardware, ranks" in note)
+    assert note.startswith("2 finished runs of ") and all(t["id"] in note for t in strange) and reason in note
+
+
+def test_where_only_runs_made_otherwise_are_at_the_top_there_is_no_gain() -> None:
+    study = factorial(pairwise(SINGLE, {}), cells=[frozenset(), frozenset(FREE)])
+    study.trials[1]["world_size"] = 2
+    found = attribute(study, game=game(FREE))
+    assert found.gain is None and found.headline.endswith("no finished run of all on that was made as the others were.")
+    assert len(found.ids) == 1
+
+
+def test_what_follows_from_a_players_setting_is_no_other_circumstance() -> None:
+    toggles = {"groups": ("recipe.group_size", 32, 16), "kernel_size": FREE["kernel_size"]}
+    study = factorial(lambda some: 70 + len(some), toggles)
+    assert {t["group_size"] for t in study.trials} == {t["device_batch"] for t in study.trials} == {16, 32}
+    assert attribute(study, game=game(toggles)).cells_trained == 4
+    only_kernels = {"kernel_size": FREE["kernel_size"]}
+    kernels = factorial(lambda some: 70 + len(some), only_kernels)
+    kernels.trials[1]["group_size"] = 16
+    assert attribute(kernels, game=game(only_kernels)).cells_trained == 1
+
+
+def test_of_a_base_whose_runs_disagree_the_largest_group_counts() -> None:
+    study = factorial(pairwise(SINGLE, {}), noise=(0.0, 0.0, 0.0))
+    for t in study.trials:
+        t["git_commit"] = "old" if t["seed"] == 0 else "new"
+    elsewhere = [entry_of(trial_of(seed, {}), 10.0, git_commit="old") for seed in range(10, 20)]
+    found = attribute(study, others=[study_of(elsewhere, "elsewhere")], game=game(FREE))
+    assert {c.n for c in found.cells} == {2} and values_of(found) == pytest.approx(SINGLE, abs=1e-12)
+    assert any(note.startswith("42 finished runs of other code") and note.endswith("git_commit new and old.") for note in found.notes)
+
+
+def test_a_run_made_otherwise_does_not_hide_its_repetition_that_was_made_alike() -> None:
+    study = factorial(pairwise(SINGLE, {}))
+    study.trials[-1] |= {"git_commit": "old", "top1": 10.0}
+    again = factorial(pairwise(SINGLE, {}), cells=[frozenset(FREE)])
+    found = attribute(study, others=[again], game=game(FREE))
+    assert values_of(found) == pytest.approx(SINGLE, abs=1e-12) and not any("listed again" in note for note in found.notes)
+    assert any(note.startswith("1 finished run of other code") for note in found.notes)
+
+
+def test_what_the_records_of_the_base_leave_open_is_said() -> None:
+    study = factorial(pairwise(SINGLE, {}))
+    for t in study.trials:
+        t["git_dirty"] = True
+        del t["channels_last"]
+    found = attribute(study, game=game(FREE))
+    assert found.cells_trained == 32
+    assert any("code with uncommitted changes cannot be told apart" in note for note in found.notes)
+    assert any(note.startswith("Not recorded, so not shown to be alike in all runs: channels_last") for note in found.notes)
+
+
+def test_thousands_of_runs_made_otherwise_take_seconds() -> None:
+    study = ladder_study("kernel-7")
+    more = [{**t, "fingerprint": f"{t['fingerprint']}{k}", "seed": t["seed"] + 3 * k, "git_commit": str(k % 50)} for k in range(1, 120) for t in study.trials]
+    started = time.perf_counter()
+    found = attribute(study, others=[study_of(more, "more")])
+    assert time.perf_counter() - started < 5 and {c.n for c in found.cells} == {3} and len(more) > 3000
 
 
 def test_without_a_cell_trained_twice_there_is_no_interval() -> None:
@@ -195,6 +278,29 @@ def test_seeds_own_effects_cancel_where_all_cells_share_the_seeds() -> None:
     uneven = factorial(pairwise(SINGLE, PAIRS), noise=(5.0, -3.0, 1.0))
     uneven = study_of(uneven.trials[1:])
     assert all(v.high - v.low > 0.5 for v in attribute(uneven, game=game(FREE)).values)  # type: ignore[operator]
+
+
+def test_what_stands_in_headline_and_table_has_one_interval() -> None:
+    study = ladder_study("separate-downsampling")
+    for i, t in enumerate(study.trials):
+        t["top1"] += (0.31, -0.22, 0.4, -0.17, 0.05)[i % 5]
+    found = attribute(study)
+    recipe = next(v for v in found.values if v.player == "recipe")
+    assert found.shares and found.shares.recipe and found.shares.error == found.error and "14 cells" in found.error
+    shown = found.shares.recipe
+    assert recipe.low is not None and (shown.value, shown.low, shown.high) == pytest.approx((recipe.value, recipe.low, recipe.high), abs=1e-9)
+    assert not any("In the headline" in note for note in found.notes)
+
+
+def test_a_cell_of_the_headline_with_other_seeds_takes_no_seeds_effect_out() -> None:
+    study = ladder_study()
+    lacking = next(m for m in attribute(study).shares.missing if m.on == ("recipe",))  # type: ignore[union-attr]
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in lacking.settings.items()}
+    other = study_of([entry_of(trial_of(seed, settings, micro_trial("baseline", seed)), 84.0) for seed in (7, 8)], "crossed")
+    found = attribute(study, others=[other])
+    assert "less the effect of the seeds they share" in found.error
+    note = next(note for note in found.notes if note.startswith("In the headline recipe and architecture have 95 % intervals"))
+    assert "16 cells with two runs or more (48 runs, 32 degrees of freedom)" in note
 
 
 def test_the_same_runs_give_the_same_answer_in_any_order() -> None:

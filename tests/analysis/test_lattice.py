@@ -8,7 +8,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from games import BASE, FREE, SINGLE, entry_of, factorial, game, ladder_study, pairwise, settings_of, study_of, subsets, trial_of, values_of
+from games import BASE, FREE, SINGLE, entry_of, factorial, game, ladder_study, pairwise, settings_of, study_of, subsets, trial_of, values_of, with_control
 
 from analysis.attribution import Game, Player, attribute, game_of, players_of
 from analysis.lattice import Lattice, flat, paths
@@ -55,11 +55,37 @@ def test_of_a_design_that_is_crossed_with_epochs_the_first_copy_is_attributed() 
     assert any("4 finished runs with settings or data of no cell not used" in note for note in found.notes)
 
 
-def test_controls_with_other_seeds_are_runs_of_the_base_and_do_not_raise_costs() -> None:
-    study = factorial(pairwise(SINGLE, {}), cells=[frozenset(), frozenset(FREE)], noise=(0.1, -0.1))
-    again = [{**entry_of(trial_of(seed, {}), 70.0), "change": "a-a"} for seed in (2, 3)]
-    found = attribute(study_of([*study.trials, *again]), game=game(FREE))
-    assert found.cells[0].n == 4 and found.missing[0].cost.startswith("1 cell x 2 seeds = ")
+@pytest.mark.parametrize("of_another_study", [False, True])
+def test_runs_of_a_a_controls_are_on_no_cell(of_another_study: bool) -> None:
+    study = factorial(pairwise(SINGLE, {}), noise=(0.1, -0.1))
+    controlled = with_control(study, (1000, 1001), 10.0)
+    found = attribute(study, others=[controlled], game=game(FREE)) if of_another_study else attribute(controlled, game=game(FREE))
+    assert found.cells[0].n == 2 and values_of(found) == values_of(attribute(study, game=game(FREE)))
+    assert "the effect of the seeds they share (64 runs, 31 degrees of freedom)" in found.error
+    assert any(note.startswith("2 finished runs of controls not used") for note in found.notes)
+
+
+def test_a_study_of_nothing_but_a_control_has_no_game() -> None:
+    with pytest.raises(RoadmapError, match="no finished run that says its resolved settings"):
+        attribute(with_control(study_of([entry_of(BASE, None)]), (1000,), 80.0))
+
+
+def test_a_controls_seeds_are_runs_of_the_cell_where_another_study_plans_them_as_such() -> None:
+    study = with_control(factorial(pairwise(SINGLE, {}), noise=(0.1, -0.1)), (2, 3), 70.0)
+    found = attribute(study, others=[study_of([entry_of(trial_of(2, {}), 70.0)], "more")], game=game(FREE))
+    assert found.cells[0].n == 3 and any(note.startswith("1 finished run of controls not used") for note in found.notes)
+
+
+def test_with_no_cell_that_can_be_built_no_order_is_legal_and_no_square_counted() -> None:
+    lone = {"model.move_up_depthwise": True}  # refused without the inverted bottleneck, as the records of an older version may be
+    toggles = {name: FREE[name] for name in ("kernel_size", "gelu")}
+    entries = [entry_of(trial_of(0, settings_of(some, toggles)), 80.0) for some in subsets(list(toggles))]
+    for t in entries:
+        t["resolved"]["model"] |= {key.removeprefix("model."): value for key, value in lone.items()}
+    of_old = game(toggles)
+    found = attribute(study_of(entries), game=replace(of_old, base={**of_old.base, **lone}))
+    assert (found.cells_legal, found.orders_legal, found.cells_trained) == (0, 0, 4)
+    assert found.orders.startswith("no legal order") and [(p.squares, p.legal) for p in found.interactions] == [(1, 0)]
 
 
 def test_a_toggle_with_three_settings_is_refused() -> None:
