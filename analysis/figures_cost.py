@@ -76,6 +76,9 @@ def _front(axes: Axes, found: Sequence[Point], measure: Measure) -> None:
     axes.step([p.cost for p in best], [p.top1 for p in best], where="pre" if measure.more_is_better else "post", color=BAR, linewidth=1.2, zorder=3)
 
 
+CROWD = 60  # points, above which only the front's have labels
+
+
 def _labels(axes: Axes, found: Sequence[Point], measure: Measure) -> None:
     """Each label at the first of eight places around its point that covers no point, error bar, stair or earlier label; the front's points choose first."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
@@ -85,7 +88,8 @@ def _labels(axes: Axes, found: Sequence[Point], measure: Measure) -> None:
     rods = [(spots[p.index], (p.std or 0) / (y1 - y0) * high) for p in found]
     taken += [(x - 0.02, x + 0.02, y - rod, y + rod) for (x, y), rod in rods]
     taken += _stairs([spots[p.index] for p in sorted((p for p in found if p.on_front), key=lambda p: p.cost)], measure)
-    for p in sorted(found, key=lambda p: not p.on_front):
+    shown = [p for p in found if p.on_front or len(found) <= CROWD]
+    for p in sorted(shown, key=lambda p: not p.on_front):
         x, y = spots[p.index]
         half = LETTER * len(p.mark) / 2
         boxes = [_box(x, y, half, turn, ring) for ring in (1.0, 1.7, 2.5) for turn in range(8)]

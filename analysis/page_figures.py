@@ -9,7 +9,7 @@ from typing import Any
 from analysis.costs import Measure, comparable, measures, points
 from analysis.figures_attribution import attribution_svg
 from analysis.figures_cost import cost_svg
-from analysis.figures_curves import Panel, curves_svg, has_curves, shared_limits
+from analysis.figures_curves import Panel, curves_svg, has_curves, shared_scales
 from analysis.figures_svg import inline
 from analysis.gather import Study, outcome
 from analysis.page_view import View, views
@@ -76,8 +76,8 @@ def curve_drawings(found: Sequence[View]) -> list[Drawing]:
     """One panel a row whose runs hold curves, all on the same axes."""
     panels = {v.key: _panel(v) for v in found}
     shown = [v for v in found if panels[v.key].runs]
-    limits = shared_limits([panels[v.key] for v in shown])
-    return [Drawing(inline(curves_svg([panels[v.key]], limits).decode(), f"curves-{v.key}", _curves_alt(v)), "") for v in shown]
+    scales = shared_scales([panels[v.key] for v in shown])
+    return [Drawing(inline(curves_svg([panels[v.key]], scales).decode(), f"curves-{v.key}", _curves_alt(v)), "") for v in shown]
 
 
 def _panel(view: View) -> Panel:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from analysis.gather import Study
-from analysis.rows import rows
-from analysis.statistics import ALPHA, CONFIDENCE, error_term
+from analysis.rows import analyse
+from analysis.statistics import ALPHA, CONFIDENCE, PAIRED, SEPARATE
 from roadmap.rules import RoadmapError, SpecError
 
 EFFECTS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -32,14 +32,24 @@ def two_steps(n: int) -> float:
 
 def pooled_over(cells: int) -> DfRule:
     """The error is pooled over all `cells` of a study: 14 steps x 3 seeds give 28. Raises SpecError below two."""
+    _check_cells(cells)
+    return lambda n: float(cells * (n - 1))
+
+
+def paired_over(cells: int) -> DfRule:
+    """The error is what all `cells` and their common seeds leave over: 14 steps x 3 seeds give 26. Raises SpecError below two."""
+    _check_cells(cells)
+    return lambda n: float((cells - 1) * (n - 1))
+
+
+def _check_cells(cells: int) -> None:
     if cells < 2:
         raise SpecError(f"power.cells is {cells}; legal: 2 or more; a comparison has two steps")
-    return lambda n: float(cells * (n - 1))
 
 
 @dataclass(frozen=True)
 class PooledStd:
-    """Standard deviation over seeds within a step, from `runs` finished runs of `cells` cells, with its 95 % interval (chi-squared on `df`)."""
+    """Standard deviation of one run in a comparison, from `runs` finished runs of `cells` cells, with its 95 % interval (chi-squared on `df`). `method`: the error term's."""
 
     std: float
     df: float
@@ -47,6 +57,14 @@ class PooledStd:
     high: float
     cells: int
     runs: int
+    method: str
+
+    @property
+    def df_error(self) -> DfRule:
+        """The degrees of freedom that the study's own comparisons would have with n seeds per step."""
+        if self.method == SEPARATE:
+            return two_steps
+        return paired_over(self.cells) if self.method == PAIRED else pooled_over(self.cells)
 
 
 @dataclass(frozen=True)
@@ -83,18 +101,20 @@ class PowerTable:
 
 
 def pooled_std(study: Study, regime: str = "") -> PooledStd:
-    """The scatter over seeds in a study's finished runs. Raises RoadmapError where no step has two of them.
+    """The error of a study's own comparisons, as its report uses it. Raises RoadmapError where no step has two finished runs.
 
-    Of runs that share seeds within one step only: what other data, another recipe or another network change is in no cell.
+    Of runs that share a step and all settings but the seed; controls, which repeat a step's runs, count in no part. Where the cells do not scatter alike ('separate') no one
+    number is right for all of them: then it is their mean scatter.
     """
     from scipy.special import chdtri  # type: ignore[import-untyped,unused-ignore]
 
-    error = error_term({i: row["by_seed"] for i, row in enumerate(rows(study, regime))})
-    if error.within is None or error.mean_df is None:
+    error = analyse(study, regime)[1].error
+    std, df = (error.within, error.mean_df) if error.method == SEPARATE else (error.std, error.df)
+    if std is None or df is None:
         raise RoadmapError(f"power.study {study.name} has no step with two finished runs ({error.runs} in {error.cells} steps); legal: two seeds or more; run more seeds or state --std")
     tail = (1 - CONFIDENCE) / 2
-    low, high = (error.within * math.sqrt(error.mean_df / float(chdtri(error.mean_df, p))) for p in (tail, 1 - tail))
-    return PooledStd(error.within, error.mean_df, low, high, error.cells, error.runs)
+    low, high = (std * math.sqrt(df / float(chdtri(df, p))) for p in (tail, 1 - tail))
+    return PooledStd(std, df, low, high, error.cells, error.runs, error.method)
 
 
 def power_of(effect: float, n: int, std: float, *, df_error: DfRule = two_steps, alpha: float = ALPHA) -> float:

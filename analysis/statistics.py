@@ -16,11 +16,16 @@ Intervals are 95 % for each comparison by itself; verdicts hold for all comparis
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from roadmap.rules import RoadmapError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 ALPHA = 0.05
@@ -155,23 +160,38 @@ def error_term(cells: Mapping[K, Cell]) -> ErrorTerm:
 def _sums(cells: Sequence[Cell]) -> tuple[float, float, int]:
     """(sum of squares within cells, what of it remains beside a common effect of each seed, the remainder's degrees of freedom).
 
-    Least squares with one indicator per cell and per seed, so that missing seeds need no case of their own.
+    Least squares of the additive model cell + seed, so that missing seeds need no case of their own. A run whose seed no other cell has is fitted exactly: it adds to the
+    first sum only.
+    """
+    import numpy as np
+
+    total = math.fsum((value - _mean(list(cell.values()))) ** 2 for cell in cells for value in cell.values())
+    often = Counter(seed for cell in cells for seed in cell)
+    common = [kept for cell in cells if (kept := {seed: value for seed, value in cell.items() if often[seed] > 1})]
+    residuals, df_residual = _residuals(common) if common else (np.zeros(0), 0)
+    residual = float(np.sum(residuals**2))
+    least = sum(map(len, cells)) * NOISE**2
+    return (total if total > least else 0.0), (residual if residual > least and df_residual else 0.0), df_residual
+
+
+def _residuals(cells: Sequence[Cell]) -> tuple[NDArray[np.float64], int]:
+    """(what cell + seed leaves of each run, how many of them are free), by the theorem of Frisch and Waugh (1933) and Lovell (1963).
+
+    Subtracting each cell's mean from values and seed indicators leaves the seeds' effects alone as unknowns, of which there are few however many cells there are.
     """
     import numpy as np
 
     seeds = {seed: i for i, seed in enumerate(dict.fromkeys(seed for cell in cells for seed in cell))}
-    runs = [(i, seeds[seed], value - _mean(list(cell.values()))) for i, cell in enumerate(cells) for seed, value in cell.items()]
-    if not runs:
-        return 0.0, 0.0, 0
-    design = np.zeros((len(runs), len(cells) + len(seeds)))
-    for row, (cell_index, seed_index, _) in enumerate(runs):
-        design[row, [cell_index, len(cells) + seed_index]] = 1
-    centred = np.array([deviation for *_, deviation in runs])
-    solution, _, rank, _ = np.linalg.lstsq(design, centred, rcond=None)
-    total, residual = float(np.sum(centred**2)), float(np.sum((centred - design @ solution) ** 2))
-    least = len(runs) * NOISE**2
-    df_residual = len(runs) - int(rank)
-    return (total if total > least else 0.0), (residual if residual > least and df_residual else 0.0), df_residual
+    of_cell = np.repeat(np.arange(len(cells)), [len(cell) for cell in cells])
+    of_seed = np.array([seeds[seed] for cell in cells for seed in cell])
+    centred = np.array([value - mean for cell in cells for mean in [_mean(list(cell.values()))] for value in cell.values()])
+    size = np.bincount(of_cell)
+    shares = np.zeros((len(seeds), len(cells)))
+    shares[of_seed, of_cell] = 1 / np.sqrt(size[of_cell])
+    normal = np.diag(np.bincount(of_seed).astype(float)) - shares @ shares.T
+    effects, _, rank, _ = np.linalg.lstsq(normal, np.bincount(of_seed, centred), rcond=None)
+    mean_effect = np.bincount(of_cell, effects[of_seed]) / size
+    return centred - effects[of_seed] + mean_effect[of_cell], len(of_cell) - len(cells) - int(rank)
 
 
 def _seed_effect(total: float, residual: float, df: int, df_residual: int, cells: int) -> tuple[float | None, float | None]:

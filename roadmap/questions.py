@@ -146,7 +146,7 @@ def show_power(name: str | None, *, resolve: float, std: float | None, power: fl
     """Seeds per step that resolve a change, from a study's own scatter or a stated one."""
     from dataclasses import asdict
 
-    from analysis.power import DfRule, pooled_over, pooled_std, power_table, two_steps
+    from analysis.power import DfRule, pooled_std, power_table, two_steps
 
     source = "stated"
     rule: DfRule = two_steps
@@ -155,9 +155,9 @@ def show_power(name: str | None, *, resolve: float, std: float | None, power: fl
 
         study = open_named(name or (DEFAULT if DEFAULT in known_studies(runs) else None), runs, "power")
         found = pooled_std(study)
-        std, rule = found.std, pooled_over(found.cells)
+        std, rule = found.std, found.df_error
         comparisons = comparisons if comparisons is not None else max(analyse(study)[1].family, 1)
-        source = f"{study.name}: pooled over {found.runs} finished runs of {found.cells} cells, 95 % interval {found.low:.3f} to {found.high:.3f}"
+        source = f"{study.name}: {found.method}, over {found.runs} finished runs of {found.cells} cells, 95 % interval {found.low:.3f} to {found.high:.3f}"
     table = power_table(std, resolve, df_error=rule, power=power, comparisons=1 if comparisons is None else comparisons)
     if as_json:
         print(json.dumps({**asdict(table), "source": source}, indent=1))

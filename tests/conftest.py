@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from roadmap.cli import main
+from roadmap.data.catalogue import imagenet_synsets
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: with active waiting, processes that share cores run many times slower
 
@@ -68,6 +69,17 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         return Answer(status, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the names of ImageNet's 1,000 classes; the images are bytes nobody decodes here."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for split in ("train", "val"):
+        for synset in imagenet_synsets():
+            (root / split / synset).mkdir(parents=True)
+            (root / split / synset / "0.JPEG").write_bytes(b"x")
+    return root
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from roadmap.data.catalogue import imagenet_synsets, resolve_data
+from roadmap.data.catalogue import resolve_data
 from roadmap.designs import Comparison, Key, aliases, declared, design
 from roadmap.recipes import find_recipe
 from roadmap.rules import SpecError
@@ -69,17 +69,6 @@ def assert_controlled(study: Study) -> int:
 
 
 # The plan is controlled --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the names of ImageNet's 1,000 classes; the images are bytes nobody decodes here."""
-    root = tmp_path_factory.mktemp("imagenet")
-    for split in ("train", "val"):
-        for synset in imagenet_synsets():
-            (root / split / synset).mkdir(parents=True)
-            (root / split / synset / "0.JPEG").write_bytes(b"x")
-    return root
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from roadmap.data.catalogue import DataError, imagenet_synsets
+from roadmap.data.catalogue import DataError
 from roadmap.designs import step_recipe
 from roadmap.rules import RoadmapError, SpecError
 from roadmap.steps import REGIMES, find_step, ladder
@@ -17,17 +17,6 @@ STUDIES = sorted(EXPERIMENTS.glob("*.yaml"))
 LADDERS = [path for path in STUDIES if read_plan(path).design == "ladder"]
 DIGITS = replace(read_plan(DEFAULT_STUDY), seeds=(0,), controls=())
 MakeFolder = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the names of ImageNet's 1,000 classes; the images are bytes nobody decodes here."""
-    root = tmp_path_factory.mktemp("imagenet")
-    for split in ("train", "val"):
-        for synset in imagenet_synsets():
-            (root / split / synset).mkdir(parents=True)
-            (root / split / synset / "0.JPEG").write_bytes(b"x")
-    return root
 
 
 def written(tmp_path: Path, text: str) -> Path:

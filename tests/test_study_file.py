@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from roadmap.data.catalogue import imagenet_synsets
 from roadmap.rules import SpecError
 from roadmap.study import expand
 from roadmap.study_file import CONTROLS, DESIGNS, EXPERIMENTS, Plan, check, parse_change, read_plan, values_of
@@ -16,17 +15,6 @@ from roadmap.study_file import CONTROLS, DESIGNS, EXPERIMENTS, Plan, check, pars
 STUDIES = sorted(EXPERIMENTS.glob("*.yaml"))
 BY_NAME = pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
 WITH_DIGITS = [path for path in STUDIES if "\ndigits:\n" in path.read_text()]
-
-
-@pytest.fixture(scope="module")
-def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the names of ImageNet's 1,000 classes; the images are bytes nobody decodes here."""
-    root = tmp_path_factory.mktemp("imagenet")
-    for split in ("train", "val"):
-        for synset in imagenet_synsets():
-            (root / split / synset).mkdir(parents=True)
-            (root / split / synset / "0.JPEG").write_bytes(b"x")
-    return root
 
 
 def written(tmp_path: Path, text: str) -> Path:

@@ -6,6 +6,7 @@ import hashlib
 import re
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,11 +18,12 @@ from page_samples import ATTRIBUTION, DIGITS, HOSTILE, hostile_sample, ladder_sv
 from analysis.caption import measured_caption
 from analysis.costs import Measure, comparable, front, marks, measures, points
 from analysis.figures_attribution import resolved
+from analysis.figures_curves import TALL, Panel, curves_svg, has_curves
 from analysis.figures_svg import inline
 from analysis.gather import Study, _from_lines, load_results, to_lines
 from analysis.page import page
 from analysis.page_compare import Prepared, compare_page, excludes_zero
-from analysis.page_figures import figure_files, hours_name
+from analysis.page_figures import curve_drawings, figure_files, hours_name
 from analysis.page_headline import headline, warnings
 from analysis.page_view import runs_of, views
 from analysis.rows import rows
@@ -153,7 +155,7 @@ def test_what_cannot_be_built_is_said_with_its_reason(html: str) -> None:
 
 def test_markup_in_names_is_escaped() -> None:
     study, found, caption = hostile_sample()
-    html = page(without_curves(study), found, caption, attribution={**ATTRIBUTION, "headline": HOSTILE, "notes": [HOSTILE]}, ladder_svg=ladder_svg(found, caption))
+    html = page(study, found, caption, attribution={**ATTRIBUTION, "headline": HOSTILE, "notes": [HOSTILE]}, ladder_svg=ladder_svg(found, caption))
     assert "<script>window" not in html and "<img" not in html and not Page(html).handlers
     assert html.count("&lt;script&gt;window.hacked") > 40
 
@@ -228,17 +230,94 @@ def test_the_hours_are_named_by_the_device() -> None:
     assert hours_name(dataclasses.replace(study, trials=[*gpus, *study.trials])) == "Device-hours"
 
 
+def text_sizes(element: ET.Element, size: float = 0.0) -> list[float]:
+    """Of every text below the element: its own size or the one that it inherits."""
+    stated = re.search(r"([\d.]+)px", element.get("style", ""))
+    size = float(stated[1]) if stated else size
+    return ([size] if element.tag.endswith("}text") else []) + [s for child in element for s in text_sizes(child, size)]
+
+
 def test_the_single_figures_are_whole_the_same_each_time_and_legible() -> None:
     study, found, _ = sample()
     files = figure_files(study, found, ATTRIBUTION)
     assert list(files) == ["cost.svg", "curves.svg", "attribution.svg"] and files == figure_files(study, found, ATTRIBUTION)
     for name, content in files.items():
         root = ET.fromstring(content)
-        texts = list(root.iter("{http://www.w3.org/2000/svg}text"))
+        sizes = text_sizes(root)
         assert float(root.attrib["width"].removesuffix("pt")) <= 7.1 * 72, name
-        assert texts and min(float(e.attrib["style"].split("px")[0].split()[-1]) for e in texts) >= 7, name
+        assert sizes and min(sizes) >= 7, name
     words = " ".join("".join(e.itertext()) for e in ET.fromstring(files["curves.svg"]).iter())
     assert "seed 1: diverged" in words
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def run(seed: int, losses: list[Any], status: str = "finished") -> dict[str, Any]:
+    return {"id": f"run-{seed}", "seed": seed, "status": status, "top1": 90.0, "error": "", "curves": {"epoch": list(range(1, len(losses) + 1)), "train_loss": losses}}
+
+
+def lines_of(panels: list[Panel]) -> list[tuple[str, list[tuple[float, float]]]]:
+    """(style, points) of every curve: what is clipped to a plot."""
+    root = ET.fromstring(curves_svg(panels))
+    paths = [path for group in root.iter(f"{SVG}g") if group.get("clip-path") for path in group.iter(f"{SVG}path")]
+    numbers = [[float(n) for n in path.attrib["d"][1:].split()] for path in paths]
+    return [(path.attrib["style"], list(zip(n[::2], n[1::2], strict=True))) for path, n in zip(paths, numbers, strict=True)]
+
+
+def test_a_curve_shows_its_losses_to_scale_with_round_ticks() -> None:
+    panels = [Panel("a", [run(0, [2.2, 1.6, 1.0, 0.4])], [0]), Panel("b", [run(0, [0.4, 2.2])], [0])]
+    (_, points), (_, other) = lines_of(panels)
+    assert [a - b for a, b in zip([x for x, _ in points[1:]], [x for x, _ in points], strict=False)] == pytest.approx([points[0][0]] * 3, abs=0.11)
+    falls = [b - a for (_, a), (_, b) in zip(points, points[1:], strict=False)]
+    assert falls == pytest.approx([falls[0]] * 3, abs=0.11) and falls[0] > 10, "y grows downwards"
+    assert [y for _, y in other] == [points[3][1], points[0][1]], "panels share their axes"
+    words = ["".join(e.itertext()) for e in ET.fromstring(curves_svg(panels)).iter(f"{SVG}text")]
+    assert words[1 : words.index("training loss")] == ["0", "1", "2", "3", "4", "0.5", "1.0", "1.5", "2.0"]
+
+
+def test_an_unfinished_run_is_red_ends_with_a_cross_and_does_not_stretch_the_axes() -> None:
+    fine, bad = run(0, [3.0, 2.0, 1.0]), run(1, [3.0, 1e30, None, float("nan")], status="diverged")
+    alone, both = lines_of([Panel("a", [fine], [0, 1])]), lines_of([Panel("a", [fine, bad], [0, 1])])
+    assert [y for _, y in both[0][1]] == [y for _, y in alone[0][1]]
+    assert "#b3261e" in both[1][0] and "dasharray" in both[1][0] and "#b3261e" not in both[0][0]
+    assert len(both[1][1]) == 2 and max(abs(n) for pair in both[1][1] for n in pair) < 1e5, "a number that browsers can draw"
+    svg = curves_svg([Panel("a", [fine, bad], [0, 1])]).decode()
+    cross = re.findall(r'd="M([\d.-]+) ([\d.-]+)l4 4m0 -4l-4 4"', svg)
+    assert len(cross) == 1 and float(cross[0][1]) == pytest.approx(-TALL - 2, abs=0.01) and "seed 1: diverged" in svg
+
+
+def test_each_seed_keeps_its_colour_where_others_are_missing() -> None:
+    styles = [style for style, _ in lines_of([Panel("a", [run(0, [2.0, 1.0]), run(2, [2.0, 1.0])], [0, 1, 2]), Panel("b", [run(2, [2.0, 1.0])], [0, 1, 2])])]
+    assert styles[1] == styles[2] != styles[0]
+
+
+def test_a_legend_of_many_seeds_has_room() -> None:
+    many = [run(seed, [2.0, 1.0]) for seed in range(12)]
+    root = ET.fromstring(curves_svg([Panel("a", many, list(range(12)))]))
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    places = [(float(e.attrib["x"]), float(e.attrib["y"])) for e in root.iter(f"{SVG}text") if (e.text or "").startswith("seed")]
+    assert len(set(places)) == 12 and all(0 < x < width - 20 and 0 < y < height for x, y in places)
+
+
+def test_markup_in_the_names_of_curves_is_escaped() -> None:
+    root = ET.fromstring(curves_svg([Panel(HOSTILE, [{**run(0, [2.0, 1.0]), "status": HOSTILE + "\x07"}], [0])]))
+    assert {e.tag for e in root.iter()} <= {SVG + tag for tag in ("svg", "g", "defs", "clipPath", "path", "text")}
+
+
+def test_curves_on_the_page_take_its_colours() -> None:
+    drawings = curve_drawings(views(*sample()[:2]))
+    assert len(drawings) == 14
+    assert not any(re.search(r"(?<!,)#[0-9a-f]{6}\b", d.svg) for d in drawings), "a colour without the page's"
+    assert all("var(--fig-series-0,#0072b2)" in d.svg and "var(--fig-ink,#1a1a1a)" in d.svg for d in drawings)
+
+
+def test_curves_of_four_hundred_rows_are_cheap() -> None:
+    shown = [v for v in views(*sample(epochs=300)[:2]) if any(map(has_curves, v.entries))]
+    many = [dataclasses.replace(shown[i % len(shown)], key=f"row-{i}") for i in range(400)]
+    start = time.process_time()
+    drawings = curve_drawings(many)
+    assert time.process_time() - start < 4 and len(drawings) == 400 and sum(len(d.svg.encode()) for d in drawings) < 4_500_000
 
 
 def test_a_study_without_curves_has_no_figure_of_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from statsmodels.stats.power import TTestIndPower  # type: ignore[import-untyped,unused-ignore]
 from study_files import make_trial, write_runs
 
-from analysis.gather import gather
-from analysis.power import EFFECTS, SEEDS, pooled_over, pooled_std, power_of, power_table, seeds_needed, smallest_effect, two_steps
+from analysis.gather import Study, gather
+from analysis.power import EFFECTS, SEEDS, paired_over, pooled_over, pooled_std, power_of, power_table, seeds_needed, smallest_effect, two_steps
+from analysis.rows import analyse
 from roadmap.rules import RoadmapError, SpecError
 
 
@@ -92,6 +94,8 @@ def test_an_argument_outside_its_range_is_refused_by_name() -> None:
         smallest_effect(1, 0.1)
     with pytest.raises(SpecError, match=r"^power\.cells is 1; legal: 2 or more"):
         pooled_over(1)
+    with pytest.raises(SpecError, match=r"^power\.cells is 1; legal: 2 or more"):
+        paired_over(1)
     with pytest.raises(SpecError, match=r"^power\.comparisons is 0"):
         power_table(0.1, comparisons=0)
 
@@ -109,6 +113,48 @@ def test_the_pooled_deviation_is_of_finished_runs_within_their_steps(study_folde
     assert found.std == pytest.approx(math.sqrt(squares / (runs - len(cells))))
     assert 0 < found.df <= runs - len(cells)
     assert [found.low, found.high] == pytest.approx([found.std * math.sqrt(found.df / stats.chi2(found.df).ppf(q)) for q in (0.975, 0.025)])
+
+
+def study_of(scatter: dict[str, list[float]]) -> Study:
+    """Steps of the micro ladder with these deviations from 80 %, seed by seed."""
+    found = []
+    for step, values in scatter.items():
+        for seed, value in enumerate(values):
+            trial = make_trial(step, seed)
+            found.append({"id": f"{step}-{seed}", "fingerprint": "", "regime": trial.regime, "step": step, "change": "", "seed": seed, "status": "finished", "top1": 80 + value})
+    return Study("s", "?", "micro", found)
+
+
+LUCK = {"baseline": [0.3, -0.1, 0.2], "recipe": [0.1, 0.2, -0.3], "stage-ratio": [-0.2, 0.3, 0.1], "patchify-stem": [0.0, 0.4, 0.1]}
+
+
+def test_a_control_changes_nothing_in_the_plan() -> None:
+    """A control repeats its step's runs: it is no evidence of its own."""
+    study = study_of(LUCK)
+    repeats = [{**t, "id": f"again-{t['id']}", "change": "again"} for t in study.trials if t["step"] == "recipe"]
+    control = {"child": ["recipe", "again"], "parent": ["recipe", ""], "declared": [], "kind": "a-a"}
+    with_control = dataclasses.replace(study, trials=[*study.trials, *repeats], comparisons=[control])
+    assert pooled_std(with_control) == pooled_std(study) and pooled_std(study).runs == 12
+
+
+def test_power_plans_with_the_error_of_the_report(study_folder: Path) -> None:
+    for study in (gather(study_folder), study_of(LUCK)):
+        error, found = analyse(study)[1].error, pooled_std(study)
+        assert (found.std, found.df, found.cells, found.runs, found.method) == (error.std, error.df, error.cells, error.runs, error.method)
+    assert found.method == "pooled" and found.df == found.df_error(3) == 8
+
+
+def test_where_the_report_pairs_by_seed_the_plan_does() -> None:
+    shared = {step: [v / 20 + luck for v, luck in zip(values, (-0.9, 0.1, 0.8), strict=True)] for step, values in LUCK.items()}
+    found = pooled_std(study_of(shared))
+    assert found.method == "paired" and found.df == found.df_error(3) == 6 and found.std < 0.1
+
+
+def test_where_steps_scatter_unlike_the_plan_pools_no_degrees_of_freedom() -> None:
+    unlike = {step: [v * (100 if step == "recipe" else 0.2) for v in values] for step, values in LUCK.items()}
+    found = pooled_std(study_of(unlike))
+    assert found.method == "separate" and found.df_error is two_steps
+    assert found.std == pytest.approx(math.sqrt(np.mean([np.var(v, ddof=1) for v in unlike.values()])))
 
 
 def test_a_study_of_single_runs_has_no_deviation(tmp_path: Path) -> None:

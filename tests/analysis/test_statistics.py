@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from statsmodels.stats.anova import anova_lm  # type: ignore[import-untyped,unus
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped,unused-ignore]
 from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped,unused-ignore]
 
-from analysis.statistics import Change, ErrorTerm, Summary, Verdict, against_paper, binomial_se, change, change_sampling_se, error_term, false_positives, summarize, verdicts
+from analysis.statistics import Change, ErrorTerm, Summary, Verdict, _sums, against_paper, binomial_se, change, change_sampling_se, error_term, false_positives, summarize, verdicts
 from roadmap.rules import RoadmapError
 
 Cells = dict[int, dict[int, float]]
@@ -154,6 +155,53 @@ def test_the_paired_error_is_that_of_the_two_way_model() -> None:
         contrast = fit.t_test(f"C(cell)[T.c{child:02d}] = 0" if parent == 0 else f"C(cell)[T.c{child:02d}] - C(cell)[T.c{parent:02d}] = 0")
         assert c is not None and c.method == "paired"
         assert [c.mean, c.se, c.p, c.low, c.high] == pytest.approx([float(np.squeeze(x)) for x in (contrast.effect, contrast.sd, contrast.pvalue, *contrast.conf_int()[0])])
+
+
+def dense_sums(cells: Cells) -> tuple[float, float, int]:
+    """(squares within cells, squares beside cell + seed, their degrees of freedom) from one least-squares problem with a column per cell and per seed."""
+    runs = [(i, seed, value) for i, cell in cells.items() for seed, value in cell.items()]
+    columns = [*((0, i) for i in cells), *((1, seed) for seed in {seed for _, seed, _ in runs})]
+    y = np.array([value - 80 for *_, value in runs])
+    squares, free = [], 0
+    for design in (np.array([[(0, i) == c for c in columns[: len(cells)]] for i, _, _ in runs], float), np.array([[c in ((0, i), (1, seed)) for c in columns] for i, seed, _ in runs], float)):
+        solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+        squares.append(float(np.sum((y - design @ solution) ** 2)))
+        free = len(runs) - int(rank)
+    return squares[0], squares[1] if free else 0.0, free
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_unbalanced_cells_have_the_sums_of_the_dense_least_squares(seed: int) -> None:
+    g = np.random.default_rng(seed)
+    planned = int(g.integers(2, 30 if seed % 4 else 6))  # few seeds in common, or many
+    cells = {i: {int(s): 80 + float(g.normal()) for s in g.choice(planned, size=int(g.integers(1, min(planned, 5) + 1)), replace=False)} for i in range(int(g.integers(1, 15)))}
+    assert _sums(list(cells.values())) == pytest.approx(dense_sums(cells), abs=1e-9)
+
+
+def test_seeds_that_explain_all_leave_exactly_nothing() -> None:
+    cells = {i: {seed: 80 + i / 3 + seed / 7 for seed in range(5) if (i + seed) % 4} for i in range(9)}
+    total, residual, df = _sums(list(cells.values()))
+    assert total > 1 and residual == 0.0 and df == dense_sums(cells)[2] > 0
+
+
+def test_cells_without_a_common_seed_leave_nothing_to_pair_by() -> None:
+    cells = {i: {10 * i + k: 80 + 0.1 * k * k for k in range(3)} for i in range(4)}
+    assert _sums(list(cells.values())) == (pytest.approx(dense_sums(cells)[0]), 0.0, 0) and dense_sums(cells)[2] == 0
+    assert error_term(cells).mean_df == 8
+
+
+def test_two_groups_of_cells_with_seeds_of_their_own_count_them_apart() -> None:
+    g = np.random.default_rng(0)
+    cells = {i: {100 * (i % 2) + seed: 80 + float(g.normal()) for seed in range(4)} for i in range(6)}
+    assert _sums(list(cells.values())) == pytest.approx(dense_sums(cells)) and dense_sums(cells)[2] == 12
+
+
+def test_thousands_of_cells_take_a_moment() -> None:
+    cells = list(draw(0.2, steps=3300).values())
+    _sums(cells[:9])
+    start = time.process_time()
+    _sums(cells)
+    assert time.process_time() - start < 0.2
 
 
 def test_pairing_is_dropped_where_two_cells_do_not_share_their_seeds() -> None:
