@@ -103,7 +103,7 @@ def parser() -> Parser:
 
 
 def _ladder_options(p: Parser) -> None:
-    p.add_argument("--regime", default="resnet50", help="resnet50, resnet200, cifar or micro")
+    p.add_argument("--regime", default="resnet50", help="resnet50, resnet200, cifar, micro or micro-deep")
     p.add_argument("--set", action="append", default=[], metavar="TOGGLE=VALUE", help="one single change, such as kernel_size=9 or layer_scale=none")
     p.add_argument("--json", action="store_true", help="machine-readable output")
 
@@ -117,7 +117,7 @@ def _study_options(p: Parser) -> None:
     p.add_argument("--variant", metavar="NAME", help="a network instead of a step: a published variant such as convnextv2_atto, or any of timm's as timm/NAME")
     p.add_argument("--init", type=Path, metavar="FILE", help="initial weights of every run: .safetensors or .pth in any public layout; with --variant the recipe is then fine-tuning")
     p.add_argument("--seeds", type=_whole(0), nargs="+", metavar="N", help="the study's own, or 0 with --step")
-    p.add_argument("--regime", help="resnet50, resnet200, cifar or micro")
+    p.add_argument("--regime", help="resnet50, resnet200, cifar, micro or micro-deep")
     p.add_argument("--data", help="digits, cifar10, cifar100, fashion-mnist, imagenet, imagefolder, or a name for timm such as hfds/cifar10")
     p.add_argument("--data-dir", type=Path, metavar="DIR", help="where the data set lies")
     p.add_argument("--data-title", metavar="TEXT", help="how tables name the data set")

@@ -122,7 +122,7 @@ def test_power_takes_scatter_and_comparisons_from_a_studys_own_runs(command: Com
     small_study(tmp_path)
     found = command("power", "small", "--resolve", "0.5", "--json").json()
     assert found["std"] == pytest.approx(0.1) and found["comparisons"] == 2 and found["threshold"] == 0.025
-    assert found["source"].startswith("small: pooled over 9 finished runs of 3 cells, 95 % interval 0.06")
+    assert found["source"].startswith("small: pooled, over 9 finished runs of 3 cells, 95 % interval 0.06")
     more = command("power", "small", "--resolve", "0.5", "--comparisons", "13", "--json").json()
     assert more["comparisons"] == 13
     assert "/ 13 comparisons (the first threshold of Holm)" in command("power", "small", "--resolve", "0.5", "--comparisons", "13").out

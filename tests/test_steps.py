@@ -84,7 +84,7 @@ def test_a_mistyped_step_gets_the_nearest(key: str, advice: str) -> None:
 def test_a_mistyped_regime_gets_the_nearest() -> None:
     with pytest.raises(SpecError) as e:
         find_regime("resnet500")
-    assert str(e.value) == "regime 'resnet500' is unknown; legal: resnet50, resnet200, cifar, micro; did you mean 'resnet50' or 'resnet200'?"
+    assert str(e.value) == "regime 'resnet500' is unknown; legal: resnet50, resnet200, cifar, micro, micro-deep; did you mean 'resnet50' or 'resnet200'?"
 
 
 def test_a_mistyped_toggle_gets_the_nearest() -> None:
