@@ -52,7 +52,7 @@ def measured_caption(study: Study, rows: list[Row], regime: str = "", findings: 
         ("Regime", f"{where.name}: {where.title}"),
         ("Data", data),
         ("Recipe", recipes),
-        ("Seeds", _distinct(sorted(finished, key=lambda t: str(t["seed"])), lambda t: str(t["seed"]))),
+        ("Seeds", _distinct(sorted(finished, key=lambda t: (str(type(t["seed"])), t["seed"])), lambda t: str(t["seed"]))),
         ("Runs", runs),
         ("Hardware", _distinct(finished, _hardware)),
         ("Code", _distinct(finished, _code)),
@@ -79,7 +79,7 @@ def measured_caption(study: Study, rows: list[Row], regime: str = "", findings: 
 
 def cross_table(study: Study, rows: list[Row], findings: Findings | None = None) -> CrossTable | None:
     """Arms down, crossed values across: mean with its 95 % interval and n, and the change from the same column's reference; then how the change itself changes."""
-    if not study.points:
+    if len(study.points) < 2:
         return None
     cells: dict[str, dict[str, Row]] = {}
     for row in rows:
