@@ -284,6 +284,7 @@ def test_a_served_page_shows_a_record_that_has_changed(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "roadmap", "report", "small", "--serve", "--port", "0", "--every", "1"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite started in the background ignores Ctrl-C, and its children would too
     )  # fmt: skip
     try:
         assert process.stdout is not None

@@ -31,11 +31,11 @@ ATTRIBUTION: dict[str, Any] = {
 
 
 def sample_study(*, epochs: int = 16) -> Study:
-    """Digits with curves; `gelu` has a missing seed, `width` one that diverged with a top-1 of 10 and a curve up to there, `stage-ratio` one that failed."""
+    """Digits with curves and without controls; `gelu` has a missing seed, `width` one that diverged with a top-1 of 10 and a curve up to there, `stage-ratio` one that failed."""
     study = load_results(DIGITS)
     steps = list(dict.fromkeys(t["step"] for t in study.trials))
     compared = [{"child": [child, ""], "parent": [parent, ""], "declared": ["recipe.*" if child == "recipe" else f"model.{child}"], "kind": "step"} for parent, child in pairwise(steps)]
-    return dataclasses.replace(study, trials=[_entry(t, epochs) for t in study.trials], comparisons=compared, undefined={"gelu + norm=layer": "needs norms=one"})
+    return dataclasses.replace(study, trials=[_entry(t, epochs) for t in study.trials if not t["change"]], comparisons=compared, undefined={"gelu + norm=layer": "needs norms=one"})
 
 
 def _entry(trial: dict[str, Any], epochs: int) -> dict[str, Any]:
