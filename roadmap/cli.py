@@ -197,7 +197,7 @@ def _study(args: argparse.Namespace) -> Any:
         # Another question than the default study's: its own folder, so that no table mixes the two.
         words = [args.variant or given.get("regime", base.regime), given.get("data", ""), given.get("recipe", "")]
         words += [f"{args.epochs}ep" if args.epochs else "", f"b{args.batch_size}" if args.batch_size else "", "finetune" if args.init else ""]
-        base = replace(base, name="-".join(w.replace("/", "-") for w in words if w), question="", data=None if "regime" in given else base.data)
+        base = replace(base, name="-".join(w.replace("/", "-") for w in words if w), question="", controls=(), data=None if "regime" in given else base.data)
     if args.step and args.variant:
         raise RoadmapError(f"--step {args.step[0]} and --variant {args.variant} are both given; legal: one of them; leave one out")
     if args.variant and not args.regime:
