@@ -84,6 +84,7 @@ def test_without_effects_and_correlation_intervals_hold_and_false_verdicts_stay_
     assert found.methods["pooled"] > 0.85 * LADDERS
 
 
+@pytest.mark.slow
 def test_with_known_effects_and_correlated_seeds_intervals_hold_and_false_verdicts_stay_below_5_percent() -> None:
     found = simulate(EFFECTS, 0.5)
     assert within_reach(found.changes) and within_reach(found.means)
@@ -91,6 +92,7 @@ def test_with_known_effects_and_correlated_seeds_intervals_hold_and_false_verdic
     assert found.methods["paired"] > 0.5 * LADDERS
 
 
+@pytest.mark.slow
 def test_a_weak_correlation_where_the_choice_is_a_toss_up_does_not_break_the_intervals() -> None:
     found = simulate(EFFECTS, 0.2)
     assert within_reach(found.changes) and within_reach(found.means)

@@ -52,6 +52,7 @@ def running(out: Path) -> RunFolder | None:
     return next((f for f in folders(out) if list(f.checkpoints.glob("*.pt")) and not f.record()), None)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_leaves_a_failed_record_and_only_its_run_is_left_to_do(tmp_path: Path, command: Callable[..., Any]) -> None:
     process = start(tmp_path, epochs=4)
     victim = eventually(lambda: running(tmp_path))

@@ -239,6 +239,7 @@ def test_fine_tuning_with_layer_decay_takes_a_step() -> None:
     assert not torch.equal(before["head.fc.weight"], model.head.fc.weight)
 
 
+@pytest.mark.slow
 def test_timms_scripts_run_through_the_module(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import sys, timm\nprint(sys.argv[1:], timm.is_model('modernizable_resnet'), __name__)\n")
