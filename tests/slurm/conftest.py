@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from onebox import LONG, TRIAL, Cluster, lines
+from onebox import TRIAL, Cluster, lines
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
@@ -58,9 +59,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session", autouse=True)
 def undisturbed(cluster: Cluster) -> subprocess.Popen[bytes]:
-    """The same trials trained locally, with nothing happening to them, while the first tests run."""
-    command = f"{sys.executable} -m roadmap run --name undisturbed"
-    return cluster.background("bash", "-c", f"{command} {' '.join(LONG)} && {command} {' '.join(TRIAL)}")
+    """The same trial trained locally, with nothing happening to it, while the first tests run."""
+    return cluster.background(sys.executable, "-m", "roadmap", "run", "--name", "undisturbed", *TRIAL)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,8 +73,14 @@ def ladder(cluster: Cluster) -> str:
 
 @pytest.fixture(scope="session")
 def time_limited(cluster: Cluster) -> str:
-    """A run whose time limit is shorter than it needs; looked at by one of the last tests."""
-    cluster.submit("time-limited", "--nodelist", "n1", "--time", "1", "--signal-seconds", "10", trial=LONG)
+    """A run that its time limit comes over; looked at by one of the last tests. It stands still until Slurm's warning waits for it: no machine is fast enough to finish before."""
+    cluster.submit("time-limited", "--nodelist", "n1", "--time", "1", "--signal-seconds", "10")
+    run = cluster.runs("time-limited")[0]
+    cluster.wait_for_epoch(run)
+    pid = json.loads((run / "heartbeat.json").read_text())["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    warned = f"(( 0x$(awk '/^ShdPnd/ {{print $2}}' /proc/{pid}/status) & 1 << {signal.SIGUSR2 - 1} ))"
+    cluster.background("bash", "-c", f"until {warned}; do sleep 0.2; done; kill -CONT {pid}")
     return "time-limited"
 
 

@@ -15,7 +15,6 @@ import pytest
 
 SCRIPT = Path(__file__).with_name("cluster")
 TRIAL = ("--step", "5", "--regime", "micro", "--epochs", "12")  # that faults happen to: about 20 s of training on one core
-LONG = ("--step", "5", "--regime", "micro", "--epochs", "24")  # that does not fit into its time limit of a minute
 SHORT = ("--step", "5", "--regime", "micro", "--epochs", "1")
 SMALL = ("--cpus-per-task", "1", "--mem", "1500M", "--time", "20", "--yes")
 
