@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analysis.gather import Entry, Study
 from analysis.proof import CONFOUNDED, CONTROLLED, Proof, prove
-from analysis.statistics import ErrorTerm, FalsePositives, against_paper, binomial_se, change, error_term, false_positives, summarize, verdicts
+from analysis.statistics import ErrorTerm, FalsePositives, against_paper, binomial_se, change, change_sampling_se, error_term, false_positives, summarize, verdicts
 from roadmap.recipes import find_recipe
 from roadmap.steps import Regime, find_regime, recipe_of
 
@@ -85,10 +84,9 @@ def _change(row: Row, parent: Row, error: ErrorTerm) -> None:
 
 
 def _sampling_se_of_change(row: Row, parent: Row) -> float | None:
-    """On one test set or on two: each side's own error."""
-    if row["sampling_se"] is None or parent["sampling_se"] is None:
-        return None
-    return math.hypot(row["sampling_se"], parent["sampling_se"])
+    """The test images' part of a change's error; None where a record does not say how many there were."""
+    known = row["test_images"] and parent["test_images"]
+    return change_sampling_se(row["top1"], parent["top1"], row["test_images"], parent["test_images"]) if known else None
 
 
 def _judge(rows: list[Row]) -> int:

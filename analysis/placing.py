@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from analysis.gather import Entry, Study, accuracy, outcome
 from analysis.lattice import Lattice, control_cells, flat
-from analysis.proof import CIRCUMSTANCES, prove
+from analysis.proof import circumstances, prove
 from roadmap.record import FINISHED
 
 
@@ -99,8 +99,7 @@ def _typical(entries: Sequence[Entry], cells: Mapping[int, int | None], study: S
 
 def _made(entry: Entry) -> str:
     """All circumstances of a run, those of interrupted attempts too, as one text."""
-    parts = [(entry.get(outer), inner) for outer, _, inner in (name.partition(".") for name in CIRCUMSTANCES)]
-    return json.dumps([*(value.get(inner) if inner and isinstance(value, dict) else value for value, inner in parts), entry.get("earlier") or None], sort_keys=True)
+    return json.dumps([dict(circumstances(entry)), entry.get("earlier") or None], sort_keys=True)
 
 
 def doubts(entry: Entry) -> tuple[str, ...]:

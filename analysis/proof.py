@@ -110,7 +110,7 @@ def _values(runs: Sequence[Entry]) -> dict[str, set[str]]:
 def _resumed(run: Entry) -> Iterable[tuple[str, Any]]:
     """What was otherwise in an earlier attempt of the run: other code, packages, hardware or ranks make it two things."""
     for attempt in run.get("earlier") or []:
-        yield from _circumstances(attempt, [name for name in CIRCUMSTANCES if name.partition(".")[0] in attempt])
+        yield from circumstances(attempt, [name for name in CIRCUMSTANCES if name.partition(".")[0] in attempt])
 
 
 def _described(run: Entry) -> Iterable[tuple[str, Any]]:
@@ -118,10 +118,11 @@ def _described(run: Entry) -> Iterable[tuple[str, Any]]:
     for part in ("model", "recipe", "data"):
         yield from ((f"{part}.{name}", value) for name, value in resolved.get(part, {}).items())
     yield "init", resolved.get("init", run.get("init", ""))
-    yield from _circumstances(run, CIRCUMSTANCES)
+    yield from circumstances(run)
 
 
-def _circumstances(run: Mapping[str, Any], names: Iterable[str]) -> Iterable[tuple[str, Any]]:
+def circumstances(run: Mapping[str, Any], names: Iterable[str] = tuple(CIRCUMSTANCES)) -> Iterable[tuple[str, Any]]:
+    """(name, value) of how a run was made, one for each package."""
     for name in names:
         if name == "packages":
             yield from ((f"packages.{package}", version) for package, version in (run.get("packages") or {}).items())

@@ -365,13 +365,13 @@ def binomial_se(top1: float, images: int) -> float:
     return 100 * math.sqrt(p * (1 - p) / images)
 
 
-def change_sampling_se(child: float, parent: float, images: int) -> float:
-    """Sampling error, in points, of the difference of two top-1 (percent) on one test set of `images`, an upper bound.
+def change_sampling_se(child: float, parent: float, images: int, parent_images: int | None = None) -> float:
+    """Sampling error, in points, of the difference of two top-1 (percent) on one test set of `images`, an upper bound; or on two, of `images` and `parent_images`.
 
     It is exact for independent predictions. Two networks tend to fail on the same images, which makes the true error smaller; how much, totals cannot tell. Apart from the
     seeds' error: more seeds do not reduce it.
     """
-    return math.hypot(binomial_se(child, images), binomial_se(parent, images))
+    return math.hypot(binomial_se(child, images), binomial_se(parent, images if parent_images is None else parent_images))
 
 
 def against_paper(measured: Summary, paper_top1: float, paper_std: float | None, paper_n: int = 3, *, rounding: float = 0.01) -> PaperComparison:

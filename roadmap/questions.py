@@ -202,7 +202,7 @@ def _other(name: str, runs: Path, *, asked: bool) -> Study | None:
 # watch -------------------------------------------------------------------------------------------------------------------
 
 
-def watch_study(name: str | None, *, runs: Path, every: float, once: bool = False) -> int:
+def watch_study(name: str | None, *, runs: Path, every: float) -> int:
     """The ladder as it fills: each cell's mean so far and its runs, again and again until no run is under way. Where output is no terminal, one table a look."""
     from rich.console import Console
     from rich.live import Live
@@ -223,7 +223,7 @@ def watch_study(name: str | None, *, runs: Path, every: float, once: bool = Fals
                 live.update(filling, refresh=True)
             quiet = 0 if any(s.state in UNDER_WAY for s in states) else quiet + 1
             waiting = any(s.state in (NEW, STOPPED) for s in states)
-            if once or quiet >= (QUIET_LOOKS if waiting else 1):
+            if quiet >= (QUIET_LOOKS if waiting else 1):
                 return 0
             time.sleep(every)
 
