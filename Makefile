@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 JOBS ?= $(shell nproc)
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup ladder report reference test test-all test-slurm lint gpu gpu-ladder bench clean
+.PHONY: setup ladder studies report reference test test-all test-slurm lint gpu gpu-ladder bench clean
 
 $(VENV)/.dependencies: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

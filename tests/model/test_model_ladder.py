@@ -5,11 +5,10 @@ from dataclasses import fields
 import pytest
 
 from roadmap.spec import ModelSpec, Recipe, diff
-from roadmap.steps import GROUPS, REGIMES, STEPS, change_of, check_ladder, ladder, path, recipe_changes, recipe_of, resolve
+from roadmap.steps import GROUPS, REGIMES, STEPS, change_of, ladder, path, recipe_changes, recipe_of, resolve
 
 
-def test_the_ladder_is_consistent_and_ends_with_v2() -> None:
-    check_ladder()
+def test_the_ladder_ends_with_v2() -> None:
     assert [(s.id, s.name) for s in ladder()][-3:] == [("9", "separate-downsampling"), ("10", "ema"), ("11", "grn")]
     assert {s.group for s in ladder() if s.id in ("10", "11")} == {GROUPS[-1]} == {"beyond the paper"}
 
