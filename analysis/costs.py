@@ -23,7 +23,7 @@ class Measure:
 
     @property
     def best(self) -> str:
-        return "most" if self.more_is_better else "fewest"
+        return "most" if self.more_is_better else "least"
 
     def text(self, value: float | None) -> str:
         if value is None:
@@ -43,10 +43,12 @@ class Point:
     on_front: bool
 
 
-def measures(hours: str = "Device-hours") -> tuple[Measure, ...]:
-    """The three costs of the report; `hours` names the device whose hours were counted."""
+def measures(rows: Sequence[Row], hours: str = "Device-hours") -> tuple[Measure, ...]:
+    """The costs of the report, latency only where it was measured; `hours` names the device whose hours were counted."""
+    latency = (Measure("latency", "Latency of one image, ms"),) if any(r.get("latency") for r in rows) else ()
     return (
         Measure("macs", "GMACs", 1e9),
+        *latency,
         Measure("images_per_second", "Images/s in training", more_is_better=True),
         Measure("hours", f"{hours} of a run"),
     )

@@ -21,7 +21,7 @@ LETTER, LINE, MARKER = 0.062, 0.105, 0.045  # inches: a letter's width, half a l
 
 
 def cost_svg(rows: Sequence[Row], shown: Sequence[Measure]) -> bytes:
-    """The panels side by side, one a measure; a measure without values says so in its panel."""
+    """The panels side by side, one a measure, four of them two by two; a measure without values says so in its panel."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -32,11 +32,14 @@ def _draw(rows: Sequence[Row], shown: Sequence[Measure]) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    width = WIDE * len(shown) + 0.05
-    figure = Figure(figsize=(width, HIGH))
+    across = 2 if len(shown) == 4 else len(shown)
+    down = -(-len(shown) // across)
+    width, height = WIDE * across + 0.05, HIGH * down
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     for i, measure in enumerate(shown):
-        box = ((WIDE * i + LEFT) / width, BOTTOM / HIGH, (WIDE - LEFT - 0.06) / width, (HIGH - BOTTOM - TOP) / HIGH)
+        row, column = divmod(i, across)
+        box = ((WIDE * column + LEFT) / width, (HIGH * (down - 1 - row) + BOTTOM) / height, (WIDE - LEFT - 0.06) / width, (HIGH - BOTTOM - TOP) / height)
         _panel(figure.add_axes(box), points(rows, measure), measure)
     return figure
 

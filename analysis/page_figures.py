@@ -29,7 +29,7 @@ class Drawing:
 def figure_files(study: Study, rows: Sequence[Row], attribution: Mapping[str, Any] | None = None, regime: str = "") -> dict[str, bytes]:
     """File name -> content: cost.svg, curves.svg where runs hold curves, attribution.svg where there is an attribution."""
     found = views(study, rows, regime)
-    files = {"cost.svg": cost_svg(rows, measures(hours_name(study)))}
+    files = {"cost.svg": cost_svg(rows, measures(rows, hours_name(study)))}
     if panels := [_panel(v) for v in found if any(map(has_curves, v.entries))]:
         files["curves.svg"] = curves_svg(panels)
     if attribution and attribution.get("values"):
@@ -54,7 +54,7 @@ def ladder_drawing(svg: str, found: Sequence[View]) -> Drawing:
 
 def cost_drawings(study: Study, rows: Sequence[Row], found: Sequence[View]) -> list[Drawing]:
     """One panel a cost, its Pareto front named."""
-    return [_cost_drawing(measure, rows, found) for measure in measures(hours_name(study))]
+    return [_cost_drawing(measure, rows, found) for measure in measures(rows, hours_name(study))]
 
 
 def _cost_drawing(measure: Measure, rows: Sequence[Row], found: Sequence[View]) -> Drawing:

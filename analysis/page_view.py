@@ -11,7 +11,7 @@ from typing import Any
 from analysis.costs import marks
 from analysis.gather import Entry, Study, accuracy, outcome, reason
 from analysis.rows import Row
-from analysis.wording import NONE, minus, one_line, plain, scaled, signed, spread
+from analysis.wording import NONE, median_text, minus, one_line, plain, scaled, signed, spread
 from roadmap.record import FINISHED
 
 VERDICTS = {"gain": "▲ gain", "loss": "▼ loss", "unresolved": "○ unresolved"}
@@ -22,7 +22,7 @@ METHODS = {"paired": "paired by seed", "welch": "Welch's interval", "pooled": "w
 # What a row may lack: None then, as where there is nothing to say.
 OPTIONAL = (
     "ids", "parent_ids", "low", "high", "change_p", "p_holm", "verdict", "proof", "images_per_second", "hours", "sampling_se", "change_sampling_se", "paper_difference", "paper_z",
-    "protocol",
+    "latency", "latency_low", "latency_high", "protocol",
 )  # fmt: skip
 
 
@@ -239,6 +239,7 @@ def columns(found: Sequence[View], hours: str) -> list[Column]:
         Column("95 % of mean", "95 % interval of the mean", _interval, lambda v: v.row.get("low")),
         Column("params (M)", "parameters in millions", lambda v: scaled(v.row["params"], 1e6), lambda v: v.row["params"]),
         Column("GMACs", "multiply-adds of one image, in billions", lambda v: scaled(v.row["macs"], 1e9), lambda v: v.row["macs"]),
+        Column("ms an image", "latency of one image in evaluation: median and quartiles", lambda v: median_text(v.row["latency"], v.row["latency_low"], v.row["latency_high"]), lambda v: v.row["latency"]),
         Column("images/s", "in training, mean over the finished runs", lambda v: _whole(v.row.get("images_per_second")), lambda v: v.row.get("images_per_second")),
         Column(f"{hours} a run", "mean over the finished runs", lambda v: scaled(v.row.get("hours"), 1), lambda v: v.row.get("hours")),
         Column("paper (%)", f"as printed, regime {regime}", lambda v: spread(v.row["paper_top1"], v.row["paper_std"]), lambda v: v.row["paper_top1"]),

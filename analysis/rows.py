@@ -10,7 +10,7 @@ Keys of a row (None where there is nothing to say; measured and paper never shar
     top1, std, n    measured: percent, over the n finished runs, of the averaged weights where `ema`; low, high: the mean's 95 % interval; sampling_se: the test set's own error
     by_seed, ids    {seed: top-1} and the ids of those runs; `duplicates` are the ids of runs set aside because a later trial has their seed
     planned, failed, missing   counts of trials; n + failed + missing = planned
-    latency         {"ms": median, "low", "high", "rounds"} of one image, where it was measured
+    latency         median milliseconds of one image, where it was measured; latency_low, latency_high: its quartiles
     images_per_second, hours   means over the n runs; hours of one device (or of one process on CPUs)
     change, change_se, change_low, change_high, change_p, change_method, change_sampling_se, p_holm, verdict, proof, parent_ids   see analysis.comparisons
     paper_top1, paper_std, paper_change, paper_gflops, paper_regime   as printed; paper_difference, paper_z, paper_p, protocol: the measured beside them
@@ -69,7 +69,8 @@ def analyse(study: Study, regime: str = "") -> tuple[list[Row], Findings]:
     findings = compare(study, main, runs)
     timed = {tuple(c["cell"]): c for c in study.latency.get("cells", [])}
     for key, row in main.items():
-        row["latency"] = timed.get(key)
+        if of_cell := timed.get(key):
+            row |= {"latency": of_cell["ms"], "latency_low": of_cell["low"], "latency_high": of_cell["high"]}
     for row in found:
         row |= beside_paper(row, where)
     return found + [_undefined(label, why, where) for label, why in study.undefined.items()], findings
@@ -127,7 +128,7 @@ def _row(key: Key, regime: Regime, trials: list[Entry], kind: str | None, *, des
         "ema": any(map(averaged, finished)), "top1": s.mean, "std": s.std, "n": s.n, "low": None, "high": None, "by_seed": by_seed, "ids": [t["id"] for t in finished], "duplicates": aside,
         "planned": len(kept), "failed": counts[FAILED], "missing": counts[MISSING],
         "images_per_second": _mean_of(finished, lambda t: t.get("images_per_second")), "hours": _mean_of(finished, lambda t: (t.get("wall_seconds") or 0) * (t.get("world_size") or 1) / 3600),
-        "latency": None, **EMPTY,
+        "latency": None, "latency_low": None, "latency_high": None, **EMPTY,
     }  # fmt: skip
     row["sampling_se"] = sampling_se(row)
     return row | _paper(STEPS.get(key[0]) if row["kind"] in ("step", "side") and not key[1] else None, regime)

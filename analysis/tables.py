@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.caption import Caption
 from analysis.rows import Row, rows
-from analysis.wording import NONE, one_line, scaled, signed, spread
+from analysis.wording import NONE, median_text, one_line, scaled, signed, spread
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +26,7 @@ def columns(found: list[Row]) -> list[Column]:
         return [*shared, ("paper GFLOPs", lambda r: spread(r["paper_gflops"], None)), ("paper top-1 (%)", _paper_top1), ("paper change", lambda r: signed(r["paper_change"]))]
     name = found[0]["paper_regime"]
     paper: list[Column] = [(f"paper top-1 (%, {name})", _paper_top1), ("paper change", lambda r: signed(r["paper_change"]))]
-    timed = [("ms an image", _latency)] if any(r["latency"] for r in found) else []
+    timed = [("ms an image", lambda r: median_text(r["latency"], r["latency_low"], r["latency_high"]))] if any(r["latency"] for r in found) else []
     return [
         *shared,
         *timed,
@@ -54,11 +54,6 @@ def _what(row: Row) -> str:
 
 def _paper_top1(row: Row) -> str:
     return spread(row["paper_top1"], row["paper_std"])
-
-
-def _latency(row: Row) -> str:
-    """Median milliseconds of one image and its quartiles."""
-    return f"{row['latency']['ms']:.2f} [{row['latency']['low']:.2f}, {row['latency']['high']:.2f}]" if row["latency"] else NONE
 
 
 def _change(row: Row) -> str:
@@ -108,10 +103,13 @@ def markdown_text(text: str) -> str:
 
 CSV_KEYS = (
     "source", "kind", "id", "step", "what", "group", "parent", "params", "macs", "ema", "top1", "std", "low", "high", "n", "sampling_se", "planned", "failed", "missing", "change", "change_se",
-    "change_low", "change_high", "change_p", "change_method", "change_sampling_se", "p_holm", "verdict", "latency", "images_per_second", "hours",
+    "change_low", "change_high", "change_p", "change_method", "change_sampling_se", "p_holm", "verdict", "latency", "latency_low", "latency_high", "images_per_second", "hours",
     "paper_regime", "paper_top1", "paper_std", "paper_change", "paper_gflops", "paper_difference", "paper_z",
 )  # fmt: skip
-_MEASURED = {"top1", "std", "low", "high", "sampling_se", "change", "change_se", "change_low", "change_high", "change_p", "change_sampling_se", "latency", "images_per_second", "hours"}
+_MEASURED = {
+    "top1", "std", "low", "high", "sampling_se", "change", "change_se", "change_low", "change_high", "change_p", "change_sampling_se",
+    "latency", "latency_low", "latency_high", "images_per_second", "hours",
+}  # fmt: skip
 
 
 def csv(found: list[Row]) -> str:
@@ -131,8 +129,6 @@ def csv(found: list[Row]) -> str:
 def _raw(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, dict):
-        value = value["ms"]
     return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else one_line(value)
 
 

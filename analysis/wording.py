@@ -27,6 +27,11 @@ def spread(mean: float | None, std: float | None) -> str:
     return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
 
 
+def median_text(median: float | None, low: float | None, high: float | None) -> str:
+    """A median and its quartiles: '1.02 [1.01, 1.04]'."""
+    return NONE if median is None else f"{median:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def scaled(value: float | None, unit: float) -> str:
     """A count in units of 1e6 or 1e9, with two decimals and always three significant digits: '25.56', '0.00123'."""
     if value is None:

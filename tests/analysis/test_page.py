@@ -25,7 +25,7 @@ from analysis.page import page
 from analysis.page_compare import Prepared, compare_page, excludes_zero
 from analysis.page_figures import curve_drawings, figure_files, hours_name
 from analysis.page_headline import headline, warnings
-from analysis.page_view import runs_of, views
+from analysis.page_view import columns, runs_of, views
 from analysis.rows import rows
 from analysis.statistics import change
 from roadmap.rules import RoadmapError
@@ -203,9 +203,20 @@ def test_the_front_holds_what_nothing_beats(pairs: list[tuple[float, float]], be
 def test_more_images_per_second_are_better_and_more_macs_worse() -> None:
     _, found, _ = sample()
     few = [{**r, "top1": t, "images_per_second": s, "macs": m} for r, t, s, m in zip(found, (90.0, 95.0, 93.0), (100, 50, 40), (3, 2, 1), strict=False)]
-    macs, speed, _ = measures()
+    macs, speed, _ = measures(found)
     assert [p.on_front for p in points(few, speed)] == [True, True, False]
     assert [p.on_front for p in points(few, macs)] == [False, True, True]
+
+
+def test_latency_is_a_cost_where_it_was_measured() -> None:
+    study, found, _ = sample()
+    timed = [{**r, "latency": 2.0 - i, "latency_low": 1.0, "latency_high": 3.0} if i < 2 else r for i, r in enumerate(found)]
+    assert "latency" not in [m.key for m in measures(found)]
+    (latency,) = [m for m in measures(timed) if m.key == "latency"]
+    assert [p.cost for p in points(timed, latency)] == [2.0, 1.0]
+    column = next(c for c in columns(views(study, timed), "CPU-hours") if c.heading == "ms an image")
+    assert [column.text(v) for v in views(study, timed)[:3]] == ["2.00 [1.00, 3.00]", "1.00 [1.00, 3.00]", "–"]
+    assert "ms an image" not in [c.heading for c in columns(views(study, found), "CPU-hours")]
 
 
 def test_accuracies_on_other_data_share_no_axis() -> None:
