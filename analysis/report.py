@@ -55,14 +55,14 @@ def live_page(source: Path, refresh: int) -> str:
 
 
 def compare_studies(a: Path, b: Path, out: Path) -> Path:
-    """Two studies side by side on one page, written to `out`. Raises RoadmapError where they have no row in common."""
+    """Two studies side by side on one page, written into `out` as A-and-B.html. Raises RoadmapError where they have no row in common."""
     prepared = []
     for source in (a, b):
         study = open_study(source)
         prepared.append(Prepared(study, *study_table(study)))
     content = compare_page(*prepared)
-    _folder(out.parent)
-    return _write(out, content.encode())
+    _folder(out)
+    return _write(out / f"{a.name}-and-{b.name}.html", content.encode())
 
 
 def study_table(study: Study, regime: str = "") -> tuple[list[Row], Caption]:

@@ -22,7 +22,7 @@ def question_verbs(verbs: Any) -> None:
     report.add_argument("--serve", action="store_true", help="the page on loopback, made anew while runs go on")
     report.add_argument("--port", type=int, default=8765, help="with --serve; 0 for any free one")
     report.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="with --serve: how old the page may be")
-    report.add_argument("--out", type=Path, metavar="DIR", help="where to write; results/<study> unless given (with --compare: the page's file)")
+    report.add_argument("--out", type=Path, metavar="DIR", help="where to write; results/<study> unless given, with --compare results/")
     check = verbs.add_parser("check", help="proof for each comparison that only the declared change differs; exit status 1 if not")
     _study(check)
     power = verbs.add_parser("power", help="how many seeds a step needs to resolve a change")

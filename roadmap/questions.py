@@ -84,7 +84,7 @@ def write_comparison(a: str, b: str, *, runs: Path, out: Path | None) -> int:
     from analysis.report import compare_studies
 
     first, second = find_study(a, runs), find_study(b, runs)
-    print(compare_studies(first, second, out or RESULTS / f"{first.name}-and-{second.name}.html"))
+    print(compare_studies(first, second, out or RESULTS))
     return 0
 
 

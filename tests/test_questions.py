@@ -369,7 +369,7 @@ def test_report_compare_writes_a_page_of_both_studies(command: Command, tmp_path
     assert path == Path("results/first-and-second.html")
     text = (tmp_path / path).read_text()
     assert "first" in text and "second" in text and "84.00" in text and "89.00" in text
-    assert command("report", "--compare", "first", "second", "--out", "x/y.html").out.strip() == "x/y.html" and (tmp_path / "x" / "y.html").exists()
+    assert command("report", "--compare", "first", "second", "--out", "x/y").out.strip() == "x/y/first-and-second.html" and (tmp_path / "x" / "y" / "first-and-second.html").exists()
     command("report", "--compare", "first", "secnd").refused("study 'secnd' has no records", "did you mean 'second'?")
 
 
