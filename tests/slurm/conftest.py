@@ -87,7 +87,7 @@ def time_limited(cluster: Cluster) -> str:
 @pytest.fixture(scope="session")
 def ends_as_undisturbed(cluster: Cluster, undisturbed: subprocess.Popen[bytes]) -> Callable[[Path], None]:
     """Checks that a finished run's tensors and epochs are those of the run that nothing happened to."""
-    from runs import hash_of
+    from small_runs import hash_of
 
     from roadmap.record import RunFolder
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runs import child, hash_of, in_child, make_run, make_trial, train
+from small_runs import child, hash_of, in_child, make_run, make_trial, train
 
 from roadmap.machine import Machine
 from roadmap.record import RunError, RunFolder, git_state

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import make_run, make_trial, train
+from small_runs import make_run, make_trial, train
 
 from roadmap.bench.subjects import batches, trainer
 from roadmap.machine import Machine

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from runs import make_run, make_trial, on_ranks, train
+from small_runs import make_run, make_trial, on_ranks, train
 from timm.data import Mixup
 from torch import nn
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runs import hash_of, in_child, make_run, make_trial, train
+from small_runs import hash_of, in_child, make_run, make_trial, train
 
 import roadmap.data.pipeline
 import roadmap.train.loop
