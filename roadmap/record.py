@@ -4,7 +4,7 @@ runs/<study>/study.json            the planned trials, so that a missing one is 
 runs/<study>/<trial>/trial.json    the resolved trial with its fingerprint
                      metrics.jsonl one line an epoch; losses.jsonl the loss of each iteration
                      attempts.jsonl one line each time the run was started
-                     heartbeat.json where the run is now
+                     heartbeat.json where the run is now, and its time so far
                      record.json   how it ended
                      checkpoints/  see roadmap.train.checkpoint
 """
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from roadmap.rules import RoadmapError
+from roadmap.rules import RoadmapError, listing
 from roadmap.spec import Trial
 
 FINISHED, FAILED, DIVERGED, INTERRUPTED = "finished", "failed", "diverged", "interrupted"
@@ -188,7 +188,10 @@ def study_folder(out: Path, study: str) -> Path:
 
 
 def write_study(out: Path, study: str, question: str, regime: str, trials: Iterable[Trial], *, header: Mapping[str, Any] | None = None) -> Path:
-    """Note the planned trials in study.json, adding to those of earlier calls; returns the study's folder. `header`: `Study.header`, the design and what is compared."""
+    """Note the planned trials in study.json, adding to those of earlier calls; returns the study's folder. `header`: `Study.header`, the design and what is compared.
+
+    Raises RunError where earlier calls planned trials of another regime: a comparison names its cells by step and change alone, so those of two regimes would be one.
+    """
     folder = study_folder(out, study)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -197,6 +200,8 @@ def write_study(out: Path, study: str, question: str, regime: str, trials: Itera
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two calls at once shall both be noted
         known = read_json(folder / "study.json") or {"trials": []}
+        if others := sorted({t["regime"] for t in known["trials"]} - {regime}):
+            raise RunError(f"study.regime is {regime!r}, but {folder} has trials of regime {listing(others)}; legal: one regime a study; reason: its cells are told apart by step and change alone; choose another --name")
         planned = {t["id"]: t for t in known["trials"]}
         planned |= {t.id: {"id": t.id, "fingerprint": t.fingerprint, "regime": t.regime, "step": t.step, "change": t.change, "seed": t.seed} for t in trials}
         content = {**_joined(known, header or {}), "name": study, "question": question, "regime": regime, "trials": list(planned.values())}
@@ -207,12 +212,14 @@ def write_study(out: Path, study: str, question: str, regime: str, trials: Itera
 
 def _joined(known: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, Any]:
     """The design as it is asked for now, with the comparisons and undefined cells of earlier calls."""
-    old, new = known.get("comparisons", []), header.get("comparisons", [])
-    renewed = [c["child"] for c in new]  # a cell is compared with one other: the one that is asked for now
-    comparisons = [*(c for c in old if c["child"] not in renewed), *new]
+    compared = {}
+    for key in ("comparisons", "crossings"):
+        old, new = known.get(key, []), header.get(key, [])
+        renewed = [c["child"] for c in new]  # a cell is compared with one other: the one that is asked for now
+        compared[key] = [*(c for c in old if c["child"] not in renewed), *new]
     undefined = {**known.get("undefined", {}), **header.get("undefined", {})}
     lists = {key: list(header.get(key, known.get(key, []))) for key in ("notes", "points")}
-    return {"design": header.get("design", known.get("design", "ladder")), **lists, "comparisons": comparisons, "undefined": undefined}
+    return {"design": header.get("design", known.get("design", "ladder")), **lists, **compared, "undefined": undefined}
 
 
 def file_digest(path: Path) -> str:

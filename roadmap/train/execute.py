@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from roadmap.data.pipeline import Pipeline
 from roadmap.machine import Machine, cores
 from roadmap.model.complexity import complexity
 from roadmap.model.subjects import save_timm
-from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunFolder, file_digest, git_state, package_versions, read_lines, write_json
+from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunError, RunFolder, file_digest, git_state, package_versions, read_lines, write_json
 from roadmap.rules import RoadmapError
 from roadmap.spec import TimmSpec, Trial
 from roadmap.train.checkpoint import CheckpointStore
@@ -63,15 +63,17 @@ def set_aside(folder: RunFolder) -> None:
 
 
 def _attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> dict[str, Any]:
-    started = time.monotonic()
-    before = folder.record() or {}
-    earlier = before.get("wall_seconds", 0.0) if before.get("status") == INTERRUPTED else 0.0
+    began = time.monotonic() - (_seconds_before(folder) if ranks.first else 0.0)  # as if all attempts were one
+
+    def beat(state: Mapping[str, Any]) -> None:
+        folder.beat({**state, "wall_seconds": round(time.monotonic() - began, 3)})
+
     _forget_peak_memory(ranks)
     if ranks.first:
         _note_attempt(folder, trial, machine, ranks)
     record = _describe(folder, trial, machine, ranks)
     try:
-        record |= _train(folder, trial, machine, ranks)
+        record |= _train(folder, trial, machine, ranks, beat)
         record["status"] = FINISHED
     except Diverged as e:
         record |= {"status": DIVERGED, "error": str(e)}
@@ -83,14 +85,23 @@ def _attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) ->
         record |= {"status": FAILED, "error": text}
         if not ranks.first:
             print(f"rank {ranks.rank}: {text}", file=sys.stderr, flush=True)
-    record |= {"wall_seconds": round(earlier + time.monotonic() - started, 3), "peak_memory_bytes": _peak_memory(ranks), "finished_at": _now()}
+    record |= {"wall_seconds": round(time.monotonic() - began, 3), "peak_memory_bytes": _peak_memory(ranks), "finished_at": _now()}
     if ranks.first:
         folder.write_record(record)
-        folder.beat({"state": record["status"]})
+        beat({"state": record["status"]})
     return record
 
 
-def _train(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> dict[str, Any]:
+def _seconds_before(folder: RunFolder) -> float:
+    """Wall time of all attempts before this one. One that was killed left no record, but its heartbeat said it seconds before; the record stands in for a heartbeat that is torn or old."""
+    try:
+        beat = folder.heartbeat() or {}
+    except RunError:
+        beat = {}
+    return max(beat.get("wall_seconds", 0.0), (folder.record() or {}).get("wall_seconds", 0.0))
+
+
+def _train(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
     """Train to the end; returns what the record adds."""
     pipeline = Pipeline.open(trial, data_dir=machine.data_dir, download=machine.download, workers=machine.workers, pin_memory=ranks.device.type == "cuda")
     trainer = Trainer(trial, pipeline, ranks, machine, init=_initial_weights(trial, machine))
@@ -101,7 +112,7 @@ def _train(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> d
     if ranks.first:
         folder.keep_epochs(trainer.iteration // trainer.per_epoch)
     title = trial.id.rsplit("-", 1)[0]
-    reporter = Reporter(title, trainer.total, trial.recipe.batch_size, beat=folder.beat, silent=not ranks.first)
+    reporter = Reporter(title, trainer.total, trial.recipe.batch_size, beat=beat, silent=not ranks.first)
     trainer.train(store, folder.append_epoch, reporter)
     if ranks.first:
         _keep_network(folder, trainer)

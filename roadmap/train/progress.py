@@ -42,17 +42,21 @@ class Reporter:
         now = time.monotonic()
         if self.silent or now - self.last_beat < (0.2 if self.bar else HEARTBEAT_SECONDS):
             return
-        speed = self.speed(iteration)
         if self.bar:
-            self.bar.update(self.task, completed=iteration, speed=f"epoch {epoch}  {speed:,.0f} images/s")
-        self.last_beat = now
+            self.bar.update(self.task, completed=iteration, speed=f"epoch {epoch}  {self.speed(iteration):,.0f} images/s")
+        self._beat(iteration, epoch)
+
+    def _beat(self, iteration: int, epoch: int) -> None:
+        speed = self.speed(iteration)
         left = (self.total - iteration) * self.images / speed if speed else None
         self.beat({"state": "running", "iteration": iteration, "iterations": self.total, "epoch": epoch, "images_per_second": speed, "seconds_left": left})
+        self.last_beat = time.monotonic()
 
     def epoch(self, line: Mapping[str, Any], epochs: int) -> None:
-        """One line of metrics."""
+        """One line of metrics. Always a heartbeat too: a checkpoint follows, and the time of what is in it shall be known."""
         if self.silent:
             return
+        self._beat(line["iteration"], line["epoch"])
         left = (self.total - line["iteration"]) * self.images / max(self.speed(line["iteration"]), 1e-9)
         split, top1 = line["split"], line["top1"]
         text = f"{self.title}  epoch {line['epoch']}/{epochs}  loss {line['train_loss']:.4f}  {split} top-1 {top1:.2f} %  {line['images_per_second']:,.0f} images/s  {left:,.0f} s left"

@@ -74,6 +74,7 @@ def test_an_edited_trial_is_refused(tmp_path: Path) -> None:
         train(folder)
 
 
+@pytest.mark.slow
 def test_two_processes_started_together_train_a_run_once(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(**SHORT))
     start_at = time.time() + 1.0

@@ -102,6 +102,7 @@ def test_negative_control_another_seed_gives_other_losses() -> None:
     assert np.abs(first - second).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_on_two_ranks_is_the_run_of_one_process_in_accuracy_and_batchnorm_statistics(tmp_path: Path) -> None:
     trial = make_trial(BATCHNORM_STEP, epochs=2)
     alone, together = make_run(tmp_path / "one", trial), make_run(tmp_path / "two", trial)

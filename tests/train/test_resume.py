@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_runs import hash_of, in_child, make_run, make_trial, train
 
 import roadmap.data.pipeline
+import roadmap.train.execute
 import roadmap.train.loop
 import roadmap.train.optimizer
+from roadmap.machine import Machine
 from roadmap.record import RunFolder
 from roadmap.train import checkpoint
+from roadmap.train.execute import execute
 from roadmap.train.loop import Trainer
 
 ITERATIONS = 18  # of make_trial: 2 epochs of 1,166 // 128
@@ -29,7 +34,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, RunFolde
     return hash_of(folder), folder
 
 
-def train_until(folder: RunFolder, iteration: int, act: Callable[[], None]) -> None:
+def train_until(folder: RunFolder, iteration: int, act: Callable[[], object]) -> None:
     """Train, and let something happen in the middle of an iteration: after a forward, before the update. For a process of its own."""
     plain, acted = Trainer.group_loss, []
 
@@ -125,6 +130,63 @@ def test_a_signal_before_the_first_iteration_loses_nothing(tmp_path: Path, undis
     folder = make_run(tmp_path, make_trial())
     assert in_child(lambda: train_until(folder, 0, lambda: os.kill(os.getpid(), signal.SIGTERM))) == 0
     ends_as(folder, undisturbed)
+
+
+def ends_early(folder: RunFolder, iteration: int, act: Callable[[], object]) -> float:
+    """Let `act` end an attempt by whose clock a second is an hour; the wall time it left behind."""
+    def attempt() -> None:
+        roadmap.train.execute.time = SimpleNamespace(monotonic=lambda: 3600 * time.monotonic())  # type: ignore[assignment]
+        train_until(folder, iteration, act)
+
+    in_child(attempt)
+    known = (folder.heartbeat() or {})["wall_seconds"]
+    assert known > 120, "more than the next attempt can take"
+    return float(known)
+
+
+def wall_seconds(folder: RunFolder, *, force: bool = False) -> tuple[float, float]:
+    """Train to the end: what the record says it took, and what this attempt took."""
+    started = time.monotonic()
+    record = execute(folder, Machine(), force=force)
+    assert record["status"] == "finished"
+    return record["wall_seconds"], time.monotonic() - started
+
+
+@pytest.mark.parametrize(("act", "left"), [(kill_self, None), (lambda: os.kill(os.getpid(), signal.SIGTERM), "interrupted"), (lambda: 1 / 0, "failed")])
+def test_the_time_of_attempts_that_were_killed_stopped_or_failed_is_counted_once(act: Callable[[], object], left: str | None, tmp_path: Path) -> None:
+    folder = make_run(tmp_path, make_trial())
+    first = ends_early(folder, 12, act)
+    assert (folder.record() or {}).get("status") == left
+    known = ends_early(folder, 15, kill_self)
+    assert known > first, "the count goes on, and each heartbeat says it"
+    assert (folder.record() or {}).get("status") == left
+    total, last = wall_seconds(folder)
+    assert known <= total <= known + last
+
+
+def test_a_heartbeat_is_not_behind_the_checkpoint_so_that_the_time_of_what_is_in_it_is_known(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, make_trial())
+    killed_at(folder, 12)
+    assert (folder.heartbeat() or {})["iteration"] >= folder.newest_checkpoint() == 9
+
+
+@pytest.mark.parametrize("heartbeat", ['{"state": "running"}', "", None])
+def test_negative_control_without_its_heartbeat_a_killed_attempt_is_not_counted_but_resumed(heartbeat: str | None, tmp_path: Path) -> None:
+    """An old heartbeat, a torn one, none."""
+    folder = make_run(tmp_path, make_trial())
+    ends_early(folder, 12, kill_self)
+    path = folder.path / "heartbeat.json"
+    path.unlink() if heartbeat is None else path.write_text(heartbeat)
+    total, last = wall_seconds(folder)
+    assert total <= last
+    assert folder.record()["attempts"] == 2  # type: ignore[index]
+
+
+def test_a_forced_run_counts_its_time_anew(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, make_trial())
+    ends_early(folder, 12, kill_self)
+    total, last = wall_seconds(folder, force=True)
+    assert total <= last
 
 
 def leave_generators_to_their_state() -> None:
