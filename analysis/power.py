@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from analysis.comparisons import CONTROLS
 from analysis.gather import Study
 from analysis.rows import analyse
 from analysis.statistics import ALPHA, CONFIDENCE, PAIRED, SEPARATE
@@ -61,8 +62,8 @@ class PooledStd:
 
     @property
     def df_error(self) -> DfRule:
-        """The degrees of freedom that the study's own comparisons would have with n seeds per step."""
-        if self.method == SEPARATE:
+        """The degrees of freedom that the study's own comparisons would have with n seeds per step; a pilot of one cell plans for a comparison of two."""
+        if self.method == SEPARATE or self.cells < 2:
             return two_steps
         return paired_over(self.cells) if self.method == PAIRED else pooled_over(self.cells)
 
@@ -101,7 +102,7 @@ class PowerTable:
 
 
 def pooled_std(study: Study, regime: str = "") -> PooledStd:
-    """The error of a study's own comparisons, as its report uses it. Raises RoadmapError where no step has two finished runs.
+    """The error of a study's own comparisons, as its report uses it. Raises RoadmapError where no step has two finished runs, or where nothing tells their scatter from 0.
 
     Of runs that share a step and all settings but the seed; controls, which repeat a step's runs, count in no part. Where the cells do not scatter alike ('separate') no one
     number is right for all of them: then it is their mean scatter.
@@ -112,9 +113,18 @@ def pooled_std(study: Study, regime: str = "") -> PooledStd:
     std, df = (error.within, error.mean_df) if error.method == SEPARATE else (error.std, error.df)
     if std is None or df is None:
         raise RoadmapError(f"power.study {study.name} has no step with two finished runs ({error.runs} in {error.cells} steps); legal: two seeds or more; run more seeds or state --std")
+    if std == 0:
+        # The error term is at least the rounding to whole test images; only without their number can it be 0.
+        raise RoadmapError(f"power.study {study.name} has a standard deviation of 0 and no record with its number of test_images; legal: runs that differ, or records that say how finely top-1 is counted; state --std")
     tail = (1 - CONFIDENCE) / 2
     low, high = (std * math.sqrt(df / float(chdtri(df, p))) for p in (tail, 1 - tail))
     return PooledStd(std, df, low, high, error.cells, error.runs, error.method)
+
+
+def planned_comparisons(study: Study, regime: str = "") -> int:
+    """How many comparisons Holm will count once all planned runs have finished: those of two planned cells that are no controls."""
+    planned = {(t["step"], t["change"]) for t in study.trials if t["regime"] == (regime or study.regime)}
+    return sum(c["kind"] not in CONTROLS and {tuple(c["child"]), tuple(c["parent"])} <= planned for c in study.comparisons)
 
 
 def power_of(effect: float, n: int, std: float, *, df_error: DfRule = two_steps, alpha: float = ALPHA) -> float:

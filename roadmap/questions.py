@@ -16,6 +16,7 @@ from roadmap.verbs import REFERENCE, RESULTS, print_table
 
 if TYPE_CHECKING:
     from analysis.gather import Study
+    from analysis.power import PowerTable
 
 NOT_PROVEN = 1
 DEFAULT = "digits"  # the study of `roadmap run` without any option
@@ -110,17 +111,20 @@ def check_study(name: str | None, *, runs: Path, as_json: bool) -> int:
     from analysis.rows import rows
 
     study = open_named(name, runs, "check")
-    compared = [r for regime in study.regimes for r in rows(study, regime) if r["parent"]]
-    proven = [r for r in compared if r["proof"]]
-    bad = [r for r in proven if r["proof"]["status"] != "controlled"]
+    found = [r for regime in study.regimes for r in rows(study, regime) if r["parent"]]
+    compared = [(r["label"], r["parent"], r["proof"]) for r in found]
+    compared += [(f"change of {r['label']}", f"change of {r['contrast']['against']}", r["contrast"]) for r in found if r["contrast"]]
+    proven = [c for c in compared if c[2]]
+    bad = [c for c in proven if c[2]["status"] != "controlled"]
     failed = NOT_PROVEN if bad or not proven else 0
     if as_json:
-        print(json.dumps({"study": study.name, "comparisons": [{k: r[k] for k in ("label", "parent", "ids", "parent_ids", "proof")} for r in compared]}, indent=1))
+        keys = ("label", "parent", "ids", "parent_ids", "proof", "contrast")
+        print(json.dumps({"study": study.name, "comparisons": [{k: r[k] for k in keys} for r in found]}, indent=1))
         return failed
-    lines = [[r["label"], r["parent"], _changes(r["proof"]), r["proof"]["text"] if r["proof"] else "no finished run to compare", r["proof"]["note"] if r["proof"] else ""] for r in compared]
+    lines = [[child, parent, _changes(proof), proof["text"] if proof else "no finished run to compare", proof["note"] if proof else ""] for child, parent, proof in compared]
     print_table(f"{study.name}: is the declared change all that differs?", ["child", "parent", "declared change", "proof", "note"], lines, left=5)
-    for r in bad:
-        print(f"{r['label']} against {r['parent']}: {r['proof']['status']}: {_why(r['proof'])}")
+    for child, parent, proof in bad:
+        print(f"{child} against {parent}: {proof['status']}: {_why(proof)}")
     print(f"{len(compared)} comparisons: {len(proven) - len(bad)} controlled, {len(bad)} not, {len(compared) - len(proven)} without finished runs on both sides")
     return failed
 
@@ -143,33 +147,52 @@ def _changes(proof: dict[str, Any] | None) -> str:
 
 
 def show_power(name: str | None, *, resolve: float, std: float | None, power: float, comparisons: int | None, runs: Path, as_json: bool) -> int:
-    """Seeds per step that resolve a change, from a study's own scatter or a stated one."""
+    """Seeds per step that resolve a change, from a study's own scatter or a stated one; Holm counts what a named study plans, for a pilot has finished none of it."""
     from dataclasses import asdict
 
-    from analysis.power import DfRule, pooled_std, power_table, two_steps
+    from analysis.power import DfRule, planned_comparisons, pooled_std, power_table, two_steps
 
+    # A study that is named is opened even where the scatter is stated: its name may be wrong, and it knows what is compared.
+    study = open_named(name or (DEFAULT if DEFAULT in known_studies(runs) else None), runs, "power") if name is not None or std is None else None
+    planned = planned_comparisons(study) if study is not None else None
     source = "stated"
     rule: DfRule = two_steps
     if std is None:
-        from analysis.rows import analyse
-
-        study = open_named(name or (DEFAULT if DEFAULT in known_studies(runs) else None), runs, "power")
+        assert study is not None
         found = pooled_std(study)
         std, rule = found.std, found.df_error
-        comparisons = comparisons if comparisons is not None else max(analyse(study)[1].family, 1)
-        source = f"{study.name}: {found.method}, over {found.runs} finished runs of {found.cells} cells, 95 % interval {found.low:.3f} to {found.high:.3f}"
-    table = power_table(std, resolve, df_error=rule, power=power, comparisons=1 if comparisons is None else comparisons)
+        source = f"{study.name}: {found.method}, over {found.runs} finished runs of {found.cells} cell{'s' if found.cells != 1 else ''}, 95 % interval {found.low:.3f} to {found.high:.3f}"
+    table = power_table(std, resolve, df_error=rule, power=power, comparisons=max(planned or 0, 1) if comparisons is None else comparisons)
     if as_json:
-        print(json.dumps({**asdict(table), "source": source}, indent=1))
-        return 0
-    asked = next(r for r in table.by_effect if r.asked)
-    print(f"{asked.seeds} seeds per step resolve a change of {resolve:g} points with a chance of {asked.power:.0%}.")
-    print(f"standard deviation over seeds: {std:.3f} points ({source})")
-    print(f"two-sided at {table.alpha:g}" + (f" / {table.comparisons} comparisons (the first threshold of Holm)" if table.comparisons > 1 else ""))
-    rows = [[f"{r.effect:g}{' <' if r.asked else ''}", str(r.seeds), f"{r.power:.0%}", f"{r.df:g}"] for r in table.by_effect]
-    print_table("seeds per step for a change", ["change (points)", "seeds", "chance", "df"], rows, left=0)
-    print_table(f"smallest change that is resolved with a chance of {power:.0%}", ["seeds", "change (points)", "df"], [[str(r.seeds), f"{r.effect:.2f}", f"{r.df:g}"] for r in table.by_seeds], left=0)
+        print(json.dumps({**asdict(table), "planned_comparisons": planned, "source": source}, indent=1))
+    else:
+        _print_power(table, source, _threshold(table, study.name if study and comparisons is None else "", planned or 0))
     return 0
+
+
+def _threshold(table: PowerTable, study: str, planned: int) -> str:
+    """The first threshold of Holm in words: over the comparisons that `study` plans, or, where it is empty, over a stated number."""
+    at = f"two-sided at {table.alpha:g}"
+    if study and planned < 2:
+        return f"{at}, 1 planned comparison of {study}" if planned else f"{at}, one comparison: {study} plans none; say --comparisons N for the study that it is the pilot of"
+    of_study = f" planned comparisons of {study}" if study else " comparisons"
+    return f"{at} / {table.comparisons}{of_study} (the first threshold of Holm)" if table.comparisons > 1 else at
+
+
+def _print_power(table: PowerTable, source: str, threshold: str) -> None:
+    """The answer in a sentence, what it is computed from, and the two tables around it."""
+    asked = next(r for r in table.by_effect if r.asked)
+    print(f"{asked.seeds} seeds per step resolve a change of {asked.effect:g} points with a chance of {_chance(asked.power)}.")
+    print(f"standard deviation over seeds: {table.std:.3f} points ({source})")
+    print(threshold)
+    rows = [[f"{r.effect:g}{' <' if r.asked else ''}", str(r.seeds), _chance(r.power), f"{r.df:g}"] for r in table.by_effect]
+    print_table("seeds per step for a change", ["change (points)", "seeds", "chance", "df"], rows, left=0)
+    print_table(f"smallest change that is resolved with a chance of {table.power:.0%}", ["seeds", "change (points)", "df"], [[str(r.seeds), f"{r.effect:.2f}", f"{r.df:g}"] for r in table.by_seeds], left=0)
+
+
+def _chance(power: float) -> str:
+    """A chance in whole percent; no number of seeds makes it certain."""
+    return f"{power:.0%}" if power < 0.995 else "more than 99%"
 
 
 def show_attribution(name: str | None, *, others: Sequence[str], runs: Path, as_json: bool) -> int:

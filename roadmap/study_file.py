@@ -249,7 +249,23 @@ def _misplaced(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "base", f"{where}.base is {plan.base!r} in a {plan.design} design; legal: where the design starts from one step; remove it, or say `design:`"
     if plan.design != "ladder" and plan.steps is not None:
         yield "steps", f"{where}.steps is {listing(plan.steps)} in a {plan.design} design; legal: in a ladder; say `base:` for the step that the design starts from"
+    yield from _in_both(plan)
     yield from _unclear_values(plan)
+
+
+def _in_both(plan: Plan) -> Iterator[tuple[str, str]]:
+    """What `changes` and `cross` both set: the change would go over the crossed value, and one point's base be trained as another point's change."""
+    changed = {setting_of(name): name for change in plan.changes for name in change}
+    for name, values in plan.cross.items():
+        if setting_of(name) in changed:
+            shown, other = ", ".join(map(_shown, values_of(name, values))), changed[setting_of(name)]
+            yield "cross", f"study {plan.name}.cross.{name} is {shown}, but changes sets {other} too; legal: a setting in one of the two; reason: a change would go over the crossed value; remove it from one"
+
+
+def setting_of(name: str) -> str:
+    """One word for the two names of a setting: `recipe.epochs` is `epochs`."""
+    short = name.removeprefix("recipe.")
+    return short if short in CROSSED else name
 
 
 def _unclear_values(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -128,6 +128,42 @@ def test_power_takes_scatter_and_comparisons_from_a_studys_own_runs(command: Com
     assert "/ 13 comparisons (the first threshold of Holm)" in command("power", "small", "--resolve", "0.5", "--comparisons", "13").out
 
 
+def test_power_after_a_pilot_counts_what_is_planned(command: Command, tmp_path: Path) -> None:
+    study = expand(Plan(name="pilot", question="?", regime="micro", through="9", seeds=(0, 1, 2), controls=("a-a", "no-op")))
+    write_runs(tmp_path / "runs", list(study.trials), lambda t: {"top1": 80 + SCATTER[t.seed]} if t.step == "baseline" else None, name="pilot", header=study.header())
+    answer = command("power", "pilot", "--resolve", "0.5")
+    assert answer.status == 0, answer.err
+    assert "two-sided at 0.05 / 13 planned comparisons of pilot (the first threshold of Holm)" in answer.out
+    assert "pilot: pooled, over 3 finished runs of 1 cell, 95 % interval" in answer.out
+    found = command("power", "pilot", "--resolve", "0.5", "--json").json()
+    assert (found["comparisons"], found["planned_comparisons"]) == (13, 13) and found["std"] == pytest.approx(0.1)
+    [asked] = [r for r in found["by_effect"] if r["asked"]]
+    assert asked["df"] == 2 * (asked["seeds"] - 1), "two cells are compared"
+    one = command("power", "pilot", "--resolve", "0.5", "--comparisons", "1", "--json").json()
+    assert one["comparisons"] == 1 and asked["seeds"] > next(r["seeds"] for r in one["by_effect"] if r["asked"])
+
+
+def test_power_of_a_pilot_without_any_comparison_says_that_it_counts_one(command: Command, tmp_path: Path) -> None:
+    study = expand(Plan(name="base", question="?", regime="micro", steps=("baseline",), seeds=(0, 1, 2)))
+    write_runs(tmp_path / "runs", list(study.trials), lambda t: {"top1": 80 + SCATTER[t.seed]}, name="base", header=study.header())
+    assert "two-sided at 0.05, one comparison: base plans none; say --comparisons N for the study that it is the pilot of" in command("power", "base", "--resolve", "0.5").out
+    assert "two-sided at 0.05 / 13 comparisons (the first" in command("power", "base", "--resolve", "0.5", "--comparisons", "13").out
+
+
+def test_a_stated_scatter_beside_a_study_takes_the_studys_comparisons(command: Command, tmp_path: Path) -> None:
+    small_study(tmp_path)
+    answer = command("power", "small", "--resolve", "0.1", "--std", "0.08")
+    assert "points (stated)" in answer.out and "two-sided at 0.05 / 2 planned comparisons of small (the first threshold of Holm)" in answer.out
+    command("power", "smal", "--resolve", "0.1", "--std", "0.08").refused("study 'smal' has no records in runs/smal or results/smal; legal: small; did you mean 'small'?")
+
+
+def test_power_promises_no_certainty(command: Command, tmp_path: Path) -> None:
+    small_study(tmp_path, values=lambda t: {"top1": 80.0})
+    out = command("power", "small", "--resolve", "5").out
+    assert out.startswith("2 seeds per step resolve a change of 5 points with a chance of more than 99%.\n")
+    assert "100%" not in out and "standard deviation over seeds: 0.016 points" in out, "1,797 images: 100 / 1797 / sqrt(12)"
+
+
 @pytest.mark.parametrize(("words", "part"), [
     (["--resolve", "0", "--std", "0.1"], "power.resolve is 0.0; legal: a number of points above 0; ask for the smallest change that matters"),
     (["--resolve", "nan", "--std", "0.1"], "power.resolve is nan; legal: "),

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from roadmap.data.catalogue import DataError
 from roadmap.designs import step_recipe
+from roadmap.record import RunError, write_study
 from roadmap.rules import RoadmapError, SpecError
 from roadmap.steps import REGIMES, find_step, ladder
 from roadmap.study import Study, expand, images_to_train
@@ -135,6 +137,34 @@ def test_a_change_that_the_only_step_cannot_take_is_refused() -> None:
 def test_a_change_that_contradicts_the_data_is_refused(setting: str) -> None:
     with pytest.raises(SpecError, match=rf"Trial.model.{setting.split('=')[0]} is {setting.split('=')[1]}, but .*; legal: equal numbers"):
         expand(replace(DIGITS, set=(setting,)))
+
+
+def test_a_step_that_sets_what_is_crossed_cannot_be_left_out_and_every_base_is_trained() -> None:
+    """The base at digits-sgd is not the cell "without recipe" at digits-adamw."""
+    study = expand(Plan(name="p", question="?", design="leave-one-out", regime="micro", base="9", cross={"recipe": ["digits-adamw", "digits-sgd"]}))
+    assert {c.parent for c in study.comparisons} == {("separate-downsampling", f"recipe={name}") for name in ("digits-adamw", "digits-sgd")} <= {(t.step, t.change) for t in study.trials}
+    reasons = {label: why for label, why in study.undefined.items() if "without recipe " in label}
+    assert len(reasons) == 2 and all(why.startswith("cross.recipe is set by the change too; legal: a setting in one of the two; reason: ") for why in reasons.values())
+
+
+def test_trials_of_another_regime_are_refused_under_the_name_of_a_study(tmp_path: Path) -> None:
+    """Comparisons name step and change only: a second regime's would be taken for the first's."""
+    micro, deep = (expand(replace(DIGITS, regime=regime, steps=("baseline", "recipe"))) for regime in ("micro", "micro-deep"))
+    folder = write_study(tmp_path, "mine", "?", micro.regime, micro.trials, header=micro.header())
+    before = (folder / "study.json").read_bytes()
+    with pytest.raises(RunError) as e:
+        write_study(tmp_path, "mine", "?", deep.regime, deep.trials, header=deep.header())
+    assert str(e.value) == f"study.regime is 'micro-deep', but {folder} has trials of regime micro; legal: one regime a study; reason: its cells are told apart by step and change alone; choose another --name"
+    assert (folder / "study.json").read_bytes() == before
+    write_study(tmp_path, "mine", "?", micro.regime, micro.trials, header=micro.header())
+    write_study(tmp_path, "deep", "?", deep.regime, deep.trials, header=deep.header())
+
+
+def test_a_second_regime_is_refused_before_anything_is_trained(command: Callable[..., Any], tmp_path: Path) -> None:
+    study = expand(replace(DIGITS, steps=("baseline",)))
+    folder = write_study(tmp_path / "runs", "mine", "?", study.regime, study.trials, header=study.header())
+    command("run", "--step", "0", "--regime", "micro-deep", "--epochs", "1", "--name", "mine").refused("study.regime is 'micro-deep', but runs/mine has trials of regime micro; legal: ", "; choose another --name")
+    assert [p.name for p in folder.iterdir() if p.is_dir()] == []
 
 
 def test_another_number_of_epochs_keeps_the_shape_of_the_schedule() -> None:

@@ -154,6 +154,26 @@ def test_a_fault_is_told_with_file_key_value_and_what_is_legal(tmp_path: Path, t
     assert any(line.startswith(start) for line in found), found
 
 
+def test_what_is_changed_and_crossed_at_once_is_refused_with_the_files_other_faults(tmp_path: Path) -> None:
+    """Otherwise the base at 8 epochs is the change to 8 epochs at 4, and is left out as trained already."""
+    found = refusals(tmp_path, "question: q\nregime: micr0\ndesign: one-at-a-time\nchanges: [{epochs: [16, 8]}, {norm: batch}]\ncross: {epochs: [4, 8]}\n")
+    assert [line.split(" ")[0] for line in found] == ["regime:", "cross:"]
+    assert found[1] == "cross: study mine.cross.epochs is 4, 8, but changes sets epochs too; legal: a setting in one of the two; reason: a change would go over the crossed value; remove it from one"
+
+
+@pytest.mark.parametrize(("changed", "crossed"), [
+    ("epochs: 8", "recipe.epochs: [4, 8]"), ("recipe.batch_size: 32", "batch_size: [32, 64]"), ("recipe: digits-sgd", "recipe: [digits-sgd, digits-adamw]"), ("recipe.lr: 0.1", "recipe.lr: [0.1, 0.2]"),
+])  # fmt: skip
+def test_two_names_of_one_setting_are_one(tmp_path: Path, changed: str, crossed: str) -> None:
+    [found] = refusals(tmp_path, f"question: q\nregime: micro\ndesign: grid\nchanges: [{{{changed}}}]\ncross: {{{crossed}}}\n")
+    assert found.startswith(f"cross: study mine.cross.{crossed.split(':')[0]} is ") and f"but changes sets {changed.split(':')[0]} too" in found
+
+
+def test_another_setting_of_the_recipe_may_be_crossed(tmp_path: Path) -> None:
+    plan = read_plan(written(tmp_path, "question: q\nregime: micro\ndesign: one-at-a-time\nchanges: [{recipe.lr: 0.1}, {batch_size: 32}]\ncross: {recipe: [digits-sgd, digits-adamw], recipe.weight_decay: [0, 0.1]}\n"))
+    assert len(expand(plan).trials) == 3 * 4
+
+
 @pytest.mark.parametrize("text", ["question: 2020-13-45\n", "[" * 3000, "question: \x00\n"], ids=["an impossible date", "a thousand brackets", "a control character"])
 def test_what_the_yaml_reader_cannot_take_is_no_traceback(tmp_path: Path, text: str) -> None:
     path = written(tmp_path, text)

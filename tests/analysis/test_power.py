@@ -12,8 +12,8 @@ from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from statsmodels.stats.power import TTestIndPower  # type: ignore[import-untyped,unused-ignore]
 from study_files import make_trial, write_runs
 
-from analysis.gather import Study, gather
-from analysis.power import EFFECTS, SEEDS, paired_over, pooled_over, pooled_std, power_of, power_table, seeds_needed, smallest_effect, two_steps
+from analysis.gather import LABELS, Study, gather
+from analysis.power import EFFECTS, SEEDS, paired_over, planned_comparisons, pooled_over, pooled_std, power_of, power_table, seeds_needed, smallest_effect, two_steps
 from analysis.rows import analyse
 from roadmap.rules import RoadmapError, SpecError
 
@@ -155,6 +155,45 @@ def test_where_steps_scatter_unlike_the_plan_pools_no_degrees_of_freedom() -> No
     found = pooled_std(study_of(unlike))
     assert found.method == "separate" and found.df_error is two_steps
     assert found.std == pytest.approx(math.sqrt(np.mean([np.var(v, ddof=1) for v in unlike.values()])))
+
+
+def test_a_pilot_of_one_cell_plans_for_a_comparison_of_two() -> None:
+    found = pooled_std(study_of({"baseline": LUCK["baseline"]}))
+    assert (found.cells, found.runs, found.std) == (1, 3, pytest.approx(float(np.std(LUCK["baseline"], ddof=1))))
+    assert [found.df_error(n) for n in (2, 3, 5)] == [2, 4, 8]
+    assert seeds_needed(0.5, found.std, df_error=found.df_error) == seeds_needed(0.5, found.std)
+
+
+def test_what_is_planned_counts_before_it_has_finished_and_controls_never_do(study_folder: Path) -> None:
+    study = gather(study_folder)
+    planned = planned_comparisons(study)
+    assert planned == analyse(study)[1].family == len(study.comparisons) > 13
+    pilot = dataclasses.replace(study, trials=[t if t["step"] == "baseline" else {**{k: t[k] for k in LABELS}, "status": "missing"} for t in study.trials])
+    assert planned_comparisons(pilot) == planned and analyse(pilot)[1].family == 0
+    control = {"child": ["gelu", "a-a"], "parent": ["gelu", ""], "declared": [], "kind": "a-a"}
+    repeats = [{**t, "change": "a-a"} for t in study.trials if t["step"] == "gelu"]
+    assert planned_comparisons(dataclasses.replace(study, trials=[*study.trials, *repeats], comparisons=[*study.comparisons, control])) == planned
+
+
+def test_a_comparison_with_a_cell_that_is_not_planned_does_not_count(study_folder: Path) -> None:
+    study = gather(study_folder)
+    undefined = {"child": ["gelu", "stem_stride=8"], "parent": ["gelu", ""], "declared": ["model.stem_stride"], "kind": "change"}
+    assert planned_comparisons(dataclasses.replace(study, comparisons=[undefined, study.comparisons[0]])) == 1
+
+
+@pytest.mark.parametrize("cells", [1, 2])
+def test_seeds_that_coincide_promise_no_certainty(cells: int) -> None:
+    """Top-1 moves in whole images: of few runs some coincide by chance, and their scatter is taken to be that of rounding."""
+    same = study_of(dict.fromkeys(list(LUCK)[:cells], [0.0, 0.0]))
+    study = dataclasses.replace(same, trials=[{**t, "test_images": 250} for t in same.trials])
+    found = pooled_std(study)
+    assert found.std == pytest.approx(100 / 250 / math.sqrt(12))
+    assert power_of(0.5, 2, found.std, df_error=found.df_error) < 0.995 and seeds_needed(0.5, found.std, df_error=found.df_error, comparisons=13) > 2
+
+
+def test_seeds_that_coincide_on_an_unknown_number_of_images_are_no_plan() -> None:
+    with pytest.raises(RoadmapError, match=r"^power\.study s has a standard deviation of 0 and no record with its number of test_images; legal: .+; state --std$"):
+        pooled_std(study_of({"baseline": [0.0, 0.0]}))
 
 
 def test_a_study_of_single_runs_has_no_deviation(tmp_path: Path) -> None:
