@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from analysis.gather import Entry, Study, accuracy, reason
+from analysis.gather import DEVICE_HOURS, Entry, Study, accuracy, device_hours, reason
 from analysis.lattice import LIMIT, Game, Lattice, Player, game_of, halves, players_of
 from analysis.placing import Placed, doubts, place
 from analysis.proof import prove
@@ -160,14 +160,11 @@ def _planned(study: Study) -> int:
 
 
 def _price(placed: Placed) -> Price:
-    """Device time of the placed runs: GPUs x hours on GPUs, cores at work x hours on CPUs; of the kind that most runs used."""
+    """Device time of the placed runs, of the kind that most of them used."""
     hours: dict[str, list[float]] = defaultdict(list)
-    for t in (t for found in placed.runs.values() for t in found):
-        h = t.get("hardware")
-        if isinstance(h, dict) and isinstance(t.get("wall_seconds"), (int, float)):
-            on_cpu = h.get("device") == "cpu"
-            devices = (t.get("world_size") or 1) * ((h.get("threads") or 1) if on_cpu else 1)
-            hours["core-hours" if on_cpu else "GPU-hours"].append(devices * t["wall_seconds"] / 3600)
+    for spent, unit in (device_hours(t) for found in placed.runs.values() for t in found):
+        if spent and unit != DEVICE_HOURS:
+            hours[unit].append(spent)
     if not hours:
         return Price(None, "", 0)
     unit = Counter({u: len(found) for u, found in hours.items()}).most_common(1)[0][0]

@@ -10,6 +10,7 @@ from typing import Any
 
 from analysis.comparisons import Findings, Row
 from analysis.gather import MISSING, Entry, Study, common_words, outcome, reason
+from analysis.proof import CONFOUNDED, CONTROLLED, UNPROVEN
 from analysis.statistics import binomial_se, quantile
 from analysis.wording import NONE, one_line, signed
 from roadmap.record import DIVERGED, FAILED, FINISHED
@@ -96,11 +97,14 @@ def cross_table(study: Study, rows: list[Row], findings: Findings | None = None)
 
 
 def _contrast(row: Row | None, first: Row, findings: Findings) -> str:
-    """Whether a change depends on what the study is crossed with: the difference of two changes of four cells, with the study's error term."""
+    """Whether a change depends on what the study is crossed with: the difference of two changes of four cells, with the study's error term; marked, without interval, where not proven."""
     e = findings.error
     if row is None or row["change"] is None:
         return NONE
     difference = row["change"] - first["change"]
+    statuses = {proof["status"] if proof else UNPROVEN for proof in (row["proof"], first["proof"], row["contrast"])}
+    if statuses != {CONTROLLED}:
+        return f"{signed(difference)} {'‡' if CONFOUNDED in statuses else '?'}"
     if e.std is None or e.df is None or row["change_se"] is None:
         return signed(difference)
     half = quantile(e.df) * math.hypot(row["change_se"], first["change_se"])
@@ -111,8 +115,14 @@ def _crossing(row: Row | None) -> str:
     if row is None or row["top1"] is None:
         return NONE if row is None else f"0 of {row['planned']} finished"
     interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None else ""
-    verdict = f"; {signed(row['change'])}, {row['verdict'] or 'no verdict'}" if row["change"] is not None else ""
+    verdict = f"; {signed(row['change'])}{mark(row)}, {row['verdict'] or 'no verdict'}" if row["change"] is not None else ""
     return f"{row['top1']:.2f}{interval}, n = {row['n']}{verdict}"
+
+
+def mark(row: Row) -> str:
+    """What a change's number alone would hide: a comparison in which more than the declared change differs, and a method that is not the whole study's."""
+    status = str((row["proof"] or {}).get("status"))
+    return {CONFOUNDED: " ‡", UNPROVEN: " ?"}.get(status, "") + (f" {row['change_mark']}" if row["change_mark"] else "")
 
 
 def _change_note(findings: Findings | None) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from analysis.gather import Entry, Study
 from analysis.proof import CONFOUNDED, CONTROLLED, Proof, prove
-from analysis.statistics import ErrorTerm, FalsePositives, against_paper, binomial_se, change, change_sampling_se, error_term, false_positives, summarize, verdicts
+from analysis.statistics import ErrorTerm, FalsePositives, against_paper, binomial_se, change, change_sampling_se, error_term, false_positives, rounding_std, summarize, verdicts
 from roadmap.recipes import find_recipe
 from roadmap.steps import Regime, find_regime, recipe_of
 
@@ -23,7 +23,7 @@ MARKS = {"paired": "p", "welch": "w", "pooled": "o", "none": ""}  # of a change 
 # The keys of a row that a comparison fills in.
 EMPTY: Mapping[str, Any] = {
     "parent": None, "change": None, "change_se": None, "change_low": None, "change_high": None, "change_p": None, "change_method": None, "change_note": None,
-    "change_sampling_se": None, "change_mark": "", "p_holm": None, "verdict": None, "proof": None, "parent_ids": [],
+    "change_sampling_se": None, "change_mark": "", "p_holm": None, "verdict": None, "proof": None, "parent_ids": [], "contrast": None,
 }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def compare(study: Study, main: Mapping[Key, Row], runs: Mapping[Key, list[Entry
     planned = [(tuple(c["child"]), tuple(c["parent"]), c) for c in study.comparisons]
     compared = [(main[child], main[parent], c) for child, parent, c in planned if child in main and parent in main]
     controls = {main[child]["key"] for child, _, c in planned if child in main and c["kind"] in CONTROLS}
-    error = error_term({key: row["by_seed"] for key, row in main.items() if key not in controls and row["n"]})
+    error = error_term({key: row["by_seed"] for key, row in main.items() if key not in controls and row["n"]}, floor=least_std(main.values()))
     for row in main.values():
         s = summarize(list(row["by_seed"].values()), error)
         row |= {"low": s.low, "high": s.high}
@@ -52,13 +52,34 @@ def compare(study: Study, main: Mapping[Key, Row], runs: Mapping[Key, list[Entry
             proof = prove(runs[row["key"]], runs[parent["key"]], comparison["declared"], comparison.get("planned"))
             if comparison["kind"] == NO_OP:
                 proof = _no_op(proof, row, parent, runs[row["key"]])
-            row["proof"] = {**asdict(proof), "text": proof.text}
+            row["proof"] = _told(proof)
+    _prove_contrasts(study, main, runs)
     family = _judge([row for row, _, c in compared if c["kind"] not in CONTROLS])
     of_controls = [(row, parent) for row, parent, c in compared if c["kind"] in CONTROLS and row["proof"] and row["proof"]["status"] == CONTROLLED]
     for row, _ in of_controls:
         _judge([row])  # each by itself, without Holm: at 5 % one in twenty is expected to be resolved
     identical = [row["label"] for row, parent in of_controls if row["by_seed"] == parent["by_seed"]]
     return Findings(error, family, _false_positives([row for row, _ in of_controls if row["label"] not in identical], planned=bool(controls)), identical)
+
+
+def _prove_contrasts(study: Study, main: Mapping[Key, Row], runs: Mapping[Key, list[Entry]]) -> None:
+    """Whether a change may be compared with the same change at the first crossed value: child and parent must each differ from themselves there in the crossed settings alone."""
+    at_first = {tuple(c["child"]): c for c in study.crossings}
+    for child, parent in ((tuple(c["child"]), tuple(c["parent"])) for c in study.comparisons):
+        both = [(main.get(cell), main.get(tuple(at_first[cell]["parent"])), at_first[cell]) for cell in (parent, child) if cell in at_first]
+        if len(both) == 2 and all(here and there and here["n"] and there["n"] for here, there, _ in both):
+            proofs = [prove(runs[here["key"]], runs[there["key"]], c["declared"], c.get("planned")) for here, there, c in both if here and there]
+            worst = next((proof for proof in proofs if proof.status != CONTROLLED), proofs[-1])
+            main[child]["contrast"] = {**_told(worst), "against": main[tuple(at_first[child]["parent"])]["label"]}
+
+
+def _told(proof: Proof) -> dict[str, Any]:
+    return {**asdict(proof), "text": proof.text}
+
+
+def least_std(rows: Iterable[Row]) -> float:
+    """The error's floor where top-1 is counted on the fewest images; 0 where no record says how many there were."""
+    return max((rounding_std(row["test_images"]) for row in rows if row["test_images"]), default=0.0)
 
 
 def _no_op(proof: Proof, row: Row, parent: Row, runs: list[Entry]) -> Proof:

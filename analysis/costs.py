@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from analysis.gather import DEVICE_HOURS
 from analysis.rows import DATA, Row
 from analysis.wording import NONE, scaled
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A cost: the row's key, its heading, the factor to the printed unit, and whether more of it is better (images/s) or worse."""
+    """A cost: the row's key, its heading, the factor to the printed unit, whether more of it is better (images/s) or worse, and whether it depends on the machine that trained."""
 
     key: str
     title: str
     unit: float = 1.0
     more_is_better: bool = False
+    of_machine: bool = False
 
     @property
     def best(self) -> str:
@@ -43,14 +45,14 @@ class Point:
     on_front: bool
 
 
-def measures(rows: Sequence[Row], hours: str = "Device-hours") -> tuple[Measure, ...]:
+def measures(rows: Sequence[Row], hours: str = DEVICE_HOURS) -> tuple[Measure, ...]:
     """The costs of the report, latency only where it was measured; `hours` names the device whose hours were counted."""
     latency = (Measure("latency", "Latency of one image, ms"),) if any(r.get("latency") for r in rows) else ()
     return (
         Measure("macs", "GMACs", 1e9),
         *latency,
-        Measure("images_per_second", "Images/s in training", more_is_better=True),
-        Measure("hours", f"{hours} of a run"),
+        Measure("images_per_second", "Images/s in training", more_is_better=True, of_machine=True),
+        Measure("hours", f"{hours[0].upper()}{hours[1:]} of a run", of_machine=True),
     )
 
 
@@ -77,16 +79,17 @@ def _letters(number: int) -> str:
     return text
 
 
-def comparable(rows: Sequence[Row]) -> list[int]:
-    """Indices of the rows with a mean on the same data as the first of them: accuracies on two data sets share no axis."""
+def comparable(rows: Sequence[Row], *, machine: bool = False) -> list[int]:
+    """Indices of the rows with a mean on the same data as the first of them, with `machine` also trained on the same: otherwise they share no axis."""
     measured = [i for i, row in enumerate(rows) if row.get("top1") is not None]
-    return [i for i in measured if all(rows[i].get(key) == rows[measured[0]].get(key) for key in DATA)]
+    same = (*DATA, "machine") if machine else DATA
+    return [i for i in measured if all(rows[i].get(key) == rows[measured[0]].get(key) for key in same)]
 
 
 def points(rows: Sequence[Row], measure: Measure) -> list[Point]:
     """The rows with a mean and this cost, with the Pareto front of their means marked."""
     labels = marks(rows)
-    shown = [i for i in comparable(rows) if rows[i].get(measure.key) is not None]
+    shown = [i for i in comparable(rows, machine=measure.of_machine) if rows[i].get(measure.key) is not None]
     sign = -1.0 if measure.more_is_better else 1.0
     best = front([(sign * rows[i][measure.key], rows[i]["top1"]) for i in shown])
     return [Point(i, labels[i], rows[i][measure.key] / measure.unit, rows[i]["top1"], rows[i].get("std"), k in best) for k, i in enumerate(shown)]

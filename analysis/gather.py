@@ -20,6 +20,7 @@ from roadmap.rules import RoadmapError
 
 FORMAT = 1
 MISSING = "missing"
+DEVICE_HOURS = "device-hours"
 LABELS = ("id", "fingerprint", "regime", "step", "change", "seed")
 RECORDS = "records.jsonl"
 
@@ -34,6 +35,7 @@ class Study:
     """A question and its planned trials; each trial's entry holds its labels (`LABELS`), `status`, and its record's values where there is one.
 
     comparisons: {"child": [step, change], "parent": [step, change], "declared": [settings], "kind": "step"|"change"|"subject"|"a-a"|"no-op"}.
+    crossings: as comparisons, each cell of a crossed design against the same one at the first of the `points`.
     points: labels of the values that the design is crossed with, which end its cells' labels.
     undefined: why a planned cell cannot be built. latency: what `roadmap bench --study` measured, {"hardware": {...}, "cells": [{"cell": [step, change], "ms", "low", "high", "rounds"}]}.
     """
@@ -46,6 +48,7 @@ class Study:
     notes: list[str] = field(default_factory=list)
     points: list[str] = field(default_factory=list)
     comparisons: list[dict[str, Any]] = field(default_factory=list)
+    crossings: list[dict[str, Any]] = field(default_factory=list)
     undefined: dict[str, str] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
 
@@ -81,6 +84,21 @@ def averaged(entry: Entry) -> bool:
 def accuracy(entry: Entry) -> Any:
     """The trial's top-1, percent: of the averaged weights where there are any, for the step `ema` changes nothing else; otherwise of the last weights."""
     return entry["ema_top1"] if averaged(entry) else entry.get("top1")
+
+
+def machine(entry: Entry) -> tuple[Any, ...]:
+    """What decides a run's speed beside its settings: the type of GPU and how many, or the processor, the threads at work on it and the processes."""
+    h = entry.get("hardware") or {}
+    of_cpu = (h.get("cpu"), h.get("threads")) if h.get("device") == "cpu" else ()
+    return (h.get("device"), *of_cpu, entry.get("world_size"))
+
+
+def device_hours(entry: Entry) -> tuple[float, str]:
+    """(time x devices in hours, its unit): GPU-hours, on CPUs core-hours of the threads at work; device-hours where the record does not say on what."""
+    h = entry.get("hardware") or {}
+    on_cpu = h.get("device") == "cpu"
+    devices = (entry.get("world_size") or 1) * ((h.get("threads") or 1) if on_cpu else 1)
+    return devices * (entry.get("wall_seconds") or 0) / 3600, "core-hours" if on_cpu else "GPU-hours" if h.get("device") else DEVICE_HOURS
 
 
 def reason(entry: Entry) -> str:
@@ -139,7 +157,7 @@ def _rounded(value: Any) -> Any:
     return (round(value, 4) if math.isfinite(value) else None) if isinstance(value, float) else value
 
 
-MORE = ("design", "notes", "points", "comparisons", "undefined", "latency")
+MORE = ("design", "notes", "points", "comparisons", "crossings", "undefined", "latency")
 
 
 def _header(folder: Path) -> dict[str, Any]:

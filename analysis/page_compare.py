@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from analysis.caption import Caption
+from analysis.comparisons import least_std
 from analysis.gather import Entry, Study
 from analysis.page import render
 from analysis.page_view import View, count_text, views
@@ -125,13 +126,13 @@ def _pair(a: View, b: View, proof: Proof | None, everywhere: list[Difference]) -
     if proof is None:
         return Pair(a.key, a.name, a.title, a, b, None, "no finished run in " + " and ".join(word for word, v in (("A", a), ("B", b)) if not v.row["n"]), NONE, [])
     found = differences(proof)
-    return Pair(a.key, a.name, a.title, a, b, change(b.row["by_seed"], a.row["by_seed"]), "", _status(proof, found), [d for d in found if d not in everywhere])
+    return Pair(a.key, a.name, a.title, a, b, change(b.row["by_seed"], a.row["by_seed"], floor=least_std([a.row, b.row])), "", _status(proof, found), [d for d in found if d not in everywhere])
 
 
 def _status(proof: Proof, found: Sequence[Difference]) -> str:
     """How much differs: a bundle of several settings has no one cause."""
-    if len(found) > 1:
-        return f"✗ confounded: {len(found)} differences"
+    if proof.confounded_by or len(found) > 1:
+        return f"✗ confounded: {f'{len(found)} differences' if len(found) > 1 else found[0][0]}"
     if proof.unsaid:
         return f"? unproven: {listing(proof.unsaid)} not recorded"
     return f"✓ controlled: only {found[0][0]}" if found else "✓ same setup"

@@ -11,7 +11,7 @@ from analysis.figures_attribution import attribution_svg
 from analysis.figures_cost import cost_svg
 from analysis.figures_curves import Panel, curves_svg, has_curves, shared_scales
 from analysis.figures_svg import inline
-from analysis.gather import Study, outcome
+from analysis.gather import DEVICE_HOURS, Study, device_hours, outcome
 from analysis.page_view import View, views
 from analysis.rows import Row
 from analysis.wording import one_line, spread
@@ -38,12 +38,9 @@ def figure_files(study: Study, rows: Sequence[Row], attribution: Mapping[str, An
 
 
 def hours_name(study: Study) -> str:
-    """'GPU-hours' or 'CPU-hours' by the devices of the finished runs, 'Device-hours' where they are mixed or unknown."""
-    devices = {str((t.get("hardware") or {}).get("device") or "") for t in study.trials if outcome(t) == FINISHED}
-    if not devices or "" in devices:
-        return "Device-hours"
-    kinds = {"CPU-hours" if device == "cpu" else "GPU-hours" for device in devices}
-    return kinds.pop() if len(kinds) == 1 else "Device-hours"
+    """'GPU-hours' or 'core-hours' by the devices of the finished runs, 'device-hours' where they are mixed or unknown."""
+    units = {device_hours(t)[1] for t in study.trials if outcome(t) == FINISHED}
+    return units.pop() if len(units) == 1 else DEVICE_HOURS
 
 
 def ladder_drawing(svg: str, found: Sequence[View]) -> Drawing:
@@ -66,10 +63,13 @@ def _cost_drawing(measure: Measure, rows: Sequence[Row], found: Sequence[View]) 
     return Drawing(inline(cost_svg(rows, [measure]).decode(), f"cost-{measure.key.replace('_', '-')}", alt), front)
 
 
-def left_out(rows: Sequence[Row], found: Sequence[View]) -> list[str]:
-    """Rows with a mean that share no axis with the others, for they were tested on other data."""
-    same = set(comparable(rows))
-    return [v.name for i, v in enumerate(found) if v.row["top1"] is not None and i not in same]
+def left_out(rows: Sequence[Row], found: Sequence[View]) -> list[tuple[str, list[str]]]:
+    """(why, rows with a mean that share no axis with the others)."""
+    same, alike = comparable(rows), comparable(rows, machine=True)
+    other_data = [v.name for i, v in enumerate(found) if v.row["top1"] is not None and i not in same]
+    other_machine = [found[i].name for i in same if i not in alike]
+    whys = (("Not drawn, for they were tested on other data", other_data), ("Not drawn beside images/s and hours, for they were trained on another machine or on several", other_machine))
+    return [(why, names) for why, names in whys if names]
 
 
 def curve_drawings(found: Sequence[View]) -> list[Drawing]:

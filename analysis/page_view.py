@@ -240,8 +240,8 @@ def columns(found: Sequence[View], hours: str) -> list[Column]:
         Column("params (M)", "parameters in millions", lambda v: scaled(v.row["params"], 1e6), lambda v: v.row["params"]),
         Column("GMACs", "multiply-adds of one image, in billions", lambda v: scaled(v.row["macs"], 1e9), lambda v: v.row["macs"]),
         Column("ms an image", "latency of one image in evaluation: median and quartiles", lambda v: median_text(v.row["latency"], v.row["latency_low"], v.row["latency_high"]), lambda v: v.row["latency"]),
-        Column("images/s", "in training, mean over the finished runs", lambda v: _whole(v.row.get("images_per_second")), lambda v: v.row.get("images_per_second")),
-        Column(f"{hours} a run", "mean over the finished runs", lambda v: scaled(v.row.get("hours"), 1), lambda v: v.row.get("hours")),
+        Column("images/s", "in training, mean over the finished runs; none where they ran on different machines", lambda v: _whole(v.row.get("images_per_second")), lambda v: v.row.get("images_per_second")),
+        Column(f"{hours} a run", "mean over the finished runs, of all devices together", lambda v: scaled(v.row.get("hours"), 1), lambda v: v.row.get("hours")),
         Column("paper (%)", f"as printed, regime {regime}", lambda v: spread(v.row["paper_top1"], v.row["paper_std"]), lambda v: v.row["paper_top1"]),
         Column("paper's change", "as printed", lambda v: signed(v.row["paper_change"]), lambda v: v.row["paper_change"]),
     ]

@@ -76,17 +76,23 @@ def prove(child: Sequence[Entry], parent: Sequence[Entry], declared: Sequence[st
             changed[name] = (_one(theirs), _one(mine))
         elif not _is_declared(CIRCUMSTANCES.get(name, ""), allowed):
             confounded.append(f"{name} {_shown(theirs)} and {_shown(mine)}")
-    confounded += _off_plan(changed, planned or {})
+    confounded += _off_plan(changed, {name: _one(sides[0][name]) for name in same}, planned or {})
     runs = [*child, *parent]
     confounded, unsaid = _code(runs, confounded), tuple(_unsaid(runs))
     status = CONFOUNDED if confounded else UNPROVEN if unsaid else UNCHANGED if declared and not changed else CONTROLLED
     return Proof(status, tuple(declared), changed, tuple(dict.fromkeys(confounded)), unsaid, tuple(same), "; ".join(_notes(changed, declared, child, parent)))
 
 
-def _off_plan(changed: Mapping[str, tuple[Any, Any]], planned: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Settings that changed as declared, but to other values than were planned."""
-    expected = {name: tuple(json.dumps(value, sort_keys=True) for value in planned[name]) for name in changed if name in planned}
-    return [f"{name} {' to '.join(changed[name])}, planned {' to '.join(pair)}" for name, pair in expected.items() if changed[name] != pair]
+def _off_plan(changed: Mapping[str, tuple[Any, Any]], same: Mapping[str, Any], planned: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Settings that changed as declared, but to other values than were planned, or did not change beside others that did."""
+    found = []
+    for name, values in planned.items():
+        pair = tuple(json.dumps(value, sort_keys=True) for value in values)
+        if name in changed and changed[name] != pair:
+            found.append(f"{name} {' to '.join(changed[name])}, planned {' to '.join(pair)}")
+        elif name in same and changed:
+            found.append(f"{name} stayed {same[name]}, planned {' to '.join(pair)}")
+    return found
 
 
 def _code(runs: Sequence[Entry], confounded: list[str]) -> list[str]:

@@ -11,8 +11,9 @@ Keys of a row (None where there is nothing to say; measured and paper never shar
     by_seed, ids    {seed: top-1} and the ids of those runs; `duplicates` are the ids of runs set aside because a later trial has their seed
     planned, failed, missing   counts of trials; n + failed + missing = planned
     latency         median milliseconds of one image, where it was measured; latency_low, latency_high: its quartiles
-    images_per_second, hours   means over the n runs; hours of one device (or of one process on CPUs)
+    images_per_second, hours   means over the n runs, None where these ran on different machines; hours of all devices together (on CPUs: of the cores at work). `machine` is theirs
     change, change_se, change_low, change_high, change_p, change_method, change_sampling_se, p_holm, verdict, proof, parent_ids   see analysis.comparisons
+    contrast        of a crossed study: the proof that the change may be compared with the same change at the first crossed value
     paper_top1, paper_std, paper_change, paper_gflops, paper_regime   as printed; paper_difference, paper_z, paper_p, protocol: the measured beside them
 """
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.comparisons import CONTROLS, EMPTY, Findings, Key, Row, beside_paper, compare, sampling_se
-from analysis.gather import MISSING, Entry, Study, accuracy, averaged, common_words, outcome
+from analysis.gather import MISSING, Entry, Study, accuracy, averaged, common_words, device_hours, machine, outcome
 from analysis.statistics import summarize
 from analysis.wording import with_words
 from roadmap.record import FAILED, FINISHED
@@ -127,8 +128,7 @@ def _row(key: Key, regime: Regime, trials: list[Entry], kind: str | None, *, des
         "source": "measured", **_named(key, kind, design, kept), "params": _said(says, "params"), "macs": _said(says, "macs"), **{name: _said(says, name) for name in (*SETUP, "configuration")},
         "ema": any(map(averaged, finished)), "top1": s.mean, "std": s.std, "n": s.n, "low": None, "high": None, "by_seed": by_seed, "ids": [t["id"] for t in finished], "duplicates": aside,
         "planned": len(kept), "failed": counts[FAILED], "missing": counts[MISSING],
-        "images_per_second": _mean_of(finished, lambda t: t.get("images_per_second")), "hours": _mean_of(finished, lambda t: (t.get("wall_seconds") or 0) * (t.get("world_size") or 1) / 3600),
-        "latency": None, "latency_low": None, "latency_high": None, **EMPTY,
+        **_speed(finished), "latency": None, "latency_low": None, "latency_high": None, **EMPTY,
     }  # fmt: skip
     row["sampling_se"] = sampling_se(row)
     return row | _paper(STEPS.get(key[0]) if row["kind"] in ("step", "side") and not key[1] else None, regime)
@@ -149,6 +149,14 @@ def _named(key: Key, kind: str | None, design: str, trials: list[Entry]) -> Row:
         drawn = "step" if step.on_path else "side"
     label = with_words(name, text) or what
     return {"kind": drawn, "key": key, "label": label, "id": step.id if step else None, "step": name if step else "", "what": what, "group": "controls" if drawn == "control" else step.group if step else "other"}
+
+
+def _speed(finished: list[Entry]) -> Row:
+    """Throughput and hours, which are of one machine: those of several have no mean."""
+    if len({machine(t) for t in finished}) > 1:
+        return {"machine": "several", "images_per_second": None, "hours": None}
+    where = machine(finished[0]) if finished else None
+    return {"machine": where, "images_per_second": _mean_of(finished, lambda t: t.get("images_per_second")), "hours": _mean_of(finished, lambda t: device_hours(t)[0])}
 
 
 def _mean_of(trials: list[Entry], value: Callable[[Entry], Any]) -> float | None:

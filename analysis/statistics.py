@@ -2,6 +2,7 @@
 
 A cell is one configuration; its runs differ in the seed only. Standard deviations divide by n - 1 everywhere; what n cannot support is None, never 0.
 
+    rounding_std(images)           the least scatter of a top-1, from counting whole images
     error_term(cells)              one decision for a whole study: whose scatter is the error of its comparisons
     summarize(values, error)       a cell's mean with its 95 % interval
     change(child, parent, error)   a difference of two cells with its 95 % interval and p
@@ -79,6 +80,7 @@ class ErrorTerm:
     p_equal      of the test that all cells scatter alike; None where it cannot be computed
     pairs        whether 'separate' pairs comparisons by seed
     cells, runs  how many cells have a run, and all their runs
+    floor        what no standard deviation of a run is taken to be below, points: see `rounding_std`
     """
 
     method: str
@@ -92,6 +94,7 @@ class ErrorTerm:
     pairs: bool
     cells: int
     runs: int
+    floor: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,16 @@ class PaperComparison:
     note: str
 
 
-def error_term(cells: Mapping[K, Cell]) -> ErrorTerm:
-    """Choose the error of a study's comparisons from {cell: {seed: top-1}}.
+def rounding_std(images: int) -> float:
+    """Standard deviation, in points, of what a top-1 of `images` test images loses by counting whole images (uniform: 1 / sqrt(12) of an image).
+
+    Runs that coincide do not prove that seeds have no effect: of few runs on few images some do by chance. This is the least scatter that an error is made of.
+    """
+    return 100 / images / math.sqrt(12)
+
+
+def error_term(cells: Mapping[K, Cell], *, floor: float = 0.0) -> ErrorTerm:
+    """Choose the error of a study's comparisons from {cell: {seed: top-1}}; `floor` as in ErrorTerm.
 
     'pooled', the scatter within cells with sum(n_i - 1) degrees of freedom, unless equal variances are rejected at 5 %: then 'separate'; or unless all cells have the same
     seeds, the seeds' effect is significant at 5 % (F test of the additive model cell + seed) and the intervals become narrower: then 'paired', the residual of that model.
@@ -142,7 +153,8 @@ def error_term(cells: Mapping[K, Cell]) -> ErrorTerm:
     total, residual, df_residual = _sums(filled)
     df = runs - count
     if df == 0:
-        return ErrorTerm(NONE, None, None, None, None, None, None, None, False, count, runs)
+        return ErrorTerm(NONE, None, None, None, None, None, None, None, False, count, runs, floor)
+    total, residual = max(total, df * floor**2), max(residual, df_residual * floor**2)
     p_equal = _p_equal([list(cell.values()) for cell in filled])
     shared = count > 1 and df_residual > 0 and len({frozenset(cell) for cell in filled}) == 1
     correlation, p_seed = _seed_effect(total, residual, df, df_residual, count) if shared else (None, None)
@@ -151,10 +163,10 @@ def error_term(cells: Mapping[K, Cell]) -> ErrorTerm:
     rest = math.sqrt(residual / df_residual) if df_residual else within
     if p_equal is not None and p_equal < ALPHA:
         pairs = significant and correlation is not None and _pairing_helps(correlation, len(filled[0]))
-        return ErrorTerm(SEPARATE, None, None, within, mean_df, correlation, p_seed, p_equal, pairs, count, runs)
+        return ErrorTerm(SEPARATE, None, None, within, mean_df, correlation, p_seed, p_equal, pairs, count, runs, floor)
     if significant and quantile(df_residual) * rest < quantile(df) * within:
-        return ErrorTerm(PAIRED, rest, df_residual, within, mean_df, correlation, p_seed, p_equal, True, count, runs)
-    return ErrorTerm(POOLED, within, df, within, mean_df, correlation, p_seed, p_equal, False, count, runs)
+        return ErrorTerm(PAIRED, rest, df_residual, within, mean_df, correlation, p_seed, p_equal, True, count, runs, floor)
+    return ErrorTerm(POOLED, within, df, within, mean_df, correlation, p_seed, p_equal, False, count, runs, floor)
 
 
 def _sums(cells: Sequence[Cell]) -> tuple[float, float, int]:
@@ -249,7 +261,7 @@ def quantile(df: float) -> float:
 
 
 def _two_sided(mean: float, se: float, df: float) -> float:
-    """p of Student's t for mean / se; without any error every difference is certain."""
+    """p of Student's t for mean / se; without any error, which only a caller without a floor can have, every difference is certain."""
     from scipy.special import ndtr, stdtr
 
     if se == 0:
@@ -269,14 +281,15 @@ def _std(values: Sequence[float], mean: float) -> float | None:
     return std if std > NOISE else 0.0
 
 
-def summarize(values: Sequence[float], error: ErrorTerm | None = None) -> Summary:
-    """Mean, standard deviation and n of one cell; the interval is from the study's error term, without one (or with 'separate') from the cell's own scatter."""
+def summarize(values: Sequence[float], error: ErrorTerm | None = None, *, floor: float = 0.0) -> Summary:
+    """Mean, standard deviation and n of one cell; the interval is from the study's error term, without one (or with 'separate') from the cell's own scatter, at least `floor`."""
     n = len(values)
     if n == 0:
         return Summary(None, None, 0)
     mean = _mean(values)
     std = _std(values, mean)
-    one, df = (std, float(n - 1)) if error is None or error.method == SEPARATE else (error.within, error.mean_df)
+    own = None if std is None else max(std, error.floor if error else floor)
+    one, df = (own, float(n - 1)) if error is None or error.method == SEPARATE else (error.within, error.mean_df)
     if one is None or df is None:
         return Summary(mean, std, n)
     se = one / math.sqrt(n)
@@ -284,17 +297,17 @@ def summarize(values: Sequence[float], error: ErrorTerm | None = None) -> Summar
     return Summary(mean, std, n, se, df, mean - half, mean + half)
 
 
-def change(child: Cell, parent: Cell, error: ErrorTerm | None = None) -> Change | None:
+def change(child: Cell, parent: Cell, error: ErrorTerm | None = None, *, floor: float = 0.0) -> Change | None:
     """The change with its standard error, 95 % interval and p; values are keyed by seed. None if either has no run.
 
-    With the study's error term: its scatter, paired only where both cells have the same seeds. Without one, or with 'separate': the two cells' own scatter, paired where
-    both have the same seeds and at least two of them (with 'separate' only if pairing helps), otherwise Welch's interval.
+    With the study's error term: its scatter, paired only where both cells have the same seeds. Without one, or with 'separate': the two cells' own scatter, at least `floor`,
+    paired where both have the same seeds and at least two of them (with 'separate' only if pairing helps), otherwise Welch's interval.
     """
     if not child or not parent:
         return None
     same = child.keys() == parent.keys()
     if error is None or error.method == SEPARATE:
-        return _own(child, parent, paired=same and len(child) > 1 and (error is None or error.pairs))
+        return _own(child, parent, paired=same and len(child) > 1 and (error is None or error.pairs), floor=error.floor if error else floor)
     mean = _mean(list(child.values())) - _mean(list(parent.values()))
     if error.std is None or error.df is None or error.within is None or error.mean_df is None:
         return _unknown(mean)
@@ -305,13 +318,13 @@ def change(child: Cell, parent: Cell, error: ErrorTerm | None = None) -> Change 
     return _interval(mean, error.within * math.sqrt(1 / len(child) + 1 / len(parent)), df, POOLED)
 
 
-def _own(child: Cell, parent: Cell, *, paired: bool) -> Change:
+def _own(child: Cell, parent: Cell, *, paired: bool, floor: float) -> Change:
     """The change by nothing but the runs of these two cells."""
     if paired:
-        d = summarize([child[seed] - parent[seed] for seed in child])
+        d = summarize([child[seed] - parent[seed] for seed in child], floor=floor * math.sqrt(2))
         assert d.mean is not None and d.se is not None
         return _interval(d.mean, d.se, d.n - 1, PAIRED)
-    a, b = summarize(list(child.values())), summarize(list(parent.values()))
+    a, b = (summarize(list(cell.values()), floor=floor) for cell in (child, parent))
     assert a.mean is not None and b.mean is not None
     if a.se is None or b.se is None:
         return _unknown(a.mean - b.mean)

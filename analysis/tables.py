@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from analysis.caption import Caption
+from analysis.caption import Caption, mark
 from analysis.rows import Row, rows
 from analysis.wording import NONE, median_text, one_line, scaled, signed, spread
 
@@ -59,13 +59,7 @@ def _paper_top1(row: Row) -> str:
 def _change(row: Row) -> str:
     if row["change"] is None or row["change_low"] is None:
         return signed(row["change"])
-    return f"{signed(row['change'])} [{signed(row['change_low'])}, {signed(row['change_high'])}]{_mark(row)}"
-
-
-def _mark(row: Row) -> str:
-    """What the number alone would hide: a comparison in which more than the declared change differs, and a method that is not the whole study's."""
-    status = str((row["proof"] or {}).get("status"))
-    return {"confounded": " ‡", "unproven": " ?"}.get(status, "") + (f" {row['change_mark']}" if row["change_mark"] else "")
+    return f"{signed(row['change'])} [{signed(row['change_low'])}, {signed(row['change_high'])}]{mark(row)}"
 
 
 def _verdict(row: Row) -> str:
@@ -182,7 +176,7 @@ def _latex_columns(found: list[Row]) -> list[Column]:
 def _half_width(row: Row) -> str:
     if row["change"] is None or row["change_low"] is None:
         return signed(row["change"])
-    return f"{signed(row['change'])} ± {(row['change_high'] - row['change_low']) / 2:.2f}{_mark(row)}"
+    return f"{signed(row['change'])} ± {(row['change_high'] - row['change_low']) / 2:.2f}{mark(row)}"
 
 
 def _tex(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from roadmap.variants import find_variant
 
 MODERN_RECIPE, FINETUNE, FINETUNE_HEAD_SCALE = "convnext-300ep", "convnext-finetune", 0.001
 
-A_A_SEEDS = 1000  # so far from a study's own that more of these do not meet them
+A_A_SEEDS = 1000  # an A/A control's seeds are the study's own, further on by a multiple of this
 
 Key = tuple[str, str]
 Arm = tuple[Setting, ...]
@@ -63,7 +63,9 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Child against parent. `declared`: names of resolved settings (`model.norm`, `recipe.*`) in which they are meant to differ, all others are not. kind: step, change, subject, a-a or no-op.
+    """Child against parent. `declared`: names of resolved settings (`model.norm`, `recipe.*`) in which they are meant to differ, all others are not.
+
+    kind: step, change, subject, a-a, no-op, or crossing: one cell at two of the values that a design is crossed with.
 
     planned: {name: (the parent's value, the child's)} of the resolved settings that differ in the plan; None where one of the two is planned elsewhere.
     """
@@ -297,7 +299,7 @@ def _model_spec(spec: AnySpec, head: Mapping[str, Any], settings: Mapping[str, A
 def _with_controls(plan: Plan, cells: list[Cell], comparisons: list[Comparison]) -> Design:
     """Add negative controls to the last cell of a ladder, to the first one of any other design: comparisons in which nothing differs, not even what that cell sets.
 
-    A word given k times adds k A/A cells, each with seeds of its own.
+    A word given k times adds k A/A cells, each with seeds of its own: a run that two cells shared would be one draw counted as two.
     """
     if not cells:
         return cells, comparisons
@@ -306,7 +308,7 @@ def _with_controls(plan: Plan, cells: list[Cell], comparisons: list[Comparison])
     for i, word in enumerate(plan.controls):
         count = plan.controls[:i].count(word) + 1
         title = f"{word} {count}" if count > 1 else word
-        shift = A_A_SEEDS * count
+        shift = count * A_A_SEEDS * (max(plan.seeds) // A_A_SEEDS + 1)
         more.append(replace(base, title=title, **({"seeds": tuple(s + shift for s in plan.seeds)} if word == A_A else {"control": title})))
     return [*cells, *more], [*comparisons, *(Comparison(child=c.key, parent=base.key, declared=(), kind=word) for c, word in zip(more, plan.controls, strict=True))]
 
@@ -328,6 +330,13 @@ def _crossed(plan: Plan, cells: list[Cell], comparisons: list[Comparison]) -> De
         all_cells += there.values()
         all_comparisons += [replace(c, child=there[c.child].key, parent=there[c.parent].key) for c in comparisons if c.parent in there]
     return all_cells, all_comparisons
+
+
+def crossings(cells: Sequence[Cell]) -> list[Comparison]:
+    """Every cell of a crossed design against the same cell at the first point: what must hold before a change here is compared with the change there."""
+    first = next((cell.cross for cell in cells), ())
+    away = [cell for cell in cells if cell.cross != first]
+    return [Comparison(child=cell.key, parent=replace(cell, cross=first).key, declared=declared(_different(cell.cross, first)), kind="crossing") for cell in away]
 
 
 def _steps(plan: Plan) -> list[Step]:

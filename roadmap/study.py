@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from roadmap.data.catalogue import resolve_data, training_images
-from roadmap.designs import Cell, Comparison, aliases, design, points, words
+from roadmap.designs import Cell, Comparison, aliases, crossings, design, points, words
 from roadmap.recipes import find_recipe
 from roadmap.record import file_digest
 from roadmap.rules import SpecError, refuse
 from roadmap.spec import AnySpec, Data, Recipe, Trial
 from roadmap.steps import RECIPE, find_regime
-from roadmap.study_file import Plan, check
+from roadmap.study_file import Plan, check, setting_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Study:
     """A question and the trials that answer it.
 
     `undefined` tells why a cell cannot be built, `comparisons` what is compared with what, `notes` what a reader must know of the design, `points` are the labels
-    of what it is crossed with.
+    of what it is crossed with, `crossings` how each cell differs from the same one at the first point.
     """
 
     name: str
@@ -35,13 +35,14 @@ class Study:
     design: str = "ladder"
     notes: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
+    crossings: tuple[Comparison, ...] = ()
     init: str | None = field(default=None)
 
     def header(self) -> dict[str, Any]:
         """What a study folder notes beside its trials, as JSON-ready values."""
         return {
             "name": self.name, "question": self.question, "regime": self.regime, "design": self.design, "notes": list(self.notes), "points": list(self.points),
-            "comparisons": [c.to_json() for c in self.comparisons], "undefined": dict(self.undefined),
+            "comparisons": [c.to_json() for c in self.comparisons], "crossings": [c.to_json() for c in self.crossings], "undefined": dict(self.undefined),
         }
 
 
@@ -56,6 +57,7 @@ def expand(plan: Plan, *, data_dir: Path | None = None) -> Study:
     for cell in cells:
         data = data_of(cell.settings.get("data"))
         try:
+            _refuse_crossed(cell)
             model = cell.build({"num_classes": data.num_classes, "in_chans": data.in_chans, **_toggles(cell)})
             recipe = _recipe(plan, cell)
             labels = {"regime": plan.regime, "step": cell.step, "change": cell.change}
@@ -70,10 +72,17 @@ def expand(plan: Plan, *, data_dir: Path | None = None) -> Study:
     if not trials:
         refuse(list(dict.fromkeys(undefined.values())))
     first = {(t.step, t.change): t for t in reversed(trials)}
-    comparisons = [replace(c, planned=_planned(first.get(c.parent), first.get(c.child))) for c in comparisons]
+    comparisons, across = ([replace(c, planned=_planned(first.get(c.parent), first.get(c.child))) for c in found] for found in (comparisons, crossings(cells)))
     notes = tuple(f"aliased: {line}" for line in aliases(plan))
     asked: dict[str, Any] = {"name": plan.name, "question": plan.question, "regime": plan.regime, "design": plan.design, "init": plan.init}
-    return Study(**asked, trials=tuple(trials), undefined=undefined, comparisons=tuple(comparisons), notes=notes, points=tuple(map(words, points(plan))))
+    return Study(**asked, trials=tuple(trials), undefined=undefined, comparisons=tuple(comparisons), crossings=tuple(across), notes=notes, points=tuple(map(words, points(plan))))
+
+
+def _refuse_crossed(cell: Cell) -> None:
+    """Refuse an arm that goes over what the design is crossed with: trained, it would be another point's base, and that one be left out. A file's own changes are refused when it is read."""
+    crossed = {setting_of(name) for name, _ in cell.cross}
+    if both := [name for name, _ in cell.arm if setting_of(name) in crossed]:
+        raise SpecError(f"cross.{both[0]} is set by the change too; legal: a setting in one of the two; reason: the change goes over the crossed value; cross the design with something else")
 
 
 def _same(trials: list[Trial], model: AnySpec, recipe: Recipe, data: Data, cell: Cell) -> Trial | None:

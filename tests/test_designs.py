@@ -62,7 +62,7 @@ def assert_controlled(study: Study) -> int:
         assert len({t.configuration for t in trials}) == 1, key
         assert len({t.seed for t in trials}) == len(trials), key
     both = [c for c in study.comparisons if c.child in cells and c.parent in cells]
-    for c in both:
+    for c in (*both, *(c for c in study.crossings if c.child in cells and c.parent in cells)):
         strange = {n for n in different(cells[c.child][0], cells[c.parent][0]) if not is_declared(n, c)}
         assert not strange, (c, strange)
     return len(both)
@@ -308,6 +308,16 @@ def test_a_crossed_design_is_repeated_at_each_point_and_compared_inside_it() -> 
     assert [(c.child[1].split(" ", 1)[1], c.parent[1]) for c in study.comparisons] == [(p, p) for p in points]
     assert {(t.recipe.group_size, t.recipe.epochs) for t in study.trials} == {(64, 1), (64, 2), (16, 1), (16, 2)}
     assert {c.declared for c in study.comparisons} == {("model.norm",)}
+    assert_controlled(study)
+
+
+def test_each_cell_of_a_crossed_design_is_laid_beside_itself_at_the_first_point() -> None:
+    study = expand(plan_of(design="one-at-a-time", base="9", seeds=(0, 1), changes=({"norm": "batch"},), cross={"recipe.group_size": [64, 16], "epochs": [1, 2]}))
+    first = "recipe.group_size=64 epochs=1"
+    assert {c.parent[1] for c in study.crossings} == {first, f"norm=batch {first}"} and len(study.crossings) == 6
+    assert {c.declared for c in study.crossings if "group_size=16 epochs=2" in c.child[1]} == {("recipe.group_size", "recipe.epochs", "recipe.warmup_epochs", "recipe.decay_epochs")}
+    assert all(c.kind == "crossing" and c.planned for c in study.crossings)
+    assert study.header()["crossings"] == [c.to_json() for c in study.crossings]
 
 
 def test_a_crossing_of_data_takes_the_networks_classes_along() -> None:
@@ -347,6 +357,14 @@ def test_a_control_repeats_its_cell_in_all_but_name_and_seeds(kind: str) -> None
     assert [t.seed for t in idle] == [0, 2] and not {t.fingerprint for t in idle} & {t.fingerprint for t in whole}
     for mine, theirs in zip(idle, whole, strict=True):
         assert (mine.model, mine.recipe, mine.data, mine.init, mine.seed) == (theirs.model, theirs.recipe, theirs.data, theirs.init, theirs.seed)
+
+
+@pytest.mark.parametrize(("seeds", "first"), [((0, 1, 2), 1000), ((999,), 1999), ((0, 1000), 2000), ((5, 1000, 2999), 3005), ((123456,), 247456)])
+def test_the_runs_of_a_control_are_never_another_cells(seeds: tuple[int, ...], first: int) -> None:
+    """A run that base and control share, or two controls, would be one draw of luck counted as two."""
+    study = expand(plan_of(steps=("9",), seeds=seeds, controls=("a-a", "a-a", "a-a")))
+    assert len(study.trials) == 4 * len(seeds) == len({t.fingerprint for t in study.trials}) == len({t.seed for t in study.trials})
+    assert min(t.seed for t in study.trials if t.change == "a-a") == first
 
 
 def test_a_control_on_the_command_line_is_one_word(command: Command) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,12 @@ from roadmap.designs import Comparison
 from roadmap.recipes import find_recipe
 from roadmap.spec import Data, Trial
 from roadmap.steps import PAPER_RESNET50, ladder, recipe_of, resolve
+from roadmap.study import expand
+from roadmap.study_file import Plan
 
 Row = dict[str, Any]
 NINE = "separate-downsampling"
+Command = Callable[..., Any]
 SCATTER = (0.1, -0.1, 0.0)
 PATH = [s.name for s in ladder()[:6]]
 
@@ -303,3 +306,49 @@ def test_a_step_without_a_finished_run_is_not_beside_the_paper(tmp_path: Path) -
     folder = write_runs(tmp_path, [paper_trial(NINE, 0)], lambda t: {"status": "failed", "top1": 82.0, "error": "x"}, regime="resnet50")
     row = table_of(folder)[0][NINE]
     assert row["paper_difference"] is None and row["protocol"] == [] and row["paper_top1"] == PAPER_RESNET50[NINE].top1
+
+
+# A crossed study ---------------------------------------------------------------------------------------------------------
+
+CONTRAST = "change of separate-downsampling with norm=batch, less that in the first column"
+
+
+def crossed(out: Path, values: Callable[[Trial], Values]) -> Path:
+    """Two changes of 1.0 and 2.5 points, at 64 and at 16 images a forward pass."""
+    study = expand(Plan(name="crossed", question="?", design="one-at-a-time", base="9", regime="micro", data="digits", seeds=(0, 1, 2), changes=({"norm": "batch"},), cross={"recipe.group_size": [64, 16]}))
+
+    def measured(t: Trial) -> dict[str, Any]:
+        change = (1.0 if t.recipe.group_size == 64 else 2.5) if "norm=batch" in t.change else 0.0
+        return {"top1": 90 + change + SCATTER[(t.seed + len(t.change)) % 3], **values(t)}
+
+    return write_runs(out, list(study.trials), measured, name="crossed", header=study.header())
+
+
+def contrast_of(folder: Path) -> str:
+    _, caption = table_of(folder)
+    assert caption.crossed is not None
+    return dict(caption.crossed.rows)[CONTRAST][1]
+
+
+def test_whether_a_change_depends_on_what_is_crossed_is_one_more_proven_comparison(tmp_path: Path, command: Command) -> None:
+    folder = crossed(tmp_path, lambda _: {})
+    found = contrast_of(folder)
+    assert found.startswith("+1.50 [+1.") and found.endswith("]")
+    lines = command("check", str(folder)).out
+    assert "change of separate-downsampling with norm=batch recipe.group_size=16" in lines and lines.splitlines()[-1].startswith("3 comparisons: 3 controlled, 0 not")
+
+
+@pytest.mark.parametrize("where", ["recipe.group_size=16", "norm=batch recipe.group_size=16"])
+def test_a_column_that_was_made_otherwise_leaves_no_answer_across_columns(tmp_path: Path, command: Command, where: str) -> None:
+    """The whole second column by other code is controlled inside itself; one of its cells alone is not even that."""
+    folder = crossed(tmp_path, lambda t: {"git_commit": "f" * 40} if t.change.endswith(where) else {})
+    assert contrast_of(folder) == "+1.50 ‡"
+    answer = command("check", str(folder)).out
+    assert f"change of {NINE} with norm=batch recipe.group_size=16 against change of {NINE} with norm=batch recipe.group_size=64: confounded: git_commit" in answer
+
+
+def test_records_that_do_not_say_how_the_columns_differ_leave_the_answer_unproven(tmp_path: Path) -> None:
+    folder = crossed(tmp_path, lambda _: {})
+    header = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps({k: v for k, v in header.items() if k != "crossings"}))
+    assert contrast_of(folder) == "+1.50 ?"

@@ -20,10 +20,10 @@ from analysis.costs import Measure, comparable, front, marks, measures, points
 from analysis.figures_attribution import resolved
 from analysis.figures_curves import TALL, Panel, curves_svg, has_curves
 from analysis.figures_svg import inline
-from analysis.gather import Study, _from_lines, load_results, to_lines
+from analysis.gather import Study, _from_lines, device_hours, load_results, to_lines
 from analysis.page import page
 from analysis.page_compare import Prepared, compare_page, excludes_zero
-from analysis.page_figures import curve_drawings, figure_files, hours_name
+from analysis.page_figures import curve_drawings, figure_files, hours_name, left_out
 from analysis.page_headline import headline, warnings
 from analysis.page_view import columns, runs_of, views
 from analysis.rows import rows
@@ -226,6 +226,21 @@ def test_accuracies_on_other_data_share_no_axis() -> None:
     assert all(p.index != 2 for p in points(found, Measure("macs", "GMACs")))
 
 
+def test_speeds_of_different_machines_share_no_axis_and_no_mean() -> None:
+    study = sample_study()
+    faster = {"device": "NVIDIA H200"}
+    moved = [{**t, "hardware": faster} if t["step"] == "layernorm" or (t["step"], t["seed"]) == ("kernel-7", 0) else t for t in study.trials]
+    study = dataclasses.replace(study, trials=moved)
+    found = rows(study)
+    at = {r["step"]: i for i, r in enumerate(found)}
+    assert found[at["kernel-7"]]["images_per_second"] is found[at["kernel-7"]]["hours"] is None and found[at["layernorm"]]["hours"] > 0
+    for measure in measures(found):
+        drawn = {p.index for p in points(found, measure)}
+        assert ({at["kernel-7"], at["layernorm"]} <= drawn) == (measure.key == "macs")
+    ((why, names),) = left_out(found, views(study, found))
+    assert "trained on another machine" in why and names == ["6 kernel-7", "8 layernorm"]
+
+
 def test_each_row_has_its_own_short_label() -> None:
     _, found, _ = sample()
     changed = {**found[0], "kind": "variant", "key": ("baseline", "x=1")}
@@ -235,10 +250,12 @@ def test_each_row_has_its_own_short_label() -> None:
 
 def test_the_hours_are_named_by_the_device() -> None:
     study = sample_study()
-    assert hours_name(study) == "CPU-hours"
+    assert hours_name(study) == "core-hours"
     gpus = [{**t, "hardware": {"device": "NVIDIA A100"}} for t in study.trials]
     assert hours_name(dataclasses.replace(study, trials=gpus)) == "GPU-hours"
-    assert hours_name(dataclasses.replace(study, trials=[*gpus, *study.trials])) == "Device-hours"
+    assert hours_name(dataclasses.replace(study, trials=[*gpus, *study.trials])) == "device-hours"
+    assert device_hours({"wall_seconds": 1800, "world_size": 2, "hardware": {"device": "cpu", "threads": 8}}) == (8.0, "core-hours")
+    assert device_hours({"wall_seconds": 1800, "world_size": 2, "hardware": {"device": "NVIDIA A100", "threads": 8}}) == (1.0, "GPU-hours")
 
 
 def text_sizes(element: ET.Element, size: float = 0.0) -> list[float]:
@@ -374,9 +391,18 @@ def test_studies_that_differ_in_more_than_one_setting_are_confounded() -> None:
     assert text.count("✗ confounded: 2 differences") == 28 and "controlled" not in text
 
 
+def test_what_cannot_be_told_apart_is_not_called_controlled() -> None:
+    a, b = prepared(), prepared()
+    for study in (a.study, b.study):
+        for trial in study.trials:
+            trial |= {"git_dirty": True, "code_digest": None}
+    text = Page(compare_page(a, b)).text
+    assert text.count("✗ confounded: git_dirty true: code with uncommitted changes cannot be told apart") == 28 and "controlled" not in text
+
+
 def test_a_repeat_of_a_study_is_called_the_same_setup() -> None:
     text = Page(compare_page(prepared(), prepared())).text
-    assert text.count("✓ same setup") == 28 and "0.00 [0.00, 0.00]" in text
+    assert text.count("✓ same setup") == 28 and "0.00 [−0.20, +0.20]" in text
 
 
 def test_the_difference_of_two_studies_is_that_of_their_means() -> None:
@@ -386,7 +412,7 @@ def test_the_difference_of_two_studies_is_that_of_their_means() -> None:
     found = change(row["by_seed"], next(r for r in a.rows if r["step"] == "gelu")["by_seed"])
     assert found is not None and excludes_zero(found)
     assert "In 1 of them the 95 % interval of digits (B) − digits (A) excludes 0" in (text := Page(compare_page(a, b)).text)
-    assert "The largest difference is 7 gelu, +5.00 [+5.00, +5.00] points (n = 3 and 3)." in text
+    assert "The largest difference is 7 gelu, +5.00 [+4.80, +5.20] points (n = 3 and 3)." in text
 
 
 def test_studies_without_a_row_in_common_are_refused() -> None:

@@ -94,6 +94,13 @@ def test_a_declared_change_that_did_not_happen_is_told() -> None:
     assert prove(cell("move-up-depthwise"), PARENT, DECLARED).note == "declared but equal: model.kernel_size"
 
 
+def test_a_planned_setting_that_stayed_beside_others_that_changed_confounds() -> None:
+    planned = {"model.kernel_size": [3, 7], "recipe.lr": [0.025, 0.004]}
+    runs, parent = ([{**run, "resolved": {**run["resolved"], "recipe": {**run["resolved"]["recipe"], "lr": 0.025}}} for run in side] for side in (cell("kernel-7"), PARENT))
+    proof = prove(runs, parent, ["model.kernel_size", "recipe.*"], planned)
+    assert (proof.status, proof.confounded_by) == ("confounded", ("recipe.lr stayed 0.025, planned 0.025 to 0.004",))
+
+
 def test_what_follows_from_a_declared_setting_is_no_confounder() -> None:
     runs = cell("move-up-depthwise", group_size=4, device_batch=4, global_batch=4)
     for run in runs:

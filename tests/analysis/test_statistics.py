@@ -17,7 +17,7 @@ from statsmodels.stats.anova import anova_lm  # type: ignore[import-untyped,unus
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped,unused-ignore]
 from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped,unused-ignore]
 
-from analysis.statistics import Change, ErrorTerm, Summary, Verdict, _sums, against_paper, binomial_se, change, change_sampling_se, error_term, false_positives, summarize, verdicts
+from analysis.statistics import Change, ErrorTerm, Summary, Verdict, _sums, against_paper, binomial_se, change, change_sampling_se, error_term, false_positives, rounding_std, summarize, verdicts
 from roadmap.rules import RoadmapError
 
 Cells = dict[int, dict[int, float]]
@@ -255,6 +255,20 @@ def test_without_any_scatter_equal_is_certain_and_different_is_certain() -> None
     assert (same.se, same.p, other.se, other.p) == (0.0, 1.0, 0.0, 0.0) and other.low == other.high == other.mean == pytest.approx(0.2)
     shifted = change({0: 98.2, 1: 98.6, 2: 98.4}, {0: 97.8, 1: 98.2, 2: 98.0})
     assert shifted is not None and (shifted.se, shifted.p) == (0.0, 0.0)  # the three differences differ in their last binary digits only
+
+
+def test_no_error_is_smaller_than_that_of_counting_whole_images() -> None:
+    floor = rounding_std(500)
+    assert floor == pytest.approx(0.2 / math.sqrt(12))
+    equal = {"a": {0: 98.0, 1: 98.0}, "b": {0: 98.2, 1: 98.2}}
+    error = error_term(equal, floor=floor)
+    assert (error.within, error.df) == (pytest.approx(floor), 2)
+    found = change(equal["b"], equal["a"], error)
+    assert found is not None and found.low < 0 < found.high and verdicts({"b": found})["b"].verdict == "unresolved"
+    alone = change(equal["b"], equal["a"], floor=floor)
+    assert alone is not None and alone.se == pytest.approx(floor) and summarize([98.0, 98.0], floor=floor).std == 0
+    scattered = {"a": {0: 90.0, 1: 94.0}, "b": {0: 91.0, 1: 96.0}}
+    assert error_term(scattered, floor=floor).within == error_term(scattered).within
 
 
 def test_equal_variances_are_tested_as_scipy_does() -> None:
