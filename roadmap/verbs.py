@@ -130,7 +130,8 @@ def _print_records(study: Study, folders: list[RunFolder], as_json: bool) -> int
         _print_record(records[0], folders[0])
     else:
         finished = sum(r["status"] == FINISHED for r in records)
-        print(f"{study.name}: {finished} of {len(folders)} runs finished; table and figure: roadmap report {study.name}")
+        where = folders[0].path.parent
+        print(f"{study.name}: {finished} of {len(folders)} runs finished; table and figure: roadmap report {study.name if where.parent == Path('runs') else where}")
     statuses = {r["status"] for r in records}
     if len(records) == len(folders) and statuses == {FINISHED}:
         return 0
