@@ -15,6 +15,8 @@ from roadmap.steps import Regime, find_regime, recipe_of
 Row = dict[str, Any]
 Key = tuple[str, str]
 
+IMAGENET_IMAGES = {"train_images": 1_281_167, "test_images": 50_000}  # all of ImageNet-1k, as the paper trains and tests
+
 NO_OP = "no-op"
 CONTROLS = ("a-a", NO_OP)
 
@@ -149,6 +151,8 @@ def _protocol(row: Row, regime: Regime) -> list[str]:
     """In what the runs differ from the paper's protocol."""
     found = [] if row["paper_regime"] == regime.name else [f"network: regime {regime.name}, the paper's is {row['paper_regime']}"]
     found += [] if row["data_name"] == "imagenet" else [f"data: {row['data']}, the paper's is ImageNet-1k"]
+    if row["data_name"] == "imagenet":
+        found += [f"images: {name} {row[name]:,}, the paper's are {n:,}" for name, n in IMAGENET_IMAGES.items() if row[name] not in (None, n)]
     paper = find_regime(row["paper_regime"])
     if row["image_size"] != paper.image_size:
         found.append(f"data: {row['image_size']} px, the paper's are {paper.image_size}")

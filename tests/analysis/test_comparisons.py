@@ -245,16 +245,16 @@ def test_a_run_that_did_not_finish_is_in_no_mean_no_error_and_no_proof(tmp_path:
 # Beside the paper --------------------------------------------------------------------------------------------------------
 
 
-def paper_trial(step: str, seed: int, *, epochs: int | None = None, size: int = 224, batch: int | None = None, recipe: str = "", data: str = "imagenet") -> Trial:
+def paper_trial(step: str, seed: int, *, epochs: int | None = None, size: int = 224, batch: int | None = None, recipe: str = "", data: str = "imagenet", validation: float = 0.0) -> Trial:
     named = find_recipe(recipe or recipe_of(step, "resnet50"))
     named = named.with_epochs(epochs) if epochs else named
     named = named.with_batch_size(batch) if batch else named
-    images = Data(name=data, title=data, image_size=size, num_classes=1000)
+    images = Data(name=data, title=data, image_size=size, num_classes=1000, validation=validation)
     return Trial(model=resolve(step, "resnet50"), recipe=named, data=images, seed=seed, regime="resnet50", step=step)
 
 
 def beside(tmp_path: Path, trials: list[Trial], top1: float = 82.0) -> dict[str, Row]:
-    values = {"test_images": 50_000}
+    values = {"test_images": 50_000, "train_images": round(1_281_167 * (1 - trials[0].data.validation))}
     folder = write_runs(tmp_path, trials, lambda t: {**values, "top1": top1 + SCATTER[t.seed], "image_size": t.data.image_size}, regime="resnet50")
     return table_of(folder)[0]
 
@@ -275,6 +275,7 @@ def test_a_run_by_the_papers_protocol_has_a_z_and_nothing_to_list(tmp_path: Path
     ({"epochs": 90}, "epochs: 90, the paper's are 300"),
     ({"batch": 1024}, "batch: 1024 images, the paper's are 4096"),
     ({"recipe": "pytorch-90ep"}, "recipe: pytorch-90ep, the paper's for this step is convnext-300ep"),
+    ({"validation": 0.1}, "images: train_images 1,153,050, the paper's are 1,281,167"),
     ({"recipe": "cifar-adamw"}, "recipe: cifar-adamw, the paper's for this step is convnext-300ep"),
 ])  # fmt: skip
 def test_what_was_trained_otherwise_is_listed_beside_the_z(tmp_path: Path, change: dict[str, Any], says: str) -> None:
