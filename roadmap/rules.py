@@ -24,9 +24,11 @@ class SpecError(RoadmapError, ValueError):
 
 
 def nearest(name: object, legal: Iterable[object]) -> str:
-    """'did you mean X?' for a mistyped name, or the advice to pick a legal one."""
+    """'did you mean X?' for a mistyped or shortened name, or the advice to pick a legal one."""
     by_text = {str(x).lower(): str(x) for x in legal}
-    close = difflib.get_close_matches(str(name).lower(), list(by_text), n=3, cutoff=0.5)
+    asked = str(name).lower()
+    longer = [text for text in by_text if len(asked) > 2 and text.startswith(asked)]
+    close = list(dict.fromkeys([*longer, *difflib.get_close_matches(asked, list(by_text), n=3, cutoff=0.5)]))[:3]
     return f"did you mean {' or '.join(repr(by_text[c]) for c in close)}?" if close else "choose one of these"
 
 

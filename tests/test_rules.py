@@ -61,6 +61,11 @@ def test_nearest_names_ignore_case_and_are_not_invented() -> None:
     assert nearest("zzz", ["gelu", "relu"]) == "choose one of these"
 
 
+def test_the_beginning_of_a_name_is_near_it() -> None:
+    assert nearest("invert", ["width", "inverted-bottleneck"]) == "did you mean 'inverted-bottleneck'?"
+    assert nearest("in", ["width", "inverted-bottleneck"]) == "choose one of these"
+
+
 def test_a_lookup_of_something_that_is_no_word_is_refused() -> None:
     with pytest.raises(SpecError, match="regime 3 is unknown; legal: a, b; choose one of these"):
         lookup("regime", 3, {"a": 1, "b": 2})

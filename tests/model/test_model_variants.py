@@ -135,6 +135,7 @@ def test_outputs_and_gradients_equal_timms(name: str, on_memory: OnMemory) -> No
     compare(on_memory(lambda: ModernizableResNet(replace(VARIANTS[name].spec, drop_path_rate=0.0))), theirs, theirs.state_dict(), lambda n: n)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEAVY)
 def test_wide_variants_at_reduced_depth_equal_timms(name: str, on_memory: OnMemory) -> None:
     theirs = on_memory(lambda: timm.create_model(name, depths=(1, 1, 1, 1), num_classes=10))

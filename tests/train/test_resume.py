@@ -170,6 +170,7 @@ def test_a_heartbeat_is_not_behind_the_checkpoint_so_that_the_time_of_what_is_in
     assert (folder.heartbeat() or {})["iteration"] >= folder.newest_checkpoint() == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heartbeat", ['{"state": "running"}', "", None])
 def test_negative_control_without_its_heartbeat_a_killed_attempt_is_not_counted_but_resumed(heartbeat: str | None, tmp_path: Path) -> None:
     """An old heartbeat, a torn one, none."""
