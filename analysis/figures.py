@@ -29,6 +29,8 @@ GROUPS, NAMES, BARS, CHANGE, COSTS, RUNS = 0.80, 1.58, 2.62, 0.52, 0.78, 0.50
 ROW, TALL, TOP, BOTTOM, LINE = 0.27, 0.37, 0.68, 0.46, 0.13
 SMALL, NORMAL, LARGE = 7.0, 7.5, 9.0
 LETTER = 0.062  # width of an average letter at 7.5 pt, in inches
+NUMBER, ASIDE = 0.072, 0.07  # width of a letter of a bold number, and how far it stands from the whisker, in inches
+ABOVE = 1.06  # the axis ends this far above the largest value
 DPI = 300
 
 # Okabe and Ito's blue and its tints: told apart by colour-blind eyes and by their lightness alone.
@@ -188,8 +190,9 @@ def limits(rows: Sequence[Row], source: str) -> tuple[float, float]:
     high = max((max([mean + (std or 0), *seeds]) for mean, std, seeds in drawn if mean is not None), default=100.0)
     span = max(high - low, 0.5)
     unit = 10 ** math.floor(math.log10(span))
-    start = max(0.0, math.floor((low - 0.4 * span) / unit) * unit)
-    return start, high + (high - start) * 0.06
+    number = (NUMBER * len("99.99 ± 9.99") + ASIDE) / BARS  # the share of the axis that a number beside a whisker takes
+    start = max(0.0, math.floor((high - span / (1 - number * ABOVE)) / unit) * unit)
+    return start, start + (high - start) * ABOVE
 
 
 def _accuracies(axes: Axes, rows: Sequence[Row], regime: Regime, source: str) -> None:
@@ -236,8 +239,8 @@ def _bar(axes: Axes, y: int, row: Row, source: str, left: float, inch: float, pa
     if len(seeds) > 1:
         axes.plot(seeds, [y - 0.19] * len(seeds), "o", markersize=2.4, markerfacecolor="white", markeredgecolor=INK, markeredgewidth=0.5, zorder=5)
     text = spread(mean, std)
-    inner, outer = min([mean - (std or 0), *seeds]) - 0.07 * inch, max([mean + (std or 0), *seeds]) + 0.07 * inch
-    fits = inner - left > 0.072 * len(text) * inch
+    inner, outer = min([mean - (std or 0), *seeds]) - ASIDE * inch, max([mean + (std or 0), *seeds]) + ASIDE * inch
+    fits = inner - left > NUMBER * len(text) * inch
     colour, behind = ("white" if adopted else INK, face) if fits else (INK, paper)
     weight = "bold" if adopted else "normal"
     axes.text(inner if fits else outer, y, text, size=NORMAL, color=colour, ha="right" if fits else "left", va="center", weight=weight, zorder=6, bbox=_behind(behind))
