@@ -20,7 +20,7 @@ from analysis.placing import Placed, doubts, place
 from analysis.proof import prove
 from analysis.shapley import Estimate, Interaction, Solved, Value, solve
 from analysis.tables import markdown_text
-from analysis.wording import NONE, one_line, signed
+from analysis.wording import NONE, one_line, signed_interval
 from roadmap.rules import listing
 
 if TYPE_CHECKING:
@@ -195,9 +195,7 @@ def _shares(two: Lattice, placed: Placed, solved: Solved, cost: str) -> Shares:
 
 def points(found: Estimate | Interaction | None) -> str:
     """'+0.54 [+0.20, +0.88]'; the value alone where no error is known."""
-    if found is None or found.value is None:
-        return NONE
-    return signed(found.value) if found.low is None else f"{signed(found.value)} [{signed(found.low)}, {signed(found.high)}]"
+    return NONE if found is None else signed_interval(found.value, found.low, found.high)
 
 
 def _orders(used: int, legal: int | None) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.comparisons import Findings, Row
-from analysis.gather import MISSING, Entry, Study, common_words, outcome, reason
+from analysis.comparisons import Findings, Row, change_of
+from analysis.gather import MISSING, Entry, Study, common_words, outcome, reason, seed_order
 from analysis.proof import CONFOUNDED, CONTROLLED, UNPROVEN
-from analysis.statistics import binomial_se, quantile
-from analysis.wording import NONE, one_line, signed
+from analysis.statistics import binomial_se, contrast
+from analysis.wording import NONE, one_line, signed, signed_interval
 from roadmap.record import DIVERGED, FAILED, FINISHED
 from roadmap.rules import listing
 from roadmap.steps import STEPS, Regime, find_regime
@@ -53,7 +52,7 @@ def measured_caption(study: Study, rows: list[Row], regime: str = "", findings: 
         ("Regime", f"{where.name}: {where.title}"),
         ("Data", data),
         ("Recipe", recipes),
-        ("Seeds", _distinct(sorted(finished, key=lambda t: (str(type(t["seed"])), t["seed"])), lambda t: str(t["seed"]))),
+        ("Seeds", _distinct(sorted(finished, key=seed_order), lambda t: str(t["seed"]))),
         ("Runs", runs),
         ("Hardware", _distinct(finished, _hardware)),
         ("Code", _distinct(finished, _code)),
@@ -97,18 +96,14 @@ def cross_table(study: Study, rows: list[Row], findings: Findings | None = None)
 
 
 def _contrast(row: Row | None, first: Row, findings: Findings) -> str:
-    """Whether a change depends on what the study is crossed with: the difference of two changes of four cells, with the study's error term; marked, without interval, where not proven."""
-    e = findings.error
+    """How much a change differs from the same change at the first crossed value; marked, without an interval, where that is not proven."""
     if row is None or row["change"] is None:
         return NONE
-    difference = row["change"] - first["change"]
+    found = contrast(change_of(row), change_of(first), findings.error)
     statuses = {proof["status"] if proof else UNPROVEN for proof in (row["proof"], first["proof"], row["contrast"])}
     if statuses != {CONTROLLED}:
-        return f"{signed(difference)} {'‡' if CONFOUNDED in statuses else '?'}"
-    if e.std is None or e.df is None or row["change_se"] is None:
-        return signed(difference)
-    half = quantile(e.df) * math.hypot(row["change_se"], first["change_se"])
-    return f"{signed(difference)} [{signed(difference - half)}, {signed(difference + half)}]"
+        return f"{signed(found.mean)} {'‡' if CONFOUNDED in statuses else '?'}"
+    return signed_interval(found.mean, found.low, found.high)
 
 
 def _crossing(row: Row | None) -> str:

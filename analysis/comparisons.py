@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.gather import Entry, Study
 from analysis.proof import CONFOUNDED, CONTROLLED, Proof, prove
-from analysis.statistics import ErrorTerm, FalsePositives, against_paper, binomial_se, change, change_sampling_se, error_term, false_positives, rounding_std, summarize, verdicts
+from analysis.statistics import Change, ErrorTerm, FalsePositives, against_paper, binomial_se, change, change_sampling_se, error_term, false_positives, rounding_std, summarize, verdicts
 from roadmap.recipes import find_recipe
 from roadmap.steps import Regime, find_regime, recipe_of
 
@@ -66,13 +66,15 @@ def compare(study: Study, main: Mapping[Key, Row], runs: Mapping[Key, list[Entry
 
 def _prove_contrasts(study: Study, main: Mapping[Key, Row], runs: Mapping[Key, list[Entry]]) -> None:
     """Whether a change may be compared with the same change at the first crossed value: child and parent must each differ from themselves there in the crossed settings alone."""
-    at_first = {tuple(c["child"]): c for c in study.crossings}
+    proofs: dict[Key, tuple[Proof, Row]] = {}
+    for here, there, c in ((tuple(c["child"]), tuple(c["parent"]), c) for c in study.crossings):
+        if here in main and there in main and main[here]["n"] and main[there]["n"]:
+            proofs[here] = prove(runs[here], runs[there], c["declared"], c.get("planned")), main[there]
     for child, parent in ((tuple(c["child"]), tuple(c["parent"])) for c in study.comparisons):
-        both = [(main.get(cell), main.get(tuple(at_first[cell]["parent"])), at_first[cell]) for cell in (parent, child) if cell in at_first]
-        if len(both) == 2 and all(here and there and here["n"] and there["n"] for here, there, _ in both):
-            proofs = [prove(runs[here["key"]], runs[there["key"]], c["declared"], c.get("planned")) for here, there, c in both if here and there]
-            worst = next((proof for proof in proofs if proof.status != CONTROLLED), proofs[-1])
-            main[child]["contrast"] = {**_told(worst), "against": main[tuple(at_first[child]["parent"])]["label"]}
+        if child in proofs and parent in proofs:
+            proof, first = proofs[child]
+            worst = proof if proofs[parent][0].status == CONTROLLED else proofs[parent][0]
+            main[child]["contrast"] = {**_told(worst), "against": first["label"]}
 
 
 def _told(proof: Proof) -> dict[str, Any]:
@@ -122,10 +124,8 @@ def _judge(rows: list[Row]) -> int:
     return max((v.family for v in judged.values()), default=0)
 
 
-def change_of(row: Row) -> Any:
+def change_of(row: Row) -> Change:
     """The row's change as the statistics take it."""
-    from analysis.statistics import Change
-
     return Change(row["change"], row["change_se"], row["change_low"], row["change_high"], None, row["change_p"], row["change_method"])
 
 

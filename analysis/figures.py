@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.rows import Row
-from analysis.wording import scaled, signed, spread
+from analysis.wording import as_change, scaled, signed, spread
 from roadmap.record import write_bytes
 from roadmap.steps import Regime
 
@@ -173,7 +173,7 @@ class Name(NamedTuple):
 def _name(row: Row, start: float) -> Name:
     """Wrapped into what is left of the page; of a study without groups that is more, and up to three lines, for its cells differ in their last words."""
     left = start + (0.12 if row["kind"] in ("side", "variant") else 0.0)
-    words = f"with {row['what']}" if row["kind"] == "variant" and not row["what"].startswith("without ") else row["what"]
+    words = as_change(row["what"]) if row["kind"] == "variant" else row["what"]
     letters = int((GROUPS + NAMES - left - 0.1) / (LETTER if start == GROUPS else LETTER * SMALL / NORMAL))
     return Name(left, textwrap.wrap(words, letters, max_lines=2 if start == GROUPS else 3, placeholder=" …", break_on_hyphens=False))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.figures import BAR, INK, LETTER, NORMAL, SMALL, STYLE, TINT
 from analysis.figures_svg import svg_bytes
-from analysis.wording import signed
+from analysis.wording import signed_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,6 +61,4 @@ def _draw(values: Sequence[Mapping[str, Any]]) -> Figure:
 
 def interval_text(value: Mapping[str, Any]) -> str:
     """'+1.20 [+0.90, +1.50]'; without an interval the value alone."""
-    if value.get("low") is None or value.get("high") is None:
-        return signed(value["value"])
-    return f"{signed(value['value'])} [{signed(value['low'])}, {signed(value['high'])}]"
+    return signed_interval(value["value"], value.get("low"), value.get("high"))

@@ -86,6 +86,11 @@ def accuracy(entry: Entry) -> Any:
     return entry["ema_top1"] if averaged(entry) else entry.get("top1")
 
 
+def seed_order(entry: Entry) -> tuple[str, Any]:
+    """Sorts runs by their seeds, which a damaged record may hold as something else than numbers."""
+    return str(type(entry["seed"])), entry["seed"]
+
+
 def machine(entry: Entry) -> tuple[Any, ...]:
     """What decides a run's speed beside its settings: the type of GPU and how many, or the processor, the threads at work on it and the processes."""
     h = entry.get("hardware") or {}

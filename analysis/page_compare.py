@@ -16,7 +16,7 @@ from analysis.page_view import View, count_text, views
 from analysis.proof import CIRCUMSTANCES, Proof, prove
 from analysis.rows import Row
 from analysis.statistics import Change, change
-from analysis.wording import NONE, one_line, plain, signed, spread
+from analysis.wording import NONE, one_line, plain, signed_interval, spread
 from roadmap.rules import RoadmapError, listing
 
 Difference = tuple[str, str, str]
@@ -157,6 +157,4 @@ def excludes_zero(difference: Change) -> bool:
 
 def interval(difference: Change | None) -> str:
     """'+0.54 [+0.10, +0.98]'; without an interval the difference alone."""
-    if difference is None or difference.low is None:
-        return signed(difference.mean if difference else None)
-    return f"{signed(difference.mean)} [{signed(difference.low)}, {signed(difference.high)}]"
+    return NONE if difference is None else signed_interval(difference.mean, difference.low, difference.high)

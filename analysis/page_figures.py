@@ -11,7 +11,7 @@ from analysis.figures_attribution import attribution_svg
 from analysis.figures_cost import cost_svg
 from analysis.figures_curves import Panel, curves_svg, has_curves, shared_scales
 from analysis.figures_svg import inline
-from analysis.gather import DEVICE_HOURS, Study, device_hours, outcome
+from analysis.gather import DEVICE_HOURS, Study, device_hours, outcome, seed_order
 from analysis.page_view import View, views
 from analysis.rows import Row
 from analysis.wording import one_line, spread
@@ -82,7 +82,7 @@ def curve_drawings(found: Sequence[View]) -> list[Drawing]:
 
 def _panel(view: View) -> Panel:
     title = f"{view.mark}  {one_line(view.row['what'])}"
-    entries = sorted(view.entries, key=lambda e: (str(type(e["seed"])), e["seed"]))
+    entries = sorted(view.entries, key=seed_order)
     return Panel(title, [e for e in entries if has_curves(e)], list(dict.fromkeys(e["seed"] for e in entries)))
 
 

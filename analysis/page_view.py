@@ -11,7 +11,7 @@ from typing import Any
 from analysis.costs import marks
 from analysis.gather import Entry, Study, accuracy, outcome, reason
 from analysis.rows import Row
-from analysis.wording import NONE, median_text, minus, one_line, plain, scaled, signed, spread
+from analysis.wording import NONE, median_text, minus, one_line, plain, scaled, signed, signed_interval, spread
 from roadmap.record import FINISHED
 
 VERDICTS = {"gain": "▲ gain", "loss": "▼ loss", "unresolved": "○ unresolved"}
@@ -180,9 +180,7 @@ def _change_text(row: Row) -> str:
 
 def change_text(row: Row) -> str:
     """'+0.27 [−0.77, +1.30]'; the change alone where it has no interval."""
-    if row["change"] is None or row["change_low"] is None:
-        return signed(row["change"])
-    return f"{signed(row['change'])} [{signed(row['change_low'])}, {signed(row['change_high'])}]"
+    return signed_interval(row["change"], row["change_low"], row["change_high"])
 
 
 def _change_sampling(row: Row) -> str:

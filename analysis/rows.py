@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.comparisons import CONTROLS, EMPTY, Findings, Key, Row, beside_paper, compare, sampling_se
-from analysis.gather import MISSING, Entry, Study, accuracy, averaged, common_words, device_hours, machine, outcome
+from analysis.gather import MISSING, Entry, Study, accuracy, averaged, common_words, device_hours, machine, outcome, seed_order
 from analysis.statistics import summarize
 from analysis.wording import with_words
 from roadmap.record import FAILED, FINISHED
@@ -120,7 +120,7 @@ def _row(key: Key, regime: Regime, trials: list[Entry], kind: str | None, *, des
     aside = [t["id"] for t in trials if outcome(t) == FINISHED and t is not latest[t["seed"]]]
     kept = [t for t in trials if t["id"] not in aside]
     counts = Counter(outcome(t) for t in kept)
-    finished = sorted(latest.values(), key=lambda t: (str(type(t["seed"])), t["seed"]))
+    finished = sorted(latest.values(), key=seed_order)
     by_seed = {t["seed"]: float(accuracy(t)) for t in finished}
     s = summarize(list(by_seed.values()))
     says = finished or kept

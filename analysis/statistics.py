@@ -5,6 +5,7 @@ A cell is one configuration; its runs differ in the seed only. Standard deviatio
     rounding_std(images)           the least scatter of a top-1, from counting whole images
     error_term(cells)              one decision for a whole study: whose scatter is the error of its comparisons
     summarize(values, error)       a cell's mean with its 95 % interval
+    contrast(later, first, error)  a difference of two changes
     change(child, parent, error)   a difference of two cells with its 95 % interval and p
     verdicts(changes)              Holm over a ladder: gain, loss or unresolved
     false_positives(verdicts)      how often comparisons without an effect are nevertheless resolved
@@ -316,6 +317,14 @@ def change(child: Cell, parent: Cell, error: ErrorTerm | None = None, *, floor: 
     # Where seeds matter but these two cells do not share them, the seeds' effect is part of the error, and only as many seeds tell about it.
     df = error.mean_df if error.method == PAIRED else error.df
     return _interval(mean, error.within * math.sqrt(1 / len(child) + 1 / len(parent)), df, POOLED)
+
+
+def contrast(later: Change, first: Change, error: ErrorTerm) -> Change:
+    """The difference of two changes of four cells, with the study's error term: whether a change depends on what a study is crossed with."""
+    mean = later.mean - first.mean
+    if error.df is None or later.se is None or first.se is None:
+        return _unknown(mean)
+    return _interval(mean, math.hypot(later.se, first.se), error.df, error.method)
 
 
 def _own(child: Cell, parent: Cell, *, paired: bool, floor: float) -> Change:

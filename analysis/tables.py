@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.caption import Caption, mark
 from analysis.rows import Row, rows
-from analysis.wording import NONE, median_text, one_line, scaled, signed, spread
+from analysis.wording import NONE, as_change, median_text, one_line, scaled, signed, signed_interval, spread
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +48,7 @@ def _step(row: Row) -> str:
 def _what(row: Row) -> str:
     what = one_line(row["what"])
     ema = " (top-1 of the EMA)" if row.get("ema") else ""
-    named = {"side": f"{what} (side step)", "variant": what if what.startswith("without ") else f"with {what}", "control": f"{what} (control)", "undefined": f"{what}: {one_line(row.get('change_note'))}"}
+    named = {"side": f"{what} (side step)", "variant": as_change(what), "control": f"{what} (control)", "undefined": f"{what}: {one_line(row.get('change_note'))}"}
     return named.get(row["kind"], what) + ema
 
 
@@ -59,7 +59,7 @@ def _paper_top1(row: Row) -> str:
 def _change(row: Row) -> str:
     if row["change"] is None or row["change_low"] is None:
         return signed(row["change"])
-    return f"{signed(row['change'])} [{signed(row['change_low'])}, {signed(row['change_high'])}]{mark(row)}"
+    return signed_interval(row["change"], row["change_low"], row["change_high"]) + mark(row)
 
 
 def _verdict(row: Row) -> str:

@@ -20,6 +20,11 @@ def signed(value: float | None) -> str:
     return minus(text) if float(text) else "0.00"
 
 
+def signed_interval(value: float | None, low: float | None, high: float | None) -> str:
+    """'+0.54 [+0.20, +0.88]'; the value alone where it has no interval."""
+    return signed(value) if value is None or low is None or high is None else f"{signed(value)} [{signed(low)}, {signed(high)}]"
+
+
 def spread(mean: float | None, std: float | None) -> str:
     """'81.97 ± 0.06'; without a standard deviation the mean alone."""
     if mean is None:
@@ -50,7 +55,12 @@ def with_words(name: str, change: str) -> str:
     """A cell in words: 'gelu with kernel_size=3', 'gelu without stage-ratio', or what of the two there is."""
     if not name or not change:
         return name or change
-    return f"{name} {change}" if change.startswith("without ") else f"{name} with {change}"
+    return f"{name} {as_change(change)}"
+
+
+def as_change(text: str) -> str:
+    """What a cell has beside its base: 'with kernel_size=3', 'without stage-ratio'."""
+    return text if text.startswith("without ") else f"with {text}"
 
 
 def plain(value: Any) -> str:
