@@ -57,8 +57,6 @@ def _paper_top1(row: Row) -> str:
 
 
 def _change(row: Row) -> str:
-    if row["change"] is None or row["change_low"] is None:
-        return signed(row["change"])
     return signed_interval(row["change"], row["change_low"], row["change_high"]) + mark(row)
 
 

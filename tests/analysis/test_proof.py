@@ -113,6 +113,13 @@ def test_other_seeds_are_told_and_no_confounder() -> None:
     assert (proof.status, proof.note) == ("controlled", "other seeds, not paired: 0, 1 and 2, 3")
 
 
+def test_a_confounded_pair_of_single_runs_is_marked_although_it_has_no_interval(tmp_path: Path) -> None:
+    trials = [make_trial(step, 0) for step in ("baseline", "recipe")]
+    rows, caption = study_table(gather(write_runs(tmp_path, trials, lambda t: {"git_commit": "f" * 40} if t.step == "recipe" else {})))
+    line = next(line for line in tables.markdown(rows, caption).splitlines() if line.startswith("| 1 recipe"))
+    assert "| 0.00 ‡ |" in line and "confounded by git\\_commit" in line
+
+
 def test_a_confounded_pair_is_marked_in_table_and_figure_and_has_no_verdict(tmp_path: Path) -> None:
     from analysis.report import report_study
 
