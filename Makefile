@@ -38,6 +38,7 @@ reference: setup
 
 lint: setup
 	ruff check .
+	ruff format --check .
 	mypy
 	lint-imports
 

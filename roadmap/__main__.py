@@ -2,7 +2,7 @@
 
 import sys
 
-from roadmap.cli import main
+from roadmap.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

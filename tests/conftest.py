@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roadmap.cli import main
-from roadmap.data.catalogue import imagenet_synsets
+from roadmap.cli.main import main
+from roadmap.data.file_index import imagenet_synsets
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: with active waiting, processes that share cores run many times slower
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # before torch is imported: with active waiting, processes that share cores run many times slower
 
 MakeFolder = Callable[..., Path]
 
@@ -50,7 +52,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_cache: None) -> Callable[..., Answer]:
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_cache: None
+) -> Callable[..., Answer]:
     """`roadmap WORDS` in this process, in an empty folder, as one rank."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
@@ -86,7 +90,14 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def image_folder(tmp_path: Path) -> MakeFolder:
     """Makes train/CLASS/*.png and test/CLASS/*.png of random pixels; returns the folder."""
 
-    def make(name: str = "images", *, classes: tuple[str, ...] = ("cat", "dog"), counts: Mapping[str, int] | None = None, size: int = 32, seed: int = 0) -> Path:
+    def make(
+        name: str = "images",
+        *,
+        classes: tuple[str, ...] = ("cat", "dog"),
+        counts: Mapping[str, int] | None = None,
+        size: int = 32,
+        seed: int = 0,
+    ) -> Path:
         rng = np.random.default_rng(seed)
         for split, count in (counts or {"train": 4, "test": 2}).items():
             for label in classes:

@@ -36,11 +36,23 @@ def seconds(act: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def interleaved(name: str, a: tuple[str, Callable[[], object]], b: tuple[str, Callable[[], object]], *, pairs: int, warmup: int = 2) -> Ratio:
+def interleaved(
+    name: str, a: tuple[str, Callable[[], object]], b: tuple[str, Callable[[], object]], *, pairs: int, warmup: int = 2
+) -> Ratio:
     """Time A and B in turn, `pairs` times after a warm-up of both."""
     for _ in range(warmup):
         seconds(a[1])
         seconds(b[1])
     times = [(seconds(a[1]), seconds(b[1])) for _ in range(pairs)]
     ratios = [x / y for x, y in times]
-    return Ratio(name, a[0], b[0], statistics.median(ratios), min(ratios), max(ratios), pairs, statistics.median(x for x, _ in times), statistics.median(y for _, y in times))
+    return Ratio(
+        name,
+        a[0],
+        b[0],
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        pairs,
+        statistics.median(x for x, _ in times),
+        statistics.median(y for _, y in times),
+    )

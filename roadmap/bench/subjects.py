@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roadmap.bench.pairs import Ratio, interleaved
-from roadmap.data.catalogue import NAMED
-from roadmap.machine import Machine
+from roadmap.config.recipes import find_recipe
+from roadmap.config.runtime import Runtime
+from roadmap.config.trial import Trial
+from roadmap.data.registry import NAMED
+from roadmap.ladder.convnext import recipe_of, resolve
 from roadmap.model.network import build_model
-from roadmap.recipes import find_recipe
-from roadmap.spec import Trial
-from roadmap.steps import recipe_of, resolve
+from roadmap.train.distributed import Ranks
 from roadmap.train.loop import Trainer
-from roadmap.train.ranks import Ranks
 
 IMAGE_SIZE, CLASSES = 224, 1000
 
@@ -46,7 +46,7 @@ def trainer(step: str, device: str, batch: int, **recipe: Any) -> Trainer:
     """A trainer of the ResNet-50 regime's step, one group a batch, mixup and all as the recipe says."""
     chosen = replace(find_recipe(recipe_of(step, "resnet50")), **{"batch_size": batch, "group_size": batch, **recipe})
     trial = Trial(model=resolve(step), recipe=chosen, data=NAMED["imagenet"], seed=0, regime="resnet50", step=step)
-    made = Trainer(trial, _NoImages(), Ranks.start(device), Machine(device=device))  # type: ignore[arg-type]
+    made = Trainer(trial, _NoImages(), Ranks.start(device), Runtime(device=device))  # type: ignore[arg-type]
     made.model.train()
     return made
 
@@ -77,9 +77,16 @@ def networks(device: str, pairs: int) -> Iterator[Ratio]:
         ("step 9", build_model(9, drop_path_rate=0.0), timm.create_model("convnext_tiny"), "timm convnext_tiny"),
     ):
         for memory_format, label in ((torch.contiguous_format, "NCHW"), (torch.channels_last, "channels_last")):
-            images = torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE, device=device).contiguous(memory_format=memory_format)
+            images = torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE, device=device).contiguous(
+                memory_format=memory_format
+            )
             a, b = (m.to(device).to(memory_format=memory_format).train() for m in (ours, theirs))
-            yield interleaved(f"forward + backward, {label}, batch {batch}", (name, forward_backward(a, images)), (public, forward_backward(b, images)), pairs=pairs)
+            yield interleaved(
+                f"forward + backward, {label}, batch {batch}",
+                (name, forward_backward(a, images)),
+                (public, forward_backward(b, images)),
+                pairs=pairs,
+            )
 
 
 def iteration(device: str, pairs: int) -> Iterator[Ratio]:
@@ -95,16 +102,26 @@ def iteration(device: str, pairs: int) -> Iterator[Ratio]:
         loss.backward()
         ours.optimizer.zero_grad(set_to_none=True)
 
-    yield interleaved(f"ConvNeXt-T, batch {batch}", ("iteration with AdamW and EMA", partial(ours.step, stream)), ("forward + backward", bare), pairs=pairs)
+    yield interleaved(
+        f"ConvNeXt-T, batch {batch}",
+        ("iteration with AdamW and EMA", partial(ours.step, stream)),
+        ("forward + backward", bare),
+        pairs=pairs,
+    )
 
 
 def loops(device: str, pairs: int) -> Iterator[Ratio]:
     """G1, G2: our iteration against loops as in public reference scripts, on one GPU. How many times faster is 1 / ratio."""
-    for step, label, theirs in (("baseline", "a plain AMP loop (NCHW, loss read each iteration)", _plain_loop), ("separate-downsampling", "an AMP loop with channels_last, EMA V2 and unfused AdamW", _timm_loop)):
+    for step, label, theirs in (
+        ("baseline", "a plain AMP loop (NCHW, loss read each iteration)", _plain_loop),
+        ("separate-downsampling", "an AMP loop with channels_last, EMA V2 and unfused AdamW", _timm_loop),
+    ):
         batch = 256
         ours = trainer(step, device, batch, **({"ema_decay": 0.9999} if step != "baseline" else {}))
         stream = batches(ours.ranks.device, batch)
-        yield interleaved(f"{step}, batch {batch}", ("ours", partial(ours.step, stream)), (label, theirs(device, batch)), pairs=pairs)
+        yield interleaved(
+            f"{step}, batch {batch}", ("ours", partial(ours.step, stream)), (label, theirs(device, batch)), pairs=pairs
+        )
 
 
 def _plain_loop(device: str, batch: int) -> Callable[[], None]:
@@ -113,7 +130,10 @@ def _plain_loop(device: str, batch: int) -> Callable[[], None]:
     model = torchvision.models.resnet50().to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, foreach=False)
     scaler = torch.amp.GradScaler(device)
-    images, labels = torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE, device=device), torch.randint(CLASSES, (batch,), device=device)
+    images, labels = (
+        torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE, device=device),
+        torch.randint(CLASSES, (batch,), device=device),
+    )
 
     def act() -> None:
         with torch.autocast(device, dtype=torch.float16):
@@ -132,7 +152,9 @@ def _timm_loop(device: str, batch: int) -> Callable[[], None]:
     from timm.data import Mixup
     from timm.utils import ModelEmaV2
 
-    model = timm.create_model("convnext_tiny", drop_path_rate=0.1).to(device).to(memory_format=torch.channels_last).train()
+    model = (
+        timm.create_model("convnext_tiny", drop_path_rate=0.1).to(device).to(memory_format=torch.channels_last).train()
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, foreach=False)
     ema, mix = ModelEmaV2(model, decay=0.9999), Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=CLASSES)
     stream = batches(torch.device(device), batch)

@@ -20,10 +20,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from roadmap.data.catalogue import DataError
-from roadmap.data.images import ArrayImages, Split, cut_validation, open_data
-from roadmap.seeds import ORDER, SAMPLE, derive
-from roadmap.spec import Data, Recipe, Trial
+from roadmap.config.data import Data
+from roadmap.config.recipe import Recipe
+from roadmap.config.seeds import ORDER, SAMPLE, derive
+from roadmap.config.trial import Trial
+from roadmap.data.file_index import DataError
+from roadmap.data.readers import ArrayImages, Split, cut_validation, open_data
 
 Key = tuple[int, int]
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -34,8 +36,16 @@ def train_transform(recipe: Recipe, data: Data) -> Any:
     policy = None if recipe.augmentation == "none" else recipe.augmentation
     grey_as_rgb = policy is not None
     chain = create_transform(
-        data.image_size, is_training=True, hflip=recipe.hflip, color_jitter=0.0, auto_augment=policy, interpolation=recipe.interpolation,
-        mean=_spread(data.mean, grey_as_rgb), std=_spread(data.std, grey_as_rgb), re_prob=recipe.random_erasing, re_mode="pixel",
+        data.image_size,
+        is_training=True,
+        hflip=recipe.hflip,
+        color_jitter=0.0,
+        auto_augment=policy,
+        interpolation=recipe.interpolation,
+        mean=_spread(data.mean, grey_as_rgb),
+        std=_spread(data.std, grey_as_rgb),
+        re_prob=recipe.random_erasing,
+        re_mode="pixel",
     )
     steps = [t for t in chain.transforms if not isinstance(t, transforms.ColorJitter)]
     if recipe.crop != "resized":
@@ -45,13 +55,27 @@ def train_transform(recipe: Recipe, data: Data) -> Any:
 
 def _fixed_crop(recipe: Recipe, data: Data) -> list[Any]:
     """In place of the random resized crop: the centre square as evaluation sees it, then a crop of it padded by an eighth, or nothing."""
-    centre = [transforms.Resize(data.image_size, interpolation=transforms.InterpolationMode(recipe.interpolation)), transforms.CenterCrop(data.image_size)]
-    return [*centre, transforms.RandomCrop(data.image_size, padding=data.image_size // 8)] if recipe.crop == "padded" else centre
+    centre = [
+        transforms.Resize(data.image_size, interpolation=transforms.InterpolationMode(recipe.interpolation)),
+        transforms.CenterCrop(data.image_size),
+    ]
+    return (
+        [*centre, transforms.RandomCrop(data.image_size, padding=data.image_size // 8)]
+        if recipe.crop == "padded"
+        else centre
+    )
 
 
 def eval_transform(recipe: Recipe, data: Data) -> Any:
     """PIL -> (C, H, W): resize the short side to size / test_crop, cut the centre."""
-    chain = create_transform(data.image_size, is_training=False, interpolation=recipe.interpolation, crop_pct=recipe.test_crop, mean=data.mean, std=data.std)
+    chain = create_transform(
+        data.image_size,
+        is_training=False,
+        interpolation=recipe.interpolation,
+        crop_pct=recipe.test_crop,
+        mean=data.mean,
+        std=data.std,
+    )
     return chain
 
 
@@ -164,7 +188,15 @@ class Pipeline:
     pin_memory: bool = False
 
     @classmethod
-    def open(cls, trial: Trial, *, data_dir: Path | None = None, download: bool = False, workers: int = 0, pin_memory: bool = False) -> Pipeline:
+    def open(
+        cls,
+        trial: Trial,
+        *,
+        data_dir: Path | None = None,
+        download: bool = False,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> Pipeline:
         """Raises DataError, also where the training split is smaller than one global batch."""
         train, test = open_data(trial.data, data_dir=data_dir, download=download)
         if trial.recipe.crop != "resized" and isinstance(train, ArrayImages) and isinstance(test, ArrayImages):
@@ -172,7 +204,9 @@ class Pipeline:
             train, test = (s.resized(trial.data.image_size, trial.recipe.interpolation) for s in (train, test))
         kept, held_out = cut_validation(train.labels, trial.data.validation, trial.data.split_seed)
         if len(kept) < trial.recipe.batch_size:
-            raise DataError(f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of {trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch")
+            raise DataError(
+                f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of {trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch"
+            )
         return cls(trial, train, test, kept, held_out, workers, pin_memory)
 
     def sampler(self, *, start: int = 0, rank: int = 0, world: int = 1) -> GroupSampler:
@@ -180,18 +214,29 @@ class Pipeline:
 
     def stream(self, sampler: GroupSampler) -> Batches:
         """One batch a group, over all remaining epochs, so that workers live as long as the run."""
-        samples = Samples(self.train, self.train_indices, train_transform(self.trial.recipe, self.trial.data), self.trial.seed)
+        samples = Samples(
+            self.train, self.train_indices, train_transform(self.trial.recipe, self.trial.data), self.trial.seed
+        )
         return _in_our_words(self._loader(samples, batch_sampler=sampler))
 
     def views(self, part: str, *, rank: int = 0, world: int = 1) -> Batches:
         """Every rank's share of `validation` or `test`, each image in exactly one of them."""
-        split, indices = (self.train, self.validation_indices) if part == "validation" else (self.test, np.arange(len(self.test)))
+        split, indices = (
+            (self.train, self.validation_indices) if part == "validation" else (self.test, np.arange(len(self.test)))
+        )
         view = Views(split, indices[rank::world], eval_transform(self.trial.recipe, self.trial.data))
         return _in_our_words(self._loader(view, batch_sampler=_chunks(len(view), 2 * self.trial.recipe.group_size)))
 
     def _loader(self, dataset: Dataset[Any], batch_sampler: Any) -> DataLoader[Any]:
         if self.workers:
-            return DataLoader(dataset, batch_sampler=batch_sampler, num_workers=self.workers, worker_init_fn=ignore_signals, pin_memory=self.pin_memory, prefetch_factor=4)
+            return DataLoader(
+                dataset,
+                batch_sampler=batch_sampler,
+                num_workers=self.workers,
+                worker_init_fn=ignore_signals,
+                pin_memory=self.pin_memory,
+                prefetch_factor=4,
+            )
         return DataLoader(dataset, batch_sampler=batch_sampler, pin_memory=self.pin_memory)
 
 

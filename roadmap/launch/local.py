@@ -19,9 +19,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from roadmap.machine import Machine, cores, limit_threads
-from roadmap.record import FAILED, FINISHED, INTERRUPTED, RunFolder
-from roadmap.rules import RoadmapError
+from roadmap.config.errors import RoadmapError
+from roadmap.config.runtime import Runtime, cores, limit_threads
+from roadmap.runs.folder import RunFolder
+from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED
 
 Finished = Callable[[RunFolder, dict[str, Any]], None]
 
@@ -35,7 +36,7 @@ class Slot:
     folder: RunFolder | None = None
 
 
-def run_here(folders: Sequence[RunFolder], machine: Machine, *, force: bool, finished: Finished) -> None:
+def run_here(folders: Sequence[RunFolder], machine: Runtime, *, force: bool, finished: Finished) -> None:
     """Train one run after another in this process; stops after one that was told to stop."""
     os.environ.update({k: v for k, v in limit_threads(machine.threads or cores()).items() if k not in os.environ})
     from roadmap.train.execute import execute
@@ -47,7 +48,9 @@ def run_here(folders: Sequence[RunFolder], machine: Machine, *, force: bool, fin
             return  # ranks that have lost each other must not meet again in another run
 
 
-def run_side_by_side(folders: Sequence[RunFolder], machine: Machine, *, jobs: int, force: bool, finished: Finished) -> None:
+def run_side_by_side(
+    folders: Sequence[RunFolder], machine: Runtime, *, jobs: int, force: bool, finished: Finished
+) -> None:
     """Train runs in `jobs` slots, threads = cores / jobs. A stop signal is passed on; runs then save themselves and end."""
     machine = replace(machine, threads=machine.threads or max(1, cores() // jobs))
     waiting, slots = deque(folders), list[Slot]()
@@ -73,7 +76,7 @@ def run_side_by_side(folders: Sequence[RunFolder], machine: Machine, *, jobs: in
             slot.process.join(timeout=10)
 
 
-def _open_slot(machine: Machine, number: int, force: bool) -> Slot:
+def _open_slot(machine: Runtime, number: int, force: bool) -> Slot:
     """Start a worker; its thread limits must be in its environment before it imports torch."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -87,7 +90,11 @@ def _open_slot(machine: Machine, number: int, force: bool) -> Slot:
 def _gpu_of(slot: int) -> dict[str, str]:
     """Slots take the visible GPUs in turn, as the environment or else the driver lists them; torch is not asked."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = [g for g in visible.split(",") if g] if visible is not None else [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+    gpus = (
+        [g for g in visible.split(",") if g]
+        if visible is not None
+        else [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+    )
     return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
 
 
@@ -125,7 +132,9 @@ def _passing_on_signals(slots: list[Slot]) -> Iterator[list[str]]:
 def _hand_out(slot: Slot, waiting: deque[RunFolder]) -> None:
     if waiting:
         slot.folder = waiting.popleft()
-        with contextlib.suppress(BrokenPipeError):  # a process that died while it waited is noticed where its answer is read
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # a process that died while it waited is noticed where its answer is read
             slot.connection.send(str(slot.folder.path))
 
 
@@ -139,12 +148,20 @@ def _result(slot: Slot, folder: RunFolder, stopping: Sequence[str]) -> dict[str,
         cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         trial = folder.trial()
         record = {
-            "version": 1, "id": trial.id, "fingerprint": trial.fingerprint, "study": folder.path.parent.name,
-            "regime": trial.regime, "step": trial.step, "change": trial.change, "seed": trial.seed,
+            "version": 1,
+            "id": trial.id,
+            "fingerprint": trial.fingerprint,
+            "study": folder.path.parent.name,
+            "regime": trial.regime,
+            "step": trial.step,
+            "change": trial.change,
+            "seed": trial.seed,
             "status": INTERRUPTED if stopping and code == -signal.SIGTERM else FAILED,
             "error": f"its process {cause}; see {folder.log}; start it again to go on from its last checkpoint",
         }
-        if (folder.record() or {}).get("status") != FINISHED:  # with --force, what an earlier run left may still be in place
+        if (folder.record() or {}).get(
+            "status"
+        ) != FINISHED:  # with --force, what an earlier run left may still be in place
             folder.write_record(record)
         return record
     if "refused" in answer:
@@ -160,7 +177,7 @@ def _work(connection: Connection, machine_json: dict[str, Any], force: bool) -> 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from roadmap.train.execute import execute
 
-    machine = Machine.from_json(machine_json)
+    machine = Runtime.from_json(machine_json)
     while True:
         try:
             folder = RunFolder(Path(connection.recv()))

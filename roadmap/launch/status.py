@@ -11,20 +11,42 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from roadmap.launch.slurm import Submission, latest_jobs
-from roadmap.launch.slurm_job import CANCELLED, JOBS
-from roadmap.launch.slurm_queue import ASK_EVERY, Seen, jobs_of
-from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunError, RunFolder, read_json, read_lines
+from roadmap.launch.slurm.job import CANCELLED, JOBS
+from roadmap.launch.slurm.queue import ASK_EVERY, Seen, jobs_of
+from roadmap.launch.slurm.submit import Submission, latest_jobs
+from roadmap.runs.folder import RunFolder
+from roadmap.runs.io import RunError, read_json, read_lines
+from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED
 
 FRESH = 120.0  # seconds: a heartbeat this old says that nobody is training
 NEW, PENDING, RUNNING, REQUEUED, DONE = "new", "pending", "running", "requeued", "done"
 STOPPED, CANCELLED_STATE, TIMED_OUT, OUT_OF_MEMORY, LOST = "stopped", "cancelled", "timed out", "out of memory", "lost"
-STATES = (DONE, RUNNING, REQUEUED, PENDING, STOPPED, FAILED, DIVERGED, CANCELLED_STATE, TIMED_OUT, OUT_OF_MEMORY, LOST, NEW)
+STATES = (
+    DONE,
+    RUNNING,
+    REQUEUED,
+    PENDING,
+    STOPPED,
+    FAILED,
+    DIVERGED,
+    CANCELLED_STATE,
+    TIMED_OUT,
+    OUT_OF_MEMORY,
+    LOST,
+    NEW,
+)
 UNDER_WAY = (RUNNING, REQUEUED, PENDING)  # something may still change
 IN_HAND = (DONE, RUNNING, REQUEUED, PENDING)  # nothing to submit
 OF_SLURM = {
-    "CANCELLED": CANCELLED_STATE, "TIMEOUT": TIMED_OUT, "DEADLINE": TIMED_OUT, "OUT_OF_MEMORY": OUT_OF_MEMORY, "NODE_FAIL": LOST, "PREEMPTED": LOST,
-    "FAILED": FAILED, "BOOT_FAIL": FAILED, "COMPLETED": LOST,
+    "CANCELLED": CANCELLED_STATE,
+    "TIMEOUT": TIMED_OUT,
+    "DEADLINE": TIMED_OUT,
+    "OUT_OF_MEMORY": OUT_OF_MEMORY,
+    "NODE_FAIL": LOST,
+    "PREEMPTED": LOST,
+    "FAILED": FAILED,
+    "BOOT_FAIL": FAILED,
+    "COMPLETED": LOST,
 }
 # What slurmstepd and the kernel write into a job's log; the only witness where accounting is off.
 IN_LOG = (
@@ -94,12 +116,16 @@ class Evidence:
         return True
 
 
-def study_states(study: Path, planned: Sequence[Mapping[str, Any]] | None = None, *, every: float = ASK_EVERY) -> list[RunState]:
+def study_states(
+    study: Path, planned: Sequence[Mapping[str, Any]] | None = None, *, every: float = ASK_EVERY
+) -> list[RunState]:
     """The state of each planned trial of a study; `planned` (id, step, change, seed) is study.json's unless given. Slurm is asked at most once in `every` seconds."""
     if planned is None:
         planned = (read_json(study / "study.json") or {"trials": []})["trials"]
     submitted = latest_jobs(study)
-    present: dict[str, Evidence] = {p["id"]: _files_of(RunFolder(study / p["id"]), *submitted.get(p["id"], (None, ""))) for p in planned}
+    present: dict[str, Evidence] = {
+        p["id"]: _files_of(RunFolder(study / p["id"]), *submitted.get(p["id"], (None, ""))) for p in planned
+    }
     asked = [e.job for e in present.values() if e.job and e.record.get("status") != FINISHED]
     seen = jobs_of(asked, study / "slurm" / "queue.json" if submitted else None, every=every)
     return [_judge(p, _with_queue(present[p["id"]], seen)) for p in planned]
@@ -116,11 +142,23 @@ def _files_of(folder: RunFolder, submission: Submission | None, job: str) -> Evi
         beat = {}
     path = folder.path / "record.json"
     events = [e for e in read_lines(folder.path / JOBS)[0] if e["job"] == job]
-    return Evidence(folder, record, path.stat().st_mtime if path.exists() else 0.0, beat, events, submission, job, None, True)
+    return Evidence(
+        folder, record, path.stat().st_mtime if path.exists() else 0.0, beat, events, submission, job, None, True
+    )
 
 
 def _with_queue(e: Evidence, seen: Mapping[str, Seen] | None) -> Evidence:
-    return Evidence(e.folder, e.record, e.recorded, e.heartbeat, e.events, e.submission, e.job, (seen or {}).get(e.job), seen is not None)
+    return Evidence(
+        e.folder,
+        e.record,
+        e.recorded,
+        e.heartbeat,
+        e.events,
+        e.submission,
+        e.job,
+        (seen or {}).get(e.job),
+        seen is not None,
+    )
 
 
 def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
@@ -128,15 +166,29 @@ def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
     metrics = e.folder.metrics()
     last: Mapping[str, Any] = metrics[-1] if metrics else {}
     live = state == RUNNING and e.training
-    node = (e.seen.nodes if e.seen and e.seen.alive else "") or next((x["node"] for x in reversed(e.events) if "node" in x), "") or str(e.heartbeat.get("host", ""))
+    node = (
+        (e.seen.nodes if e.seen and e.seen.alive else "")
+        or next((x["node"] for x in reversed(e.events) if "node" in x), "")
+        or str(e.heartbeat.get("host", ""))
+    )
     trial = _trial_json(e.folder)
     return RunState(
-        run=planned["id"], step=planned["step"], change=planned["change"], seed=planned["seed"], state=state, detail=detail,
+        run=planned["id"],
+        step=planned["step"],
+        change=planned["change"],
+        seed=planned["seed"],
+        state=state,
+        detail=detail,
         requeued=max(0, e.starts - (state != REQUEUED)) if e.job else 0,
-        epoch=max(int(last.get("epoch", 0)), int(e.heartbeat.get("epoch", 0)) if live else 0), epochs=int(trial.get("recipe", {}).get("epochs", 0)),
+        epoch=max(int(last.get("epoch", 0)), int(e.heartbeat.get("epoch", 0)) if live else 0),
+        epochs=int(trial.get("recipe", {}).get("epochs", 0)),
         top1=e.record.get("top1") if state == DONE else last.get("top1"),
-        images_per_second=e.heartbeat.get("images_per_second") if live else e.record.get("images_per_second") or last.get("images_per_second"),
-        seconds_left=e.heartbeat.get("seconds_left") if live else None, node=node, job=e.job,
+        images_per_second=e.heartbeat.get("images_per_second")
+        if live
+        else e.record.get("images_per_second") or last.get("images_per_second"),
+        seconds_left=e.heartbeat.get("seconds_left") if live else None,
+        node=node,
+        job=e.job,
     )
 
 
@@ -181,7 +233,11 @@ def _ended_job(e: Evidence) -> tuple[str, str]:
         found = OF_SLURM.get(e.seen.state, FAILED)
         if found in (FAILED, LOST) and (kept := _kept(e)):
             return STOPPED, kept
-        words = {"NODE_FAIL": "its node failed", "PREEMPTED": "preempted and not requeued", "COMPLETED": "ended without a record"}
+        words = {
+            "NODE_FAIL": "its node failed",
+            "PREEMPTED": "preempted and not requeued",
+            "COMPLETED": "ended without a record",
+        }
         return found, words.get(e.seen.state, last_words(e) if found == FAILED else "")
     if kept := _kept(e):
         return STOPPED, kept
@@ -230,7 +286,11 @@ def _from_log(e: Evidence) -> tuple[str, str]:
     """How the job ended by its log's last lines: (state, the line), or two empty words."""
     lines = _tail(log_of(e.folder, e.submission, e.job))
     begun = max((k for k, line in enumerate(lines) if "Starting with JobEnvironment" in line), default=0)
-    said = [line for line in lines[begun:] if ("slurmstepd" in line or "srun" in line) and "REQUEUE" not in line and "PREEMPTION" not in line]
+    said = [
+        line
+        for line in lines[begun:]
+        if ("slurmstepd" in line or "srun" in line) and "REQUEUE" not in line and "PREEMPTION" not in line
+    ]
     for marks, state in IN_LOG:
         if found := next((line for line in said if any(m in line for m in marks)), None):
             return state, found.strip() if state == OUT_OF_MEMORY else ""
@@ -240,7 +300,14 @@ def _from_log(e: Evidence) -> tuple[str, str]:
 def last_words(e: Evidence) -> str:
     """The log's last line that tells a cause."""
     lines = [line.strip() for line in _tail(log_of(e.folder, e.submission, e.job)) if line.strip()]
-    return next((x for x in reversed(lines) if any(w in x for w in ("Killed", "Error", "error:", "Exited with", "Segmentation"))), lines[-1] if lines else "no log")
+    return next(
+        (
+            x
+            for x in reversed(lines)
+            if any(w in x for w in ("Killed", "Error", "error:", "Exited with", "Segmentation"))
+        ),
+        lines[-1] if lines else "no log",
+    )
 
 
 def counts(states: Sequence[RunState]) -> str:

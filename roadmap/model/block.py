@@ -19,8 +19,8 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch import ones as torch_ones
 
+from roadmap.config.model import ModelSpec
 from roadmap.model.layers import ACTIVATIONS, NORMS, RESPONSE_NORMS, Pointwise
-from roadmap.spec import ModelSpec
 
 
 def conv(c_in: int, c_out: int, kernel_size: int, *, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
@@ -37,7 +37,9 @@ class Mlp(nn.Module):
         self.fc1 = Pointwise(c_in, hidden, bias=spec.conv_bias)
         self.norm1 = norm(hidden)
         # The one activation that stays is the last before the second 1x1: after fc1 where the k x k has moved up.
-        self.act = ACTIVATIONS[spec.activation]() if spec.activations == "all" or spec.move_up_depthwise else nn.Identity()
+        self.act = (
+            ACTIVATIONS[spec.activation]() if spec.activations == "all" or spec.move_up_depthwise else nn.Identity()
+        )
         self.grn = RESPONSE_NORMS[spec.grn](hidden)
         self.fc2 = Pointwise(hidden, c_out, bias=spec.conv_bias)
         self.norm2 = norm(c_out)
@@ -60,9 +62,18 @@ class Block(nn.Module):
         hidden = 4 * c_out if spec.inverted_bottleneck else c_out // 4
         spatial = c_in if spec.move_up_depthwise else hidden
         self.moved_up = spec.move_up_depthwise
-        self.conv_dw = conv(spatial, spatial, spec.kernel_size, stride=stride, groups=spatial if spec.depthwise else 1, bias=spec.conv_bias)
+        self.conv_dw = conv(
+            spatial,
+            spatial,
+            spec.kernel_size,
+            stride=stride,
+            groups=spatial if spec.depthwise else 1,
+            bias=spec.conv_bias,
+        )
         self.norm = NORMS[spec.norm](spatial)
-        self.act_dw = ACTIVATIONS[spec.activation]() if spec.activations == "all" or not spec.move_up_depthwise else nn.Identity()
+        self.act_dw = (
+            ACTIVATIONS[spec.activation]() if spec.activations == "all" or not spec.move_up_depthwise else nn.Identity()
+        )
         self.mlp = Mlp(spec, c_in, hidden, c_out)
         self.gamma = None if spec.layer_scale is None else nn.Parameter(spec.layer_scale * torch_ones(c_out))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from roadmap.spec import AnySpec, ModelSpec, TimmSpec
+from roadmap.config.model import AnySpec, ModelSpec, TimmSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,7 +73,7 @@ def complexity(spec: AnySpec, image_size: int) -> Complexity:
 def _complexity_of_timm(spec: TimmSpec, image_size: int) -> Complexity:
     import torch
 
-    from roadmap.model.subjects import build_subject, macs_by_operator
+    from roadmap.model.build import build_subject, macs_by_operator
 
     with torch.device("meta"):
         model = build_subject(spec, image_size)

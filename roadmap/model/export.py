@@ -35,9 +35,16 @@ def export_onnx(model: ModernizableResNet, path: str | Path, image_size: int = 2
     """Write the network as it evaluates to one ONNX file, input `images`, output `logits`. Needs the packages onnx and onnxscript."""
     target = Path(path)
     program = torch.onnx.export(
-        export_program(model, image_size), input_names=[INPUT], output_names=[OUTPUT], external_data=False, dynamo=True, verbose=False
+        export_program(model, image_size),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        external_data=False,
+        dynamo=True,
+        verbose=False,
     )
     if program is None:
-        raise RuntimeError("torch.onnx.export returned no program; legal: a torch with the dynamo exporter; upgrade torch")
+        raise RuntimeError(
+            "torch.onnx.export returned no program; legal: a torch with the dynamo exporter; upgrade torch"
+        )
     program.save(str(target), external_data=False)
     return target

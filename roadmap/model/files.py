@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from roadmap.config.fields import from_plain, plain
+from roadmap.config.model import ModelSpec
+from roadmap.model.build import TIMM_SPEC, timm_from_metadata
 from roadmap.model.network import ModernizableResNet
-from roadmap.model.subjects import TIMM_SPEC, timm_from_metadata
 from roadmap.model.weights import WeightsError
-from roadmap.record import write_bytes
-from roadmap.rules import from_plain, plain
-from roadmap.spec import ModelSpec
+from roadmap.runs.io import write_bytes
 
-SPEC, HEAD, FORMAT = "roadmap.spec", "roadmap.head", "pt"
+SPEC, HEAD, FORMAT = "roadmap.config.trial", "roadmap.head", "pt"
 
 
 def save(model: ModernizableResNet, path: str | Path) -> Path:
@@ -29,7 +29,9 @@ def save(model: ModernizableResNet, path: str | Path) -> Path:
         described = ModernizableResNet(model.spec, **head).state_dict()
     state = model.state_dict()
     if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in described.items()}:
-        raise WeightsError("model.spec does not describe the network's tensors; legal: a network as built, or with another classifier; save its state dict instead")
+        raise WeightsError(
+            "model.spec does not describe the network's tensors; legal: a network as built, or with another classifier; save its state dict instead"
+        )
     target = Path(path)
     metadata = {"format": FORMAT, SPEC: json.dumps(plain(model.spec)), HEAD: json.dumps(head)}
     write_bytes(target, to_bytes({name: t.detach().cpu().contiguous() for name, t in state.items()}, metadata))
@@ -45,11 +47,15 @@ def load(path: str | Path) -> Any:
     if TIMM_SPEC in metadata:
         return _filled(timm_from_metadata(metadata, str(path)), state, path)
     if SPEC not in metadata:
-        raise WeightsError(f"weights.file {path} has no spec inside; legal: files that roadmap.save wrote; build the network and use load_weights")
+        raise WeightsError(
+            f"weights.file {path} has no spec inside; legal: files that roadmap.save wrote; build the network and use load_weights"
+        )
     spec = from_plain(ModelSpec, {**plain(ModelSpec()), **_entry(path, metadata, SPEC)}, f"{path}: spec")
     head = _entry(path, metadata, HEAD)
     with torch.device("meta"):
-        model = ModernizableResNet(spec, global_pool=str(head.get("global_pool", "avg")), drop_rate=float(head.get("drop_rate", 0.0)))
+        model = ModernizableResNet(
+            spec, global_pool=str(head.get("global_pool", "avg")), drop_rate=float(head.get("drop_rate", 0.0))
+        )
     return _filled(model, state, path)
 
 
@@ -59,7 +65,9 @@ def _filled(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> nn.
         model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as e:
         last = str(e).splitlines()[-1].strip()
-        raise WeightsError(f"weights.file {path} does not hold the network of its spec ({last}); legal: files that roadmap.save wrote; save it again") from e
+        raise WeightsError(
+            f"weights.file {path} does not hold the network of its spec ({last}); legal: files that roadmap.save wrote; save it again"
+        ) from e
     return model.eval()
 
 
@@ -68,7 +76,9 @@ def _entry(path: str | Path, metadata: Mapping[str, str], key: str) -> dict[str,
     try:
         return dict(json.loads(metadata.get(key, "{}")))
     except (ValueError, TypeError) as e:
-        raise WeightsError(f"weights.file {path} has a damaged {key} ({e}); legal: files that roadmap.save wrote; save it again") from e
+        raise WeightsError(
+            f"weights.file {path} has a damaged {key} ({e}); legal: files that roadmap.save wrote; save it again"
+        ) from e
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -80,4 +90,6 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             opened: Any = f
             return opened.metadata() or {}, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a dict
     except (SafetensorError, OSError) as e:
-        raise WeightsError(f"weights.file {path} cannot be read ({e}); legal: files that roadmap.save wrote; check the path") from e
+        raise WeightsError(
+            f"weights.file {path} cannot be read ({e}); legal: files that roadmap.save wrote; check the path"
+        ) from e

@@ -15,12 +15,12 @@ from timm.layers import NormMlpClassifierHead, calculate_drop_path_rates
 from torch import Tensor, nn
 from torch.nn.init import kaiming_normal_, trunc_normal_, zeros_
 
+from roadmap.config.model import ModelSpec, with_settings
+from roadmap.ladder.convnext import resolve
 from roadmap.model.block import Block
 from roadmap.model.checkpointing import checkpointed
 from roadmap.model.layers import NORMS, GlobalResponseNorm
 from roadmap.model.stem import build_stem
-from roadmap.spec import ModelSpec, with_settings
-from roadmap.steps import resolve
 
 
 class Stage(nn.Module):
@@ -32,10 +32,12 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
         self.downsample = _downsample(spec, c_in, c_out, stride) if separate else nn.Identity()
         first_in, first_stride = (c_out, 1) if separate else (c_in, stride)
-        self.blocks = nn.Sequential(*(
-            Block(spec, first_in if i == 0 else c_out, c_out, stride=first_stride if i == 0 else 1, drop_path=rate)
-            for i, rate in enumerate(drop_path_rates)
-        ))
+        self.blocks = nn.Sequential(
+            *(
+                Block(spec, first_in if i == 0 else c_out, c_out, stride=first_stride if i == 0 else 1, drop_path=rate)
+                for i, rate in enumerate(drop_path_rates)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
@@ -61,13 +63,19 @@ class ModernizableResNet(nn.Module):
         self.stem = build_stem(spec)
         rates: Any = calculate_drop_path_rates(spec.drop_path_rate, list(spec.depths), stagewise=True)
         inputs = (spec.width, *spec.stage_channels[:-1])
-        self.stages = nn.Sequential(*(
-            Stage(spec, c_in, c_out, 1 if i == 0 else 2, rates[i])
-            for i, (c_in, c_out) in enumerate(zip(inputs, spec.stage_channels, strict=True))
-        ))
+        self.stages = nn.Sequential(
+            *(
+                Stage(spec, c_in, c_out, 1 if i == 0 else 2, rates[i])
+                for i, (c_in, c_out) in enumerate(zip(inputs, spec.stage_channels, strict=True))
+            )
+        )
         head_norm: Any = nn.Identity if spec.downsampling == "block" else NORMS[spec.norm]
         self.head = NormMlpClassifierHead(
-            self.num_features, spec.num_classes, pool_type=global_pool, drop_rate=drop_rate, norm_layer=_without_factory(head_norm)
+            self.num_features,
+            spec.num_classes,
+            pool_type=global_pool,
+            drop_rate=drop_rate,
+            norm_layer=_without_factory(head_norm),
         )
         self.head_hidden_size = self.head.num_features
         shapes = zip(spec.stage_channels, spec.stage_strides, strict=True)
@@ -132,7 +140,12 @@ class ModernizableResNet(nn.Module):
         self.spec = replace(self.spec, num_classes=num_classes)
         like = next(self.parameters())
         self.head.reset(
-            num_classes, global_pool, reset_other=reset_other, in_features=self.num_features, device=like.device, dtype=like.dtype
+            num_classes,
+            global_pool,
+            reset_other=reset_other,
+            in_features=self.num_features,
+            device=like.device,
+            dtype=like.dtype,
         )
         self.head_hidden_size = self.head.num_features
         INITS[self.spec.init](self.head.fc)
@@ -146,7 +159,11 @@ class ModernizableResNet(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's parameter groups: the stem, then each block (each stage if coarse), then the head. A downsampling counts with the block after it."""
-        blocks: Any = r"^stages\.(\d+)" if coarse else [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        blocks: Any = (
+            r"^stages\.(\d+)"
+            if coarse
+            else [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        )
         return {"stem": r"^stem", "blocks": blocks}
 
     def no_weight_decay(self) -> set[str]:
@@ -157,10 +174,14 @@ class ModernizableResNet(nn.Module):
 
 def _taken(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
     """The stages asked for, counted from 0, and the last of them. Raises ValueError."""
-    wanted = range(stages) if indices is None else range(stages - indices, stages) if isinstance(indices, int) else indices
+    wanted = (
+        range(stages) if indices is None else range(stages - indices, stages) if isinstance(indices, int) else indices
+    )
     taken = [i + stages if i < 0 and not isinstance(indices, int) else i for i in wanted]
     if not taken or not all(0 <= i < stages for i in taken):
-        raise ValueError(f"indices are {indices!r}; legal: stages from 0 to {stages - 1}, or the number of last stages; choose among them")
+        raise ValueError(
+            f"indices are {indices!r}; legal: stages from 0 to {stages - 1}, or the number of last stages; choose among them"
+        )
     return taken, max(taken)
 
 
@@ -198,11 +219,15 @@ def _init_trunc_normal(model: nn.Module) -> None:
 INITS = {"kaiming": _init_kaiming, "trunc_normal": _init_trunc_normal, "pytorch": lambda model: None}
 
 
-def build_model(step: str | int | ModelSpec, regime: str = "resnet50", num_classes: int | None = None, **settings: Any) -> ModernizableResNet:
+def build_model(
+    step: str | int | ModelSpec, regime: str = "resnet50", num_classes: int | None = None, **settings: Any
+) -> ModernizableResNet:
     """The network of a step (id, name, or a ready ModelSpec), with any toggles set on top.
 
-    num_classes: 1000 in the paper's regimes, else the regime's own, unless given. Raises SpecError for a name or a combination that does not exist.
+    num_classes: 1000 in the paper's regimes, else the regime's own, unless given. Raises ConfigError for a name or a combination that does not exist.
     """
     if num_classes is not None:
         settings["num_classes"] = num_classes
-    return ModernizableResNet(with_settings(step, settings) if isinstance(step, ModelSpec) else resolve(step, regime, **settings))
+    return ModernizableResNet(
+        with_settings(step, settings) if isinstance(step, ModelSpec) else resolve(step, regime, **settings)
+    )

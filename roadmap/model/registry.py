@@ -19,18 +19,27 @@ import timm.models
 from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from roadmap.model.layouts import recognize, to_ours
+from roadmap.config.model import ModelSpec, with_settings
+from roadmap.ladder.convnext import find_regime, resolve
+from roadmap.ladder.published import VARIANTS, Variant, variant_spec
 from roadmap.model.network import ModernizableResNet
-from roadmap.spec import ModelSpec, with_settings
-from roadmap.steps import find_regime, resolve
-from roadmap.variants import VARIANTS, Variant, variant_spec
+from roadmap.model.state_dict_formats import recognize, to_ours
 
 PREFIX = "roadmap_"
 STEP_MODEL = "modernizable_resnet"
 _TAGS = ("fb_", "fcmae_ft_")  # the authors' weights with a classifier
 _ISOTROPIC_URL = "https://dl.fbaipublicfiles.com/convnext/convnext_iso_{}_1k_224_ema.pth"
 # What timm hands to every network and a spec does not hold.
-_TIMM_ARGUMENTS = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "features_only", "out_indices", "feature_cls", "drop_rate", "global_pool")
+_TIMM_ARGUMENTS = (
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+    "features_only",
+    "out_indices",
+    "feature_cls",
+    "drop_rate",
+    "global_pool",
+)
 
 
 def _cfg(**values: Any) -> PretrainedCfg:
@@ -44,16 +53,24 @@ def _cfgs_of(variant: Variant) -> dict[str, PretrainedCfg]:
     name = PREFIX + variant.name
     if variant.timm is None:
         return {f"{name}.fb_in1k": _cfg(url=_ISOTROPIC_URL.format(variant.name.rpartition("_")[2]), pool_size=(14, 14))}
-    published = {full.partition(".")[2]: cfg for full, cfg in timm.models.get_arch_pretrained_cfgs(variant.timm).items()}
+    published = {
+        full.partition(".")[2]: cfg for full, cfg in timm.models.get_arch_pretrained_cfgs(variant.timm).items()
+    }
     tags = sorted((tag for tag in published if tag.startswith(_TAGS)), key=lambda tag: "22k" in tag)
     return {f"{name}.{tag}": replace(published[tag], architecture=None, tag=None) for tag in tags}
 
 
-default_cfgs = generate_default_cfgs({STEP_MODEL: _cfg(), **{tag: cfg for v in VARIANTS.values() for tag, cfg in _cfgs_of(v).items()}})
+default_cfgs = generate_default_cfgs(
+    {STEP_MODEL: _cfg(), **{tag: cfg for v in VARIANTS.values() for tag, cfg in _cfgs_of(v).items()}}
+)
 
 
-def _network(*, spec: ModelSpec, num_classes: int, in_chans: int, global_pool: str = "avg", drop_rate: float = 0.0) -> ModernizableResNet:
-    return ModernizableResNet(replace(spec, num_classes=num_classes, in_chans=in_chans), global_pool=global_pool, drop_rate=drop_rate)
+def _network(
+    *, spec: ModelSpec, num_classes: int, in_chans: int, global_pool: str = "avg", drop_rate: float = 0.0
+) -> ModernizableResNet:
+    return ModernizableResNet(
+        replace(spec, num_classes=num_classes, in_chans=in_chans), global_pool=global_pool, drop_rate=drop_rate
+    )
 
 
 def _adopt(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -76,8 +93,10 @@ def _create(name: str, spec: ModelSpec, pretrained: bool, arguments: Mapping[str
     )
 
 
-def modernizable_resnet(pretrained: bool = False, *, step: str | int = "separate-downsampling", regime: str = "resnet50", **arguments: Any) -> nn.Module:
-    """The network of a step; `arguments` are toggles and timm's own (features_only, out_indices, global_pool, drop_rate, ...). Raises SpecError."""
+def modernizable_resnet(
+    pretrained: bool = False, *, step: str | int = "separate-downsampling", regime: str = "resnet50", **arguments: Any
+) -> nn.Module:
+    """The network of a step; `arguments` are toggles and timm's own (features_only, out_indices, global_pool, drop_rate, ...). Raises ConfigError."""
     for_timm = {key: arguments.pop(key) for key in _TIMM_ARGUMENTS if key in arguments}
     spec = resolve(step, regime, **arguments)
     size = find_regime(regime).image_size
@@ -91,7 +110,11 @@ def _entry(variant: Variant) -> Any:
 
     def build(pretrained: bool = False, **arguments: Any) -> nn.Module:
         for_timm = {key: arguments.pop(key) for key in _TIMM_ARGUMENTS if key in arguments}
-        own = {key: arguments.pop(key) for key in ("drop_path_rate", "layer_scale_init_value", "use_cifar_stem", "head_init_scale") if key in arguments}
+        own = {
+            key: arguments.pop(key)
+            for key in ("drop_path_rate", "layer_scale_init_value", "use_cifar_stem", "head_init_scale")
+            if key in arguments
+        }
         spec = with_settings(variant_spec(variant.name, **own), arguments)
         counts: dict[str, Any] = {key: arguments[key] for key in ("num_classes", "in_chans") if key in arguments}
         return _create(PREFIX + variant.name, spec, pretrained, {**for_timm, **counts})
@@ -111,7 +134,9 @@ def register() -> None:
 def main(words: list[str]) -> None:
     """Run one of timm's scripts with the networks registered."""
     if not words:
-        sys.exit("registry.script is missing; legal: a Python script and its arguments; write python -m roadmap.model.registry train.py ...")
+        sys.exit(
+            "registry.script is missing; legal: a Python script and its arguments; write python -m roadmap.model.registry train.py ..."
+        )
     import roadmap.model.registry  # noqa: F401  under its own name, which timm's registry notes
 
     sys.argv = words

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from torch import nn
 
+from roadmap.config.model import ModelSpec
 from roadmap.model.block import conv
 from roadmap.model.layers import ACTIVATIONS, NORMS
-from roadmap.spec import ModelSpec
 
 
 def _resnet(spec: ModelSpec) -> list[nn.Module]:

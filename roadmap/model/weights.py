@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from roadmap.model.layouts import from_ours, recognize, to_ours
-from roadmap.rules import RoadmapError, listing, nearest
+from roadmap.config.errors import RoadmapError, listing, nearest
+from roadmap.model.state_dict_formats import from_ours, recognize, to_ours
 
 NESTS = ("model", "state_dict")
 INPUT = "stem.0.weight"
@@ -49,7 +49,7 @@ def load_weights(model: nn.Module, source: Mapping[str, Any] | str | Path, *, ad
 
     A name may begin with `timm:` or `torchvision:`; without, timm is asked first. The layout is recognized. adapt: keep the
     network's own head where the source's has other classes or none, and fit the first convolution to other input channels;
-    nothing else is ever adapted. Raises WeightsError, and SpecError for an unknown layout; the network is then untouched.
+    nothing else is ever adapted. Raises WeightsError, and ConfigError for an unknown layout; the network is then untouched.
     """
     where, state = _read(source)
     layout = recognize(state)
@@ -65,7 +65,7 @@ def load_weights(model: nn.Module, source: Mapping[str, Any] | str | Path, *, ad
 
 
 def export_weights(model: nn.Module, layout: str) -> dict[str, Tensor]:
-    """The network's state dict as `layout` names and shapes it (see roadmap.model.layouts.LAYOUTS). Raises SpecError where it has no place for a tensor."""
+    """The network's state dict as `layout` names and shapes it (see roadmap.model.layouts.LAYOUTS). Raises ConfigError where it has no place for a tensor."""
     return from_ours(model.state_dict(), layout)
 
 
@@ -83,7 +83,17 @@ class _Fit:
 
 def _fit(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], unplaced: list[str]) -> _Fit:
     """Compare a network's tensors with a source's, by name and shape."""
-    fit = _Fit({}, {}, {}, [], {}, [f"{name} has no place in the network; legal: its tensors; check that it is the same network" for name in unplaced])
+    fit = _Fit(
+        {},
+        {},
+        {},
+        [],
+        {},
+        [
+            f"{name} has no place in the network; legal: its tensors; check that it is the same network"
+            for name in unplaced
+        ],
+    )
     for name, own in ours.items():
         other = theirs.get(name)
         if other is None:
@@ -93,9 +103,16 @@ def _fit(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], unplaced: lis
         elif name == INPUT and other.ndim == 4 and (other.shape[0], *other.shape[2:]) == (own.shape[0], *own.shape[2:]):
             fit.copies[name] = _other_channels(other, own.shape[1])
             fit.adapted[name] = f"{_shape(other)} to {_shape(own)}, input channels"
-            fit.asked[name] = f"{name} is {_shape(other)} in the source and {_shape(own)} in the network; legal: equal shapes; pass adapt=True to fit the input channels"
+            fit.asked[name] = (
+                f"{name} is {_shape(other)} in the source and {_shape(own)} in the network; legal: equal shapes; pass adapt=True to fit the input channels"
+            )
         else:
-            _settle(fit, name, f"{name} is {_shape(other)} in the source and {_shape(own)} in the network", f"{_shape(other)} in the source, {_shape(own)} here")
+            _settle(
+                fit,
+                name,
+                f"{name} is {_shape(other)} in the source and {_shape(own)} in the network",
+                f"{_shape(other)} in the source, {_shape(own)} here",
+            )
     for name in theirs.keys() - ours.keys():
         _settle(fit, name, f"{name} is {_shape(theirs[name])} in the source and missing in the network", None)
     fit.unused.sort()
@@ -139,7 +156,9 @@ def _read(source: Mapping[str, Any] | str | Path) -> tuple[str, dict[str, Tensor
     if Path(where).is_file():
         return where, _flat(where, read_file(Path(where)))
     if isinstance(source, Path) or Path(where).suffix in (".pth", ".pt", ".safetensors", ".bin"):
-        raise WeightsError(f"weights.source {where} is no file; legal: an existing .pth or .safetensors file; check the path")
+        raise WeightsError(
+            f"weights.source {where} is no file; legal: an existing .pth or .safetensors file; check the path"
+        )
     return where, _flat(where, fetch(where))
 
 
@@ -153,7 +172,9 @@ def _flat(where: str, content: Mapping[str, Any]) -> dict[str, Tensor]:
     wrong = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if wrong or not state:
         problem = f"something else than a tensor under {listing(wrong[:3])}" if wrong else "nothing"
-        raise WeightsError(f"weights.source {where} holds {problem}; legal: a state dict, alone or under {' or '.join(NESTS)}; give such a file")
+        raise WeightsError(
+            f"weights.source {where} holds {problem}; legal: a state dict, alone or under {' or '.join(NESTS)}; give such a file"
+        )
     return state
 
 
@@ -164,16 +185,24 @@ def read_file(path: Path) -> Mapping[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the authors' training code stores its options; they are data
+        with torch.serialization.safe_globals(
+            [argparse.Namespace]
+        ):  # the authors' training code stores its options; they are data
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         what = "holds more than tensors, and nothing of it was executed"
-        raise WeightsError(f"weights.source {path} {what}; legal: files that torch.load reads with weights_only=True, or .safetensors; ask its author for one") from e
+        raise WeightsError(
+            f"weights.source {path} {what}; legal: files that torch.load reads with weights_only=True, or .safetensors; ask its author for one"
+        ) from e
     except Exception as e:  # each format has its own errors for a damaged file
         words = (str(e).splitlines() or [""])[0]
-        raise WeightsError(f"weights.source {path} cannot be read ({type(e).__name__}: {words}); legal: a whole .pth or .safetensors file; fetch it again") from e
+        raise WeightsError(
+            f"weights.source {path} cannot be read ({type(e).__name__}: {words}); legal: a whole .pth or .safetensors file; fetch it again"
+        ) from e
     if not isinstance(content, Mapping):
-        raise WeightsError(f"weights.source {path} holds a {type(content).__name__}; legal: a state dict; save model.state_dict()")
+        raise WeightsError(
+            f"weights.source {path} holds a {type(content).__name__}; legal: a state dict; save model.state_dict()"
+        )
     return content
 
 
@@ -184,14 +213,26 @@ def fetch(name: str) -> Mapping[str, Any]:
     import torchvision
 
     in_timm, in_torchvision = timm.is_model(bare.partition(".")[0]), bare in torchvision.models.list_models()
-    if library not in ("", "timm", "torchvision") or not {"": in_timm or in_torchvision, "timm": in_timm, "torchvision": in_torchvision}.get(library):
-        known = [*timm.list_models("convnext*", pretrained=True), *torchvision.models.list_models(include="convnext*"), "resnet50"]
+    if library not in ("", "timm", "torchvision") or not {
+        "": in_timm or in_torchvision,
+        "timm": in_timm,
+        "torchvision": in_torchvision,
+    }.get(library):
+        known = [
+            *timm.list_models("convnext*", pretrained=True),
+            *torchvision.models.list_models(include="convnext*"),
+            "resnet50",
+        ]
         legal = "legal: a path, NAME, timm:NAME or torchvision:NAME"
-        raise WeightsError(f"weights.source {name!r} is neither a file nor known to timm or torchvision; {legal}; {nearest(bare, known)}")
+        raise WeightsError(
+            f"weights.source {name!r} is neither a file nor known to timm or torchvision; {legal}; {nearest(bare, known)}"
+        )
     try:
         if in_timm and library != "torchvision":
             return timm.create_model(bare, pretrained=True).state_dict()
         return torchvision.models.get_model(bare, weights="DEFAULT").state_dict()
     except Exception as e:  # no network, no such tag, a broken download: the library's own words say which
         legal = f"legal: a network that {library or 'timm or torchvision'} can download"
-        raise WeightsError(f"weights.source {name!r} cannot be fetched ({type(e).__name__}: {e}); {legal}; check the network, or give a file") from e
+        raise WeightsError(
+            f"weights.source {name!r} cannot be fetched ({type(e).__name__}: {e}); {legal}; check the network, or give a file"
+        ) from e

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from roadmap.train.ranks import Ranks
+from roadmap.train.distributed import Ranks
 
 MOMENTUM = 0.1  # PyTorch's default, which every network of the ladder keeps
 
@@ -34,9 +34,9 @@ def set_momentum(norms: list[_BatchNorm], group: int, groups: int) -> None:
 
 def average_statistics(norms: list[_BatchNorm], ranks: Ranks) -> None:
     """Give every rank the mean of all ranks' running statistics. Collective."""
-    if ranks.world == 1 or not norms:
+    if ranks.world_size == 1 or not norms:
         return
     buffers = [b for n in norms for b in (n.running_mean, n.running_var) if b is not None]
-    flat = ranks.sum(torch.cat([b.flatten() for b in buffers])) / ranks.world
+    flat = ranks.sum(torch.cat([b.flatten() for b in buffers])) / ranks.world_size
     for buffer, part in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
         buffer.copy_(part.view_as(buffer))

@@ -8,11 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from roadmap.train.ranks import Ranks
+from roadmap.train.distributed import Ranks
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], ranks: Ranks, *, autocast: torch.autocast, memory_format: torch.memory_format) -> dict[str, float]:
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    ranks: Ranks,
+    *,
+    autocast: torch.autocast,
+    memory_format: torch.memory_format,
+) -> dict[str, float]:
     """top1 and top5 in %, mean cross-entropy, images: over all ranks' batches. The sums stay on the device until the end."""
     was_training = model.training
     model.eval()

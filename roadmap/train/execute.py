@@ -17,21 +17,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from roadmap.data.images import class_names
+from roadmap.config.errors import RoadmapError
+from roadmap.config.model import TimmSpec
+from roadmap.config.runtime import Runtime, cores
+from roadmap.config.trial import Trial
 from roadmap.data.pipeline import Pipeline
-from roadmap.machine import Machine, cores
+from roadmap.data.readers import class_names
+from roadmap.model.build import save_timm
 from roadmap.model.complexity import complexity
-from roadmap.model.subjects import save_timm
-from roadmap.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, RunError, RunFolder, file_digest, git_state, package_versions, read_lines, write_json
-from roadmap.rules import RoadmapError
-from roadmap.spec import TimmSpec, Trial
-from roadmap.train.checkpoint import CheckpointStore
+from roadmap.runs.folder import RunFolder
+from roadmap.runs.io import RunError, file_digest, read_lines, write_json
+from roadmap.runs.provenance import git_state, package_versions
+from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED
+from roadmap.train.checkpoints import CheckpointStore
+from roadmap.train.distributed import Ranks
 from roadmap.train.loop import Diverged, Interrupted, Trainer, precision_of
 from roadmap.train.progress import Reporter
-from roadmap.train.ranks import Ranks
 
 
-def execute(folder: RunFolder, machine: Machine, *, force: bool = False) -> dict[str, Any]:
+def execute(folder: RunFolder, machine: Runtime, *, force: bool = False) -> dict[str, Any]:
     """Train the folder's trial to its end and return its record; a finished one is returned as it is, unless `force`.
 
     Every outcome leaves a record: finished, diverged, interrupted (it goes on when started again), failed.
@@ -39,7 +43,7 @@ def execute(folder: RunFolder, machine: Machine, *, force: bool = False) -> dict
     """
     trial = folder.trial()
     ranks = Ranks.start(machine.device)
-    if not ranks.first:
+    if not ranks.is_main:
         return _attempt(folder, trial, machine, ranks)
     with folder.lease():
         record = folder.record()
@@ -52,7 +56,16 @@ def execute(folder: RunFolder, machine: Machine, *, force: bool = False) -> dict
 
 def set_aside(folder: RunFolder) -> None:
     """Move what an earlier run left into previous/<n>/: repeating a trial loses nothing."""
-    names = ("record.json", "metrics.jsonl", "losses.jsonl", "attempts.jsonl", "heartbeat.json", "weights.safetensors", "classes.json", "checkpoints")
+    names = (
+        "record.json",
+        "metrics.jsonl",
+        "losses.jsonl",
+        "attempts.jsonl",
+        "heartbeat.json",
+        "weights.safetensors",
+        "classes.json",
+        "checkpoints",
+    )
     present = [folder.path / n for n in names if (folder.path / n).exists()]
     if not present:
         return
@@ -62,14 +75,14 @@ def set_aside(folder: RunFolder) -> None:
         path.rename(target / path.name)
 
 
-def _attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> dict[str, Any]:
-    began = time.monotonic() - (_seconds_before(folder) if ranks.first else 0.0)  # as if all attempts were one
+def _attempt(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) -> dict[str, Any]:
+    began = time.monotonic() - (_seconds_before(folder) if ranks.is_main else 0.0)  # as if all attempts were one
 
     def beat(state: Mapping[str, Any]) -> None:
         folder.beat({**state, "wall_seconds": round(time.monotonic() - began, 3)})
 
     _forget_peak_memory(ranks)
-    if ranks.first:
+    if ranks.is_main:
         _note_attempt(folder, trial, machine, ranks)
     record = _describe(folder, trial, machine, ranks)
     try:
@@ -83,10 +96,14 @@ def _attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) ->
         # Whatever it is, the run leaves a record of it; a user's mistake keeps its own words, anything else its trace.
         text = str(e) if isinstance(e, RoadmapError) else f"{type(e).__name__}: {e}\n{traceback.format_exc(limit=-4)}"
         record |= {"status": FAILED, "error": text}
-        if not ranks.first:
+        if not ranks.is_main:
             print(f"rank {ranks.rank}: {text}", file=sys.stderr, flush=True)
-    record |= {"wall_seconds": round(time.monotonic() - began, 3), "peak_memory_bytes": _peak_memory(ranks), "finished_at": _now()}
-    if ranks.first:
+    record |= {
+        "wall_seconds": round(time.monotonic() - began, 3),
+        "peak_memory_bytes": _peak_memory(ranks),
+        "finished_at": _now(),
+    }
+    if ranks.is_main:
         folder.write_record(record)
         beat({"state": record["status"]})
     return record
@@ -101,38 +118,48 @@ def _seconds_before(folder: RunFolder) -> float:
     return max(beat.get("wall_seconds", 0.0), (folder.record() or {}).get("wall_seconds", 0.0))
 
 
-def _train(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]) -> dict[str, Any]:
+def _train(
+    folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any]:
     """Train to the end; returns what the record adds."""
-    pipeline = Pipeline.open(trial, data_dir=machine.data_dir, download=machine.download, workers=machine.workers, pin_memory=ranks.device.type == "cuda")
+    pipeline = Pipeline.open(
+        trial,
+        data_dir=machine.data_dir,
+        download=machine.download,
+        workers=machine.workers,
+        pin_memory=ranks.device.type == "cuda",
+    )
     trainer = Trainer(trial, pipeline, ranks, machine, init=_initial_weights(trial, machine))
     store = CheckpointStore(folder.checkpoints)
     state = _load(store, trial, ranks)
     if state:
         trainer.restore(state)
-    if ranks.first:
+    if ranks.is_main:
         folder.keep_epochs(trainer.iteration // trainer.per_epoch)
     title = trial.id.rsplit("-", 1)[0]
-    reporter = Reporter(title, trainer.total, trial.recipe.batch_size, beat=beat, silent=not ranks.first)
+    reporter = Reporter(title, trainer.total, trial.recipe.batch_size, beat=beat, silent=not ranks.is_main)
     trainer.train(store, folder.append_epoch, reporter)
-    if ranks.first:
+    if ranks.is_main:
         _keep_network(folder, trainer)
     return _results(trainer)
 
 
 def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> dict[str, Any] | None:
     """The newest whole checkpoint. The first rank looks before the others, so that only it sets broken ones aside."""
-    state = store.load(trial.fingerprint) if ranks.first else None
+    state = store.load(trial.fingerprint) if ranks.is_main else None
     ranks.barrier()
-    return state if ranks.first else store.load(trial.fingerprint)
+    return state if ranks.is_main else store.load(trial.fingerprint)
 
 
-def _initial_weights(trial: Trial, machine: Machine) -> Callable[[nn.Module], object] | None:
+def _initial_weights(trial: Trial, machine: Runtime) -> Callable[[nn.Module], object] | None:
     """What puts the trial's initial weights into the network; a head of other classes starts anew. Raises RoadmapError for another file than the trial's."""
     if not trial.init:
         return None
     found = file_digest(machine.init) if machine.init else "no file"
     if found != trial.init:
-        raise RoadmapError(f"--init is {machine.init} ({found[:10]}), but the trial starts from weights {trial.init[:10]}; legal: the same file; give it with --init")
+        raise RoadmapError(
+            f"--init is {machine.init} ({found[:10]}), but the trial starts from weights {trial.init[:10]}; legal: the same file; give it with --init"
+        )
 
     def load(model: nn.Module) -> None:
         from roadmap.model.weights import load_weights
@@ -162,43 +189,97 @@ def _results(trainer: Trainer) -> dict[str, Any]:
     validation = trainer.evaluate("validation")["top1"] if len(trainer.pipeline.validation_indices) else None
     keys = ("top1", "top5", "loss", "ema_top1", "ema_top5", "ema_loss")
     return {
-        **{k: scores.get(k) for k in keys}, "test_images": scores["images"], "validation_top1": validation, "accuracy_epoch": trainer.best["epoch"] if trainer.best else trainer.recipe.epochs,
-        "images_per_second": trainer.images_per_second, "iterations": trainer.iteration, "train_images": len(trainer.pipeline.train_indices), "error": None,
+        **{k: scores.get(k) for k in keys},
+        "test_images": scores["images"],
+        "validation_top1": validation,
+        "accuracy_epoch": trainer.best["epoch"] if trainer.best else trainer.recipe.epochs,
+        "images_per_second": trainer.images_per_second,
+        "iterations": trainer.iteration,
+        "train_images": len(trainer.pipeline.train_indices),
+        "error": None,
     }
 
 
-def _describe(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> dict[str, Any]:
+def _describe(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) -> dict[str, Any]:
     """What is known of a run before it ends."""
     size = complexity(trial.model, trial.data.image_size)
     return {
-        "version": 1, "id": trial.id, "fingerprint": trial.fingerprint, "study": folder.path.parent.name,
-        "regime": trial.regime, "step": trial.step, "change": trial.change, "seed": trial.seed, "init": trial.init,
-        "data": trial.data.title, "data_name": trial.data.name, "data_digest": trial.data.digest, "recipe": trial.recipe.name, "image_size": trial.data.image_size,
-        "params": size.params, "macs": size.macs, "epochs": trial.recipe.epochs,
-        "world_size": ranks.world, "device_batch": trial.recipe.group_size, "group_size": trial.recipe.group_size, "global_batch": trial.recipe.batch_size,
-        "precision": precision_of(trial.recipe, ranks.device), "configuration": trial.configuration, "workers": machine.workers, "compile": machine.compile, "channels_last": machine.channels_last,
-        **git_state(), "packages": package_versions(), "hardware": hardware(ranks), "attempts": len(read_lines(folder.path / "attempts.jsonl")[0]),
+        "version": 1,
+        "id": trial.id,
+        "fingerprint": trial.fingerprint,
+        "study": folder.path.parent.name,
+        "regime": trial.regime,
+        "step": trial.step,
+        "change": trial.change,
+        "seed": trial.seed,
+        "init": trial.init,
+        "data": trial.data.title,
+        "data_name": trial.data.name,
+        "data_digest": trial.data.digest,
+        "recipe": trial.recipe.name,
+        "image_size": trial.data.image_size,
+        "params": size.params,
+        "macs": size.macs,
+        "epochs": trial.recipe.epochs,
+        "world_size": ranks.world_size,
+        "device_batch": trial.recipe.group_size,
+        "group_size": trial.recipe.group_size,
+        "global_batch": trial.recipe.batch_size,
+        "precision": precision_of(trial.recipe, ranks.device),
+        "configuration": trial.configuration,
+        "workers": machine.workers,
+        "compile": machine.compile,
+        "channels_last": machine.channels_last,
+        **git_state(),
+        "packages": package_versions(),
+        "hardware": hardware(ranks),
+        "attempts": len(read_lines(folder.path / "attempts.jsonl")[0]),
         # All that decides the outcome, as it was resolved: what two runs differ in is proven from their records alone.
-        "resolved": trial.identity(), "earlier": _earlier_circumstances(folder, ranks, trial),
+        "resolved": trial.identity(),
+        "earlier": _earlier_circumstances(folder, ranks, trial),
     }
 
 
 def _earlier_circumstances(folder: RunFolder, ranks: Ranks, trial: Trial) -> list[dict[str, Any]]:
     """Of attempts before this one, what was not as it is now: other code, packages, hardware, ranks or precision. A run that was resumed elsewhere is not of one piece."""
-    now = {**git_state(), "packages": package_versions(), "hardware": hardware(ranks), "world_size": ranks.world, "precision": precision_of(trial.recipe, ranks.device)}
+    now = {
+        **git_state(),
+        "packages": package_versions(),
+        "hardware": hardware(ranks),
+        "world_size": ranks.world_size,
+        "precision": precision_of(trial.recipe, ranks.device),
+    }
     found: list[dict[str, Any]] = []
     for line in read_lines(folder.path / "attempts.jsonl")[0]:
         then = {name: line.get(name) for name in now}
-        same = {**then, "hardware": {k: (then["hardware"] or {}).get(k) for k in ("device", "cpu")}} == {**now, "hardware": {k: now["hardware"][k] for k in ("device", "cpu")}}
+        same = {**then, "hardware": {k: (then["hardware"] or {}).get(k) for k in ("device", "cpu")}} == {
+            **now,
+            "hardware": {k: now["hardware"][k] for k in ("device", "cpu")},
+        }
         if not same and then not in found:
             found.append(then)
     return found
 
 
-def _note_attempt(folder: RunFolder, trial: Trial, machine: Machine, ranks: Ranks) -> None:
+def _note_attempt(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) -> None:
     """One line for each start, so that a resume with another commit, machine or setting is on record."""
-    start = {"time": _now(), "pid": os.getpid(), "from_iteration": folder.newest_checkpoint(), "world_size": ranks.world, "precision": precision_of(trial.recipe, ranks.device)}
-    folder.append("attempts.jsonl", {**start, "machine": machine.to_json(), **git_state(), "packages": package_versions(), "hardware": hardware(ranks)})
+    start = {
+        "time": _now(),
+        "pid": os.getpid(),
+        "from_iteration": folder.newest_checkpoint(),
+        "world_size": ranks.world_size,
+        "precision": precision_of(trial.recipe, ranks.device),
+    }
+    folder.append(
+        "attempts.jsonl",
+        {
+            **start,
+            "machine": machine.to_json(),
+            **git_state(),
+            "packages": package_versions(),
+            "hardware": hardware(ranks),
+        },
+    )
 
 
 def hardware(ranks: Ranks) -> dict[str, Any]:
@@ -212,7 +293,9 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def _peak_memory(ranks: Ranks) -> int:

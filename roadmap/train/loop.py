@@ -1,7 +1,7 @@
 """The training loop, one for a CPU, a GPU and many ranks.
 
 A forward pass always takes exactly one group; ranks and accumulation decide only which groups run where. Every draw comes
-from a derived seed (roadmap.seeds), so the state of a run is its tensors and the iteration: a resumed run repeats the rest
+from a derived seed (roadmap.config.seeds), so the state of a run is its tensors and the iteration: a resumed run repeats the rest
 exactly. Nothing in an iteration waits for the device: losses are summed there, and a non-finite loss is turned into a flag
 that makes the fused optimizer skip its update.
 """
@@ -21,18 +21,19 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from roadmap.config.errors import RoadmapError
+from roadmap.config.recipe import Recipe
+from roadmap.config.runtime import Runtime
+from roadmap.config.seeds import INIT, derive
+from roadmap.config.trial import Trial
 from roadmap.data.pipeline import Pipeline
-from roadmap.machine import Machine
-from roadmap.model.subjects import build_subject
-from roadmap.rules import RoadmapError
-from roadmap.seeds import INIT, derive
-from roadmap.spec import Recipe, Trial
+from roadmap.model.build import build_subject
 from roadmap.train.batchnorm import average_statistics, batch_norms, set_momentum
-from roadmap.train.checkpoint import CheckpointStore
+from roadmap.train.checkpoints import CheckpointStore
+from roadmap.train.distributed import Ranks
 from roadmap.train.evaluate import evaluate
-from roadmap.train.optimizer import Objective, make_optimizer, make_schedule, seed_group
+from roadmap.train.optimizer import Criterion, make_optimizer, make_schedule, seed_group
 from roadmap.train.progress import Reporter
-from roadmap.train.ranks import Ranks
 
 CHECK_EVERY_ON_GPU = 50  # iterations between two looks at the device's flag: each look waits for the device
 
@@ -84,9 +85,17 @@ def precision_of(recipe: Recipe, device: torch.device) -> str:
 class Trainer:
     """One run of a trial. `train` goes from where the checkpoint left off to the end."""
 
-    def __init__(self, trial: Trial, pipeline: Pipeline, ranks: Ranks, machine: Machine, *, init: Callable[[nn.Module], object] | None = None) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        pipeline: Pipeline,
+        ranks: Ranks,
+        machine: Runtime,
+        *,
+        init: Callable[[nn.Module], object] | None = None,
+    ) -> None:
         self.trial, self.recipe, self.pipeline, self.ranks, self.machine = trial, trial.recipe, pipeline, ranks, machine
-        self.my_groups = self.recipe.groups_per_rank(ranks.world)
+        self.my_groups = self.recipe.groups_per_rank(ranks.world_size)
         self.memory_format = torch.channels_last if machine.channels_last else torch.contiguous_format
         self.model = build_network(trial)
         if init:
@@ -95,7 +104,9 @@ class Trainer:
         self.norms = batch_norms(self.model)
         if machine.compile and self.norms and self.my_groups > 1:
             # Each group's momentum is a constant of the compiled graph: there would be one compilation a group.
-            raise RoadmapError(f"--compile with BatchNorm and {self.my_groups} groups on one device; legal: one group a device, or a network without BatchNorm; leave --compile out, or use {self.recipe.groups} GPUs")
+            raise RoadmapError(
+                f"--compile with BatchNorm and {self.my_groups} groups on one device; legal: one group a device, or a network without BatchNorm; leave --compile out, or use {self.recipe.groups} GPUs"
+            )
         self.forward = self._wrap()
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.per_epoch = pipeline.sampler().iterations_per_epoch
@@ -103,7 +114,7 @@ class Trainer:
         self.schedule = make_schedule(self.optimizer, self.recipe, self.per_epoch)
         self.ema = ModelEmaV3(self.model, decay=self.recipe.ema_decay) if self.recipe.ema_decay is not None else None
         self.precision = precision_of(self.recipe, ranks.device)
-        self.objective = Objective(self.recipe, trial.data.num_classes)
+        self.criterion = Criterion(self.recipe, trial.data.num_classes)
         self.autocast = torch.autocast(ranks.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
         self.iteration = 0
         self.losses = torch.zeros(self.per_epoch, device=ranks.device)
@@ -114,9 +125,11 @@ class Trainer:
 
     def _wrap(self) -> Any:
         model: Any = self.model
-        if self.ranks.world > 1:
+        if self.ranks.world_size > 1:
             devices = [self.ranks.device] if self.ranks.device.type == "cuda" else None
-            model = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+            model = DistributedDataParallel(
+                model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
         return torch.compile(model) if self.machine.compile else model
 
     # State ------------------------------------------------------------------------------------------------------------
@@ -125,9 +138,16 @@ class Trainer:
         """All that the rest of the run depends on. Collective: BatchNorm statistics are averaged over the ranks."""
         self._average_statistics()
         return {
-            "fingerprint": self.trial.fingerprint, "iteration": self.iteration, "world": self.ranks.world, "precision": self.precision,
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": self.ema.module.state_dict() if self.ema else None,
-            "losses": self._all_losses(), "train_seconds": self.train_seconds, "best": self.best,
+            "fingerprint": self.trial.fingerprint,
+            "iteration": self.iteration,
+            "world": self.ranks.world_size,
+            "precision": self.precision,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "losses": self._all_losses(),
+            "train_seconds": self.train_seconds,
+            "best": self.best,
         }
 
     def _average_statistics(self) -> None:
@@ -140,14 +160,16 @@ class Trainer:
         """Go on from a checkpoint. Raises RoadmapError where it was made in another number format: one run has one."""
         if state["precision"] != self.precision:
             made = state["precision"]
-            raise RoadmapError(f"checkpoint of {self.trial.id} was made in {made}, this device would go on in {self.precision}; legal: the same; go on where it began, or give --precision from the start")
+            raise RoadmapError(
+                f"checkpoint of {self.trial.id} was made in {made}, this device would go on in {self.precision}; legal: the same; go on where it began, or give --precision from the start"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
         self.iteration, self.train_seconds, self.best = state["iteration"], state["train_seconds"], state["best"]
         # Each rank carries its share, so that the sum over ranks is again the loss.
-        self.losses.copy_(state["losses"] / self.ranks.world)
+        self.losses.copy_(state["losses"] / self.ranks.world_size)
 
     def _all_losses(self) -> Tensor:
         """This epoch's loss of each iteration, summed over the ranks' shares."""
@@ -161,7 +183,7 @@ class Trainer:
         at = self.iteration % self.per_epoch
         for k in range(self.my_groups):
             last = k == self.my_groups - 1
-            with contextlib.nullcontext() if last or self.ranks.world == 1 else self.forward.no_sync():
+            with contextlib.nullcontext() if last or self.ranks.world_size == 1 else self.forward.no_sync():
                 loss = self.group_loss(*next(stream), k)
                 (loss / self.my_groups).backward()
             self.losses[at] += loss.detach() / self.recipe.groups
@@ -177,15 +199,15 @@ class Trainer:
 
     def group_loss(self, images: Tensor, labels: Tensor, k: int) -> Tensor:
         """Forward this rank's k-th group: (N, C, H, W), (N,) -> scalar mean loss."""
-        group = self.ranks.rank + k * self.ranks.world
+        group = self.ranks.rank + k * self.ranks.world_size
         images = images.to(self.ranks.device, non_blocking=True, memory_format=self.memory_format)
         labels = labels.to(self.ranks.device, non_blocking=True)
         seed = seed_group(self.trial.seed, self.iteration, group, self.ranks.device)
-        images, targets = self.objective.prepare(images, labels, seed)
+        images, targets = self.criterion.prepare(images, labels, seed)
         set_momentum(self.norms, k, self.my_groups)
         with self.autocast:
             logits = self.forward(images)
-        return self.objective(logits, targets)
+        return self.criterion(logits, targets)
 
     def refuse_divergence(self) -> None:
         """Raise Diverged if a loss was not finite. Waits for the device."""
@@ -193,7 +215,9 @@ class Trainer:
             odd = (~torch.isfinite(self.losses)).nonzero()
             last = max(self.iteration - 1, 0)
             at = last - last % self.per_epoch + int(odd[0]) if len(odd) else last
-            raise Diverged(f"loss is not finite in iteration {at} or before; legal: finite losses; the weights before it are kept; lower the learning rate")
+            raise Diverged(
+                f"loss is not finite in iteration {at} or before; legal: finite losses; the weights before it are kept; lower the learning rate"
+            )
 
     def _must_stop(self, stop: StopSignal) -> bool:
         """Whether to save and leave now, agreed by all ranks. Raises Diverged; on a GPU it looks only now and then, and always before a save."""
@@ -204,9 +228,11 @@ class Trainer:
 
     # The run ----------------------------------------------------------------------------------------------------------
 
-    def train(self, store: CheckpointStore, note: Callable[[dict[str, Any], list[float]], None], reporter: Reporter) -> None:
+    def train(
+        self, store: CheckpointStore, note: Callable[[dict[str, Any], list[float]], None], reporter: Reporter
+    ) -> None:
         """Train to the end; `note` receives each epoch's metrics and losses. Raises Interrupted after saving, Diverged."""
-        sampler = self.pipeline.sampler(start=self.iteration, rank=self.ranks.rank, world=self.ranks.world)
+        sampler = self.pipeline.sampler(start=self.iteration, rank=self.ranks.rank, world=self.ranks.world_size)
         stream = iter(self.pipeline.stream(sampler))
         self.model.train()
         reporter.start(self.iteration, self.iteration // self.per_epoch)
@@ -219,7 +245,9 @@ class Trainer:
                 if self._must_stop(stop) and self.iteration < self.total:
                     self._save_and_leave(store, stop)
 
-    def _to_boundary(self, stream: Iterator[tuple[Tensor, Tensor]], stop: StopSignal, store: CheckpointStore, reporter: Reporter) -> None:
+    def _to_boundary(
+        self, stream: Iterator[tuple[Tensor, Tensor]], stop: StopSignal, store: CheckpointStore, reporter: Reporter
+    ) -> None:
         """Train to the end of this epoch."""
         started, epoch = time.monotonic(), self.iteration // self.per_epoch + 1
         while self.iteration < epoch * self.per_epoch:
@@ -230,19 +258,26 @@ class Trainer:
                 self._save_and_leave(store, stop)
         self.refuse_divergence()
 
-    def _end_of_epoch(self, store: CheckpointStore, note: Callable[[dict[str, Any], list[float]], None], reporter: Reporter) -> None:
+    def _end_of_epoch(
+        self, store: CheckpointStore, note: Callable[[dict[str, Any], list[float]], None], reporter: Reporter
+    ) -> None:
         epoch = self.iteration // self.per_epoch
         losses = self._all_losses().tolist()
         split = "validation" if len(self.pipeline.validation_indices) else "test"
         scores = self.evaluate(split)
         line = {
-            "epoch": epoch, "iteration": self.iteration, "train_loss": sum(losses) / len(losses), "split": split, **scores,
-            "lr": self.optimizer.param_groups[-1]["lr"], "images_per_second": self.images_per_second,
+            "epoch": epoch,
+            "iteration": self.iteration,
+            "train_loss": sum(losses) / len(losses),
+            "split": split,
+            **scores,
+            "lr": self.optimizer.param_groups[-1]["lr"],
+            "images_per_second": self.images_per_second,
         }
         chosen = scores.get("ema_top1", scores["top1"])
         if self.recipe.accuracy == "best" and (self.best is None or chosen > self.best["chosen_by"]):
             self.best = {"epoch": epoch, "chosen_by": chosen, **self.evaluate("test")}
-        if self.ranks.first:
+        if self.ranks.is_main:
             note(line, losses)
         self.losses.zero_()
         reporter.epoch(line, self.recipe.epochs)
@@ -251,12 +286,14 @@ class Trainer:
 
     def _save_and_leave(self, store: CheckpointStore, stop: StopSignal) -> None:
         self.save(store)
-        raise Interrupted(f"stopped by {stop.received or 'another rank'} at iteration {self.iteration} of {self.total}; saved; start it again to go on")
+        raise Interrupted(
+            f"stopped by {stop.received or 'another rank'} at iteration {self.iteration} of {self.total}; saved; start it again to go on"
+        )
 
     def save(self, store: CheckpointStore) -> None:
         """Write a checkpoint; all ranks call it, the first writes."""
         state = self.state()
-        if self.ranks.first:
+        if self.ranks.is_main:
             store.save(state, self.iteration)
         self.ranks.barrier()
 
@@ -274,5 +311,5 @@ class Trainer:
         return scores
 
     def _scores(self, model: nn.Module, part: str) -> dict[str, float]:
-        views = self.pipeline.views(part, rank=self.ranks.rank, world=self.ranks.world)
+        views = self.pipeline.views(part, rank=self.ranks.rank, world=self.ranks.world_size)
         return evaluate(model, views, self.ranks, autocast=self.autocast, memory_format=self.memory_format)

@@ -12,12 +12,14 @@ import torch
 from timm.data import create_transform
 from torch import Tensor, nn
 
-from roadmap.data.catalogue import IMAGE_SUFFIXES, NAMED, DataError, Listing
-from roadmap.data.images import FolderImages
+from roadmap.data.file_index import IMAGE_SUFFIXES, DataError, Listing
 from roadmap.data.pipeline import Views, eval_transform
+from roadmap.data.readers import FolderImages
+from roadmap.data.registry import NAMED
 from roadmap.model.files import load
-from roadmap.record import RunFolder, read_json
-from roadmap.train.ranks import Ranks
+from roadmap.runs.folder import RunFolder
+from roadmap.runs.io import read_json
+from roadmap.train.distributed import Ranks
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,28 @@ def predictor(source: Path, *, image_size: int | None) -> Predictor:
         run = RunFolder(source)
         trial = run.trial()
         if not (source / "weights.safetensors").exists():
-            raise DataError(f"run {source} has no weights.safetensors; legal: a finished run; train it to its end first")
+            raise DataError(
+                f"run {source} has no weights.safetensors; legal: a finished run; train it to its end first"
+            )
         model = load(source / "weights.safetensors")
-        return Predictor(model, eval_transform(trial.recipe, trial.data), read_json(source / "classes.json"), "L" if trial.data.in_chans == 1 else "RGB")
+        return Predictor(
+            model,
+            eval_transform(trial.recipe, trial.data),
+            read_json(source / "classes.json"),
+            "L" if trial.data.in_chans == 1 else "RGB",
+        )
     model = load(source)
     imagenet = NAMED["imagenet"]
     grey = model.in_chans == 1
     mean, std = (values[:1] if grey else values for values in (imagenet.mean, imagenet.std))
-    transform = create_transform(image_size or imagenet.image_size, is_training=False, interpolation="bicubic", crop_pct=0.875, mean=mean, std=std)
+    transform = create_transform(
+        image_size or imagenet.image_size,
+        is_training=False,
+        interpolation="bicubic",
+        crop_pct=0.875,
+        mean=mean,
+        std=std,
+    )
     return Predictor(model, transform, [str(i) for i in range(model.num_classes)], "L" if grey else "RGB")
 
 
@@ -53,12 +69,16 @@ def images_below(folder: Path) -> Listing:
         raise DataError(f"image folder {folder} does not exist; legal: a folder; check the path")
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise DataError(f"image folder {folder} has no images; legal: files ending in {', '.join(sorted(IMAGE_SUFFIXES))}; check the path")
+        raise DataError(
+            f"image folder {folder} has no images; legal: files ending in {', '.join(sorted(IMAGE_SUFFIXES))}; check the path"
+        )
     return Listing(folder, (), tuple(files), (0,) * len(files), ())
 
 
 @torch.no_grad()
-def predict(found: Predictor, images: Listing, *, top_k: int, device: str = "auto", batch_size: int = 64) -> Iterator[tuple[str, list[tuple[str, float]]]]:
+def predict(
+    found: Predictor, images: Listing, *, top_k: int, device: str = "auto", batch_size: int = 64
+) -> Iterator[tuple[str, list[tuple[str, float]]]]:
     """(file, [(class, probability), ...] best first) for each image, in the listing's order."""
     import numpy as np
     from torch.utils.data import DataLoader

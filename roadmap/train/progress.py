@@ -16,12 +16,24 @@ HEARTBEAT_SECONDS = 5.0
 class Reporter:
     """Iterations and epochs as they pass. `beat` receives the heartbeat; `silent` (all ranks but the first) shows nothing."""
 
-    def __init__(self, title: str, total: int, images: int, *, beat: Callable[[Mapping[str, Any]], None], silent: bool = False) -> None:
+    def __init__(
+        self, title: str, total: int, images: int, *, beat: Callable[[Mapping[str, Any]], None], silent: bool = False
+    ) -> None:
         self.title, self.total, self.images, self.beat, self.silent = title, total, images, beat, silent
         self.started, self.first, self.last_beat = time.monotonic(), 0, 0.0
         console = Console(stderr=True)
-        self.bar = None if silent or not console.is_terminal else Progress(
-            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), console=console, transient=True,
+        self.bar = (
+            None
+            if silent or not console.is_terminal
+            else Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[speed]}"),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
         )
 
     def start(self, iteration: int, epoch: int) -> None:
@@ -31,7 +43,11 @@ class Reporter:
             self.bar.start()
             self.task = self.bar.add_task(self.title, total=self.total, completed=iteration, speed="")
         if iteration and not self.silent:
-            print(f"{self.title}: resumed after epoch {epoch}, iteration {iteration} of {self.total}", file=sys.stderr, flush=True)
+            print(
+                f"{self.title}: resumed after epoch {epoch}, iteration {iteration} of {self.total}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def speed(self, iteration: int) -> float:
         """Images per second since the start, evaluation included."""
@@ -43,13 +59,24 @@ class Reporter:
         if self.silent or now - self.last_beat < (0.2 if self.bar else HEARTBEAT_SECONDS):
             return
         if self.bar:
-            self.bar.update(self.task, completed=iteration, speed=f"epoch {epoch}  {self.speed(iteration):,.0f} images/s")
+            self.bar.update(
+                self.task, completed=iteration, speed=f"epoch {epoch}  {self.speed(iteration):,.0f} images/s"
+            )
         self._beat(iteration, epoch)
 
     def _beat(self, iteration: int, epoch: int) -> None:
         speed = self.speed(iteration)
         left = (self.total - iteration) * self.images / speed if speed else None
-        self.beat({"state": "running", "iteration": iteration, "iterations": self.total, "epoch": epoch, "images_per_second": speed, "seconds_left": left})
+        self.beat(
+            {
+                "state": "running",
+                "iteration": iteration,
+                "iterations": self.total,
+                "epoch": epoch,
+                "images_per_second": speed,
+                "seconds_left": left,
+            }
+        )
         self.last_beat = time.monotonic()
 
     def epoch(self, line: Mapping[str, Any], epochs: int) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from roadmap.spec import Trial
-from roadmap.steps import ladder
+from roadmap.config.trial import Trial
+from roadmap.ladder.convnext import ladder
 
 sys.path.insert(0, str(Path(__file__).parent))  # whatever pytest's import mode, the tests here find study_files
 
@@ -31,9 +31,16 @@ def study_folder(tmp_path: Path) -> Path:
         if (trial.step, trial.seed) == ("gelu", 2):
             return None
         if (trial.step, trial.seed) == ("width", 1):
-            return {"status": "diverged", "top1": 10.0, "loss": float("nan"), "error": "loss is nan | epoch 3\nsee the log"}
+            return {
+                "status": "diverged",
+                "top1": 10.0,
+                "loss": float("nan"),
+                "error": "loss is nan | epoch 3\nsee the log",
+            }
         if (trial.step, trial.seed) == ("kernel-11", 0):
             return {"status": "failed", "top1": None, "params": None, "macs": None, "error": "out of memory"}
-        return {"top1": 80 + 0.5 * names.index(trial.step) + (0.3, -0.2, 0.05)[trial.seed] + (1.0 if trial.change else 0.0)}
+        return {
+            "top1": 80 + 0.5 * names.index(trial.step) + (0.3, -0.2, 0.05)[trial.seed] + (1.0 if trial.change else 0.0)
+        }
 
     return write_runs(tmp_path / "runs", trials, values)

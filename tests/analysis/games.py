@@ -11,12 +11,13 @@ from typing import Any
 
 from study_files import make_record, make_trial
 
-from analysis.attribution import Attribution, Game, Player
-from analysis.gather import Entry, Study
-from analysis.lattice import flat
-from roadmap.recipes import find_recipe
-from roadmap.spec import Trial, with_settings
-from roadmap.steps import ladder, recipe_changes, recipe_of
+from analysis.attribution.coalitions import flat
+from analysis.attribution.summary import Attribution, Game, Player
+from analysis.load import Entry, Study
+from roadmap.config.model import with_settings
+from roadmap.config.recipes import find_recipe
+from roadmap.config.trial import Trial
+from roadmap.ladder.convnext import ladder, recipe_changes, recipe_of
 
 # Independent toggles: every subset can be built.
 FREE = {
@@ -41,11 +42,19 @@ def trial_of(seed: int, settings: Mapping[str, Any], base: Trial = BASE, **recip
     model = {k.removeprefix("model."): v for k, v in settings.items() if k.startswith("model.")}
     trained = {k.removeprefix("recipe."): v for k, v in settings.items() if k.startswith("recipe.")}
     words = " ".join(f"{k.split('.')[1]}={v}" for k, v in settings.items())
-    return replace(base, model=with_settings(base.model, model), recipe=replace(base.recipe, **trained, **recipe), seed=seed, change=words)
+    return replace(
+        base,
+        model=with_settings(base.model, model),
+        recipe=replace(base.recipe, **trained, **recipe),
+        seed=seed,
+        change=words,
+    )
 
 
 def entry_of(trial: Trial, top1: float | None, **values: Any) -> Entry:
-    return make_record(trial, **{"top1": top1, "resolved": json.loads(json.dumps(trial.identity())), "wall_seconds": 36.0, **values})
+    return make_record(
+        trial, **{"top1": top1, "resolved": json.loads(json.dumps(trial.identity())), "wall_seconds": 36.0, **values}
+    )
 
 
 def subsets(names: Sequence[str]) -> list[frozenset[str]]:
@@ -66,13 +75,18 @@ def study_of(entries: list[Entry], name: str = "factorial") -> Study:
 
 
 def factorial(
-    value: Callable[[frozenset[str]], float], toggles: Mapping[str, tuple[str, Any, Any]] = FREE, cells: Sequence[frozenset[str]] | None = None, noise: Sequence[float] = (0.0,)
+    value: Callable[[frozenset[str]], float],
+    toggles: Mapping[str, tuple[str, Any, Any]] = FREE,
+    cells: Sequence[frozenset[str]] | None = None,
+    noise: Sequence[float] = (0.0,),
 ) -> Study:
     """A study with a run for each cell and each number in `noise`, which is added to the cell's value. Cells that cannot be built are left out."""
     entries = []
     for some in cells if cells is not None else subsets(list(toggles)):
         if buildable(some) or toggles is not BOUND:
-            entries += [entry_of(trial_of(seed, settings_of(some, toggles)), value(some) + n) for seed, n in enumerate(noise)]
+            entries += [
+                entry_of(trial_of(seed, settings_of(some, toggles)), value(some) + n) for seed, n in enumerate(noise)
+            ]
     return study_of(entries)
 
 
@@ -92,7 +106,11 @@ def values_of(found: Attribution) -> dict[str, float]:
     return {v.player: v.value for v in found.values}
 
 
-def by_permutations(value: Callable[[frozenset[str]], float], names: Sequence[str], legal: Callable[[frozenset[str]], bool] = lambda s: True) -> tuple[dict[str, float], int]:
+def by_permutations(
+    value: Callable[[frozenset[str]], float],
+    names: Sequence[str],
+    legal: Callable[[frozenset[str]], bool] = lambda s: True,
+) -> tuple[dict[str, float], int]:
     """The mean contribution of each player, order by order."""
     total, orders = dict.fromkeys(names, 0.0), 0
     for order in itertools.permutations(names):
@@ -112,7 +130,9 @@ def table(seed: int) -> Callable[[frozenset[str]], float]:
 
 
 def pairwise(single: Mapping[str, float], pairs: Mapping[frozenset[str], float]) -> Callable[[frozenset[str]], float]:
-    return lambda some: 70 + sum(single[name] for name in some) + sum(gain for pair, gain in pairs.items() if pair <= some)
+    return lambda some: (
+        70 + sum(single[name] for name in some) + sum(gain for pair, gain in pairs.items() if pair <= some)
+    )
 
 
 SINGLE = {name: 0.5 * i - 0.7 for i, name in enumerate(FREE)}
@@ -129,4 +149,12 @@ def ladder_study(through: str = "grn", without: Sequence[str] = (), seeds: int =
     """The micro ladder, up 0.5 a step."""
     names = [s.name for s in ladder()]
     names = names[: names.index(through) + 1]
-    return study_of([entry_of(micro_trial(n, seed), 80 + 0.5 * i + (0.3, -0.2, 0.05)[seed]) for i, n in enumerate(names) if n not in without for seed in range(seeds)], "ladder")
+    return study_of(
+        [
+            entry_of(micro_trial(n, seed), 80 + 0.5 * i + (0.3, -0.2, 0.05)[seed])
+            for i, n in enumerate(names)
+            if n not in without
+            for seed in range(seeds)
+        ],
+        "ladder",
+    )

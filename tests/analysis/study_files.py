@@ -6,26 +6,58 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from roadmap.designs import Comparison, design
-from roadmap.record import FINISHED, RunFolder, write_study
-from roadmap.spec import Data, Recipe, Trial
-from roadmap.steps import find_regime, resolve
-from roadmap.study_file import Plan
+from roadmap.config.data import Data
+from roadmap.config.recipe import Recipe
+from roadmap.config.trial import Trial
+from roadmap.ladder.convnext import find_regime, resolve
+from roadmap.runs.folder import RunFolder, write_study
+from roadmap.runs.record import FINISHED
+from roadmap.study.designs import Comparison, design
+from roadmap.study.file import Plan
 
 Values = Mapping[str, Any]
 
 
-def make_trial(step: str, seed: int, regime: str = "micro", *, change: str = "", epochs: int = 20, **settings: Any) -> Trial:
+def make_trial(
+    step: str, seed: int, regime: str = "micro", *, change: str = "", epochs: int = 20, **settings: Any
+) -> Trial:
     base = find_regime(regime).base
-    data = Data(name="digits", title="handwritten digits", image_size=16, num_classes=base.num_classes, in_chans=base.in_chans)
+    data = Data(
+        name="digits", title="handwritten digits", image_size=16, num_classes=base.num_classes, in_chans=base.in_chans
+    )
     # The step `recipe` changes the training, and `ema` the average, as on the ladder.
     lr, ema = 2e-3 if step == "baseline" else 1e-3, 0.99 if step in ("ema", "grn") else None
-    recipe = Recipe(name="digits-adamw", source="tests", epochs=epochs, batch_size=64, group_size=32, optimizer="adamw", lr=lr, weight_decay=0.05, ema_decay=ema)
-    return Trial(model=resolve(step, regime, **settings), recipe=recipe, data=data, seed=seed, regime=regime, step=step, change=change)
+    recipe = Recipe(
+        name="digits-adamw",
+        source="tests",
+        epochs=epochs,
+        batch_size=64,
+        group_size=32,
+        optimizer="adamw",
+        lr=lr,
+        weight_decay=0.05,
+        ema_decay=ema,
+    )
+    return Trial(
+        model=resolve(step, regime, **settings),
+        recipe=recipe,
+        data=data,
+        seed=seed,
+        regime=regime,
+        step=step,
+        change=change,
+    )
 
 
 def make_record(trial: Trial, **values: Any) -> dict[str, Any]:
-    labels = {"id": trial.id, "fingerprint": trial.fingerprint, "regime": trial.regime, "step": trial.step, "change": trial.change, "seed": trial.seed}
+    labels = {
+        "id": trial.id,
+        "fingerprint": trial.fingerprint,
+        "regime": trial.regime,
+        "step": trial.step,
+        "change": trial.change,
+        "seed": trial.seed,
+    }
     measured = {
         "top1": 90.0,
         "top5": 99.0,
@@ -52,8 +84,22 @@ def make_record(trial: Trial, **values: Any) -> dict[str, Any]:
         "images_per_second": 1000.0,
         "wall_seconds": 36.0,
     }
-    machine = {"git_commit": "0123456789abcdef", "git_dirty": False, "hardware": {"device": "cpu", "cpu": "a CPU", "cores": 2, "threads": 1}, "world_size": 1, "error": None}
-    return {"status": FINISHED, **labels, "data": trial.data.title, "recipe": trial.recipe.name, **measured, **machine, **values}
+    machine = {
+        "git_commit": "0123456789abcdef",
+        "git_dirty": False,
+        "hardware": {"device": "cpu", "cpu": "a CPU", "cores": 2, "threads": 1},
+        "world_size": 1,
+        "error": None,
+    }
+    return {
+        "status": FINISHED,
+        **labels,
+        "data": trial.data.title,
+        "recipe": trial.recipe.name,
+        **measured,
+        **machine,
+        **values,
+    }
 
 
 def comparisons(trials: list[Trial], regime: str) -> list[dict[str, Any]]:
@@ -61,12 +107,25 @@ def comparisons(trials: list[Trial], regime: str) -> list[dict[str, Any]]:
     planned = [c.to_json() for c in design(Plan(name="ladder", question="?", regime=regime, side_steps=True))[1]]
     changed = {(t.step, t.change) for t in trials if t.change}
     names = {key: tuple(f"model.{word.split('=')[0]}" for word in key[1].split()) for key in changed}
-    return planned + [Comparison(child=key, parent=(key[0], ""), declared=names[key], kind="change").to_json() for key in sorted(changed)]
+    return planned + [
+        Comparison(child=key, parent=(key[0], ""), declared=names[key], kind="change").to_json()
+        for key in sorted(changed)
+    ]
 
 
-def write_runs(out: Path, trials: list[Trial], values: Callable[[Trial], Values | None], *, regime: str = "micro", name: str = "ladder", header: Values | None = None) -> Path:
+def write_runs(
+    out: Path,
+    trials: list[Trial],
+    values: Callable[[Trial], Values | None],
+    *,
+    regime: str = "micro",
+    name: str = "ladder",
+    header: Values | None = None,
+) -> Path:
     """Plan all trials, write the records for which `values` returns something; returns the study's folder."""
-    folder = write_study(out, name, "Which steps help?", regime, trials, header=header or {"comparisons": comparisons(trials, regime)})
+    folder = write_study(
+        out, name, "Which steps help?", regime, trials, header=header or {"comparisons": comparisons(trials, regime)}
+    )
     for trial in trials:
         measured = values(trial)
         if measured is not None:

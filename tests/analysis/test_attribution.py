@@ -14,14 +14,33 @@ from typing import Any
 
 import numpy as np
 import pytest
-from games import BASE, BOUND, FREE, PAIRS, SINGLE, buildable, by_permutations, entry_of, factorial, game, ladder_study, micro_trial, pairwise, study_of, subsets, table, trial_of, values_of
+from games import (
+    BASE,
+    BOUND,
+    FREE,
+    PAIRS,
+    SINGLE,
+    buildable,
+    by_permutations,
+    entry_of,
+    factorial,
+    game,
+    ladder_study,
+    micro_trial,
+    pairwise,
+    study_of,
+    subsets,
+    table,
+    trial_of,
+    values_of,
+)
 from rich.console import Console
 
-from analysis.attribution import Estimate, Game, Player, attribute, markdown, terminal, to_json
-from analysis.gather import MISSING
-from analysis.lattice import flat
-from analysis.shapley import RESAMPLES, Weights, estimates, shapley_weights
-from roadmap.steps import ladder
+from analysis.attribution.coalitions import flat
+from analysis.attribution.shapley import RESAMPLES, Weights, estimates, shapley_weights
+from analysis.attribution.summary import Estimate, Game, Player, attribute, markdown, terminal, to_json
+from analysis.load import MISSING
+from roadmap.ladder.convnext import ladder
 
 
 def test_additive_games_are_attributed_exactly() -> None:
@@ -47,8 +66,12 @@ def test_any_game_agrees_with_all_permutations(seed: int) -> None:
     assert values_of(found) == pytest.approx(by_permutations(value, list(FREE))[0], abs=1e-10)
     for pair in found.interactions:
         others = [name for name in FREE if name not in (pair.a, pair.b)]
-        squares = [(math.factorial(len(s)) * math.factorial(3 - len(s)) / math.factorial(4), s) for s in subsets(others)]
-        index = sum(w * (value(s | {pair.a, pair.b}) - value(s | {pair.a}) - value(s | {pair.b}) + value(s)) for w, s in squares)
+        squares = [
+            (math.factorial(len(s)) * math.factorial(3 - len(s)) / math.factorial(4), s) for s in subsets(others)
+        ]
+        index = sum(
+            w * (value(s | {pair.a, pair.b}) - value(s | {pair.a}) - value(s | {pair.b}) + value(s)) for w, s in squares
+        )
         assert pair.value == pytest.approx(index, abs=1e-10)
 
 
@@ -60,9 +83,15 @@ def test_orders_pass_only_cells_that_can_be_built() -> None:
     assert values_of(found) == pytest.approx(brute, abs=1e-10)
     assert (found.cells_trained, found.cells_legal, found.cells_total) == (10, 10, 16)
     squares = {(p.a, p.b): (p.squares, p.legal) for p in found.interactions}
-    assert squares["inverted", "move-up"] == (0, 0) and squares["move-up", "separate"] == (2, 2) and squares["inverted", "gelu"] == (1, 1)
+    assert (
+        squares["inverted", "move-up"] == (0, 0)
+        and squares["move-up", "separate"] == (2, 2)
+        and squares["inverted", "gelu"] == (1, 1)
+    )
     assert next(p.value for p in found.interactions if (p.a, p.b) == ("inverted", "move-up")) is None
-    assert any("6 of 16 cells cannot be built" in note and "needs inverted_bottleneck true" in note for note in found.notes)
+    assert any(
+        "6 of 16 cells cannot be built" in note and "needs inverted_bottleneck true" in note for note in found.notes
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -80,19 +109,37 @@ def test_with_cells_missing_the_orders_that_are_whole_are_averaged(seed: int) ->
 
 def test_missing_cells_are_named_costed_and_the_most_useful_comes_first() -> None:
     lacking = [frozenset({"kernel_size", "gelu"}), frozenset({"fewer"}), frozenset({"fewer", "grn"})]
-    found = attribute(factorial(table(1), cells=[s for s in subsets(list(FREE)) if s not in lacking], noise=(0.1, -0.1)), game=game(FREE))
-    assert [(set(m.on), m.completes, m.orders) for m in found.missing] == [(set(lacking[1]), 18, 24), (set(lacking[0]), 12, 12), (set(lacking[2]), 6, 12)]
+    found = attribute(
+        factorial(table(1), cells=[s for s in subsets(list(FREE)) if s not in lacking], noise=(0.1, -0.1)),
+        game=game(FREE),
+    )
+    assert [(set(m.on), m.completes, m.orders) for m in found.missing] == [
+        (set(lacking[1]), 18, 24),
+        (set(lacking[0]), 12, 12),
+        (set(lacking[2]), 6, 12),
+    ]
     assert found.missing[1].cell == "width with kernel_size, gelu"
     assert found.missing[1].settings == {"model.kernel_size": 7, "model.activation": "gelu"}
-    assert found.missing[1].cost == "1 cell x 2 seeds = 0.02 core-hours" and found.missing_cost == "3 cells x 2 seeds = 0.06 core-hours"
-    assert "1 cell x 3 seeds = 0.03 core-hours" in attribute(factorial(table(1), cells=[frozenset()], noise=(0.1,)), game=game(FREE), seeds=(0, 1, 2)).missing[0].cost
+    assert (
+        found.missing[1].cost == "1 cell x 2 seeds = 0.02 core-hours"
+        and found.missing_cost == "3 cells x 2 seeds = 0.06 core-hours"
+    )
+    assert (
+        "1 cell x 3 seeds = 0.03 core-hours"
+        in attribute(factorial(table(1), cells=[frozenset()], noise=(0.1,)), game=game(FREE), seeds=(0, 1, 2))
+        .missing[0]
+        .cost
+    )
     brute = {s: sum(all(frozenset(o[:k]) not in lacking or frozenset(o[:k]) == s for k in range(6)) and s in map(frozenset, itertools.accumulate(o, lambda a, b: {*a, b}, initial=()))
                     for o in itertools.permutations(FREE)) for s in lacking}  # fmt: skip
     assert [m.completes for m in found.missing] == [brute[frozenset(m.on)] for m in found.missing]
 
 
 def test_costs_on_gpus_count_every_gpu() -> None:
-    entries = [entry_of(trial_of(0, s), 70, hardware={"device": "NVIDIA H100"}, world_size=8, wall_seconds=3600.0) for s in ({}, {"model.grn": True, "model.kernel_size": 7})]
+    entries = [
+        entry_of(trial_of(0, s), 70, hardware={"device": "NVIDIA H100"}, world_size=8, wall_seconds=3600.0)
+        for s in ({}, {"model.grn": True, "model.kernel_size": 7})
+    ]
     toggles = {"grn": FREE["grn"], "kernel_size": FREE["kernel_size"]}
     assert attribute(study_of(entries), game=game(toggles)).missing_cost == "2 cells x 1 seed = 16 GPU-hours"
 
@@ -103,7 +150,11 @@ def test_a_ladder_is_one_order_and_says_so() -> None:
     assert time.perf_counter() - started < 4  # 2^15 cells
     assert [v.player for v in found.values] == [s.name for s in ladder()][1:]
     assert [v.value for v in found.values] == pytest.approx([0.5] * 15)
-    assert found.orders_used == 1 and found.orders == f"one order of {found.orders_legal:,} legal ones; other orders may divide the gain otherwise"
+    assert (
+        found.orders_used == 1
+        and found.orders
+        == f"one order of {found.orders_legal:,} legal ones; other orders may divide the gain otherwise"
+    )
     # 15! orders with `inverted-bottleneck` before the two steps that need it: a third of them.
     assert found.orders_legal == math.factorial(15) // 3 and found.cells_legal == 2**15 * 5 // 8
     assert found.missing_total == 2**12 * 5 - 16 and len(found.missing) == 32
@@ -113,19 +164,31 @@ def test_a_ladder_is_one_order_and_says_so() -> None:
 
 def test_recipe_and_architecture_share_the_gain_of_a_ladder() -> None:
     found = attribute(ladder_study("separate-downsampling"))
-    assert found.headline.startswith("Of the +6.50 [") and "points from baseline to separate-downsampling (3 runs against 3) the recipe gives +0.50 [" in found.headline
+    assert (
+        found.headline.startswith("Of the +6.50 [")
+        and "points from baseline to separate-downsampling (3 runs against 3) the recipe gives +0.50 ["
+        in found.headline
+    )
     assert "the architecture +6.00 [" in found.headline
     lacking = "the network of separate-downsampling with the training of baseline"
     assert f"(in one of 2 orders; the other needs {lacking})" in found.headline
-    assert found.shares and [m.cell for m in found.shares.missing] == [lacking] and found.shares.missing[0].settings["model.kernel_size"] == 7
-    assert "model.drop_path_rate" not in found.shares.missing[0].settings  # belongs to the training, like LayerScale and initial weights
+    assert (
+        found.shares
+        and [m.cell for m in found.shares.missing] == [lacking]
+        and found.shares.missing[0].settings["model.kernel_size"] == 7
+    )
+    assert (
+        "model.drop_path_rate" not in found.shares.missing[0].settings
+    )  # belongs to the training, like LayerScale and initial weights
 
 
 def test_the_fourth_cell_of_recipe_and_architecture_is_taken_from_another_study() -> None:
     wanted = attribute(ladder_study("separate-downsampling")).shares.missing[0].settings  # type: ignore[union-attr]
     baseline = micro_trial("baseline", 0)
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in wanted.items()}
-    other = study_of([entry_of(trial_of(seed, settings, replace(baseline, seed=seed)), 83.0) for seed in range(3)], "crossed")
+    other = study_of(
+        [entry_of(trial_of(seed, settings, replace(baseline, seed=seed)), 83.0) for seed in range(3)], "crossed"
+    )
     found = attribute(ladder_study("separate-downsampling"), others=[other])
     assert found.shares and found.shares.orders == 2
     before, after = 0.5, 80 + 6.5 + 0.05 - 83.0  # the recipe's gain before and after the architecture
@@ -137,7 +200,10 @@ def test_the_fourth_cell_of_recipe_and_architecture_is_taken_from_another_study(
 
 def test_beyond_separate_downsampling_the_players_of_each_side_are_summed() -> None:
     found = attribute(ladder_study())
-    assert "the recipe gives +1.00 [" in found.headline and "(recipe, ema, and 13 players of the network, summed over one order of" in found.headline
+    assert (
+        "the recipe gives +1.00 [" in found.headline
+        and "(recipe, ema, and 13 players of the network, summed over one order of" in found.headline
+    )
     assert next(v.kind for v in found.values if v.player == "grn") == "architecture"
 
 
@@ -160,7 +226,10 @@ def test_a_single_changes_cell_on_the_ladder_is_reused_and_no_run_counts_twice()
 
 def test_diverged_failed_and_missing_runs_are_never_averaged() -> None:
     study = factorial(pairwise(SINGLE, PAIRS), noise=(0.0, 0.0, 0.0))
-    spoiled = [{**t, "status": "diverged", "top1": 10.0, "error": "loss is nan"} if t["seed"] == 2 and i < 20 else t for i, t in enumerate(study.trials)]
+    spoiled = [
+        {**t, "status": "diverged", "top1": 10.0, "error": "loss is nan"} if t["seed"] == 2 and i < 20 else t
+        for i, t in enumerate(study.trials)
+    ]
     labels = ("id", "fingerprint", "regime", "step", "change", "seed")
     spoiled[0] = {**{k: spoiled[0][k] for k in labels}, "status": MISSING}
     spoiled[3] = {**spoiled[3], "status": "failed", "top1": 55.0, "error": None}
@@ -168,19 +237,38 @@ def test_diverged_failed_and_missing_runs_are_never_averaged() -> None:
     assert values_of(found) == pytest.approx(values_of(attribute(study, game=game(FREE))), abs=1e-12)
     for t in spoiled[:20]:
         if t["status"] != "finished":
-            assert t["id"] not in found.ids and any(note.startswith(f"Not averaged: {t['id']} (") for note in found.notes)
+            assert t["id"] not in found.ids and any(
+                note.startswith(f"Not averaged: {t['id']} (") for note in found.notes
+            )
     assert any("Fewer than 3 finished runs: width (1)" in note for note in found.notes)
 
 
 def test_half_a_bundle_is_on_no_cell() -> None:
     bundle = {"model.norm": "layer", "model.conv_bias": True}
-    ladder_like = Game(flat(json.loads(json.dumps(BASE.identity()))), (Player("layernorm", {"model.norm": ("batch", "layer"), "model.conv_bias": (False, True)}),), "width", "layernorm")
-    runs = [entry_of(trial_of(0, {}), 80.0), entry_of(trial_of(0, bundle), 82.0), entry_of(trial_of(0, {"model.norm": "layer"}), 99.0), entry_of(trial_of(0, bundle, lr=0.5), 98.0)]
+    ladder_like = Game(
+        flat(json.loads(json.dumps(BASE.identity()))),
+        (Player("layernorm", {"model.norm": ("batch", "layer"), "model.conv_bias": (False, True)}),),
+        "width",
+        "layernorm",
+    )
+    runs = [
+        entry_of(trial_of(0, {}), 80.0),
+        entry_of(trial_of(0, bundle), 82.0),
+        entry_of(trial_of(0, {"model.norm": "layer"}), 99.0),
+        entry_of(trial_of(0, bundle, lr=0.5), 98.0),
+    ]
     other_data = replace(trial_of(1, bundle), data=replace(BASE.data, split_seed=1))
-    found = attribute(study_of([*runs, entry_of(other_data, 97.0), entry_of(trial_of(2, bundle), 96.0, precision="bf16")]), game=ladder_like)
+    found = attribute(
+        study_of([*runs, entry_of(other_data, 97.0), entry_of(trial_of(2, bundle), 96.0, precision="bf16")]),
+        game=ladder_like,
+    )
     assert [(c.top1, c.n) for c in found.cells] == [(80.0, 1), (82.0, 1)]
     assert any("3 finished runs with settings or data of no cell not used" in note for note in found.notes)
-    assert any(note.startswith("1 finished run of other code") and note.endswith("What differs, the base's first: precision fp32 and bf16.") for note in found.notes)
+    assert any(
+        note.startswith("1 finished run of other code")
+        and note.endswith("What differs, the base's first: precision fp32 and bf16.")
+        for note in found.notes
+    )
 
 
 OTHERWISE: list[tuple[dict[str, Any], str]] = [
@@ -233,7 +321,10 @@ def test_of_a_base_whose_runs_disagree_the_largest_group_counts() -> None:
     elsewhere = [entry_of(trial_of(seed, {}), 10.0, git_commit="old") for seed in range(10, 20)]
     found = attribute(study, others=[study_of(elsewhere, "elsewhere")], game=game(FREE))
     assert {c.n for c in found.cells} == {2} and values_of(found) == pytest.approx(SINGLE, abs=1e-12)
-    assert any(note.startswith("42 finished runs of other code") and note.endswith("git_commit new and old.") for note in found.notes)
+    assert any(
+        note.startswith("42 finished runs of other code") and note.endswith("git_commit new and old.")
+        for note in found.notes
+    )
 
 
 def test_a_run_made_otherwise_does_not_hide_its_repetition_that_was_made_alike() -> None:
@@ -241,7 +332,9 @@ def test_a_run_made_otherwise_does_not_hide_its_repetition_that_was_made_alike()
     study.trials[-1] |= {"git_commit": "old", "top1": 10.0}
     again = factorial(pairwise(SINGLE, {}), cells=[frozenset(FREE)])
     found = attribute(study, others=[again], game=game(FREE))
-    assert values_of(found) == pytest.approx(SINGLE, abs=1e-12) and not any("listed again" in note for note in found.notes)
+    assert values_of(found) == pytest.approx(SINGLE, abs=1e-12) and not any(
+        "listed again" in note for note in found.notes
+    )
     assert any(note.startswith("1 finished run of other code") for note in found.notes)
 
 
@@ -253,12 +346,18 @@ def test_what_the_records_of_the_base_leave_open_is_said() -> None:
     found = attribute(study, game=game(FREE))
     assert found.cells_trained == 32
     assert any("code with uncommitted changes cannot be told apart" in note for note in found.notes)
-    assert any(note.startswith("Not recorded, so not shown to be alike in all runs: channels_last") for note in found.notes)
+    assert any(
+        note.startswith("Not recorded, so not shown to be alike in all runs: channels_last") for note in found.notes
+    )
 
 
 def test_thousands_of_runs_made_otherwise_take_seconds() -> None:
     study = ladder_study("kernel-7")
-    more = [{**t, "fingerprint": f"{t['fingerprint']}{k}", "seed": t["seed"] + 3 * k, "git_commit": str(k % 50)} for k in range(1, 120) for t in study.trials]
+    more = [
+        {**t, "fingerprint": f"{t['fingerprint']}{k}", "seed": t["seed"] + 3 * k, "git_commit": str(k % 50)}
+        for k in range(1, 120)
+        for t in study.trials
+    ]
     started = time.perf_counter()
     found = attribute(study, others=[study_of(more, "more")])
     assert time.perf_counter() - started < 5 and {c.n for c in found.cells} == {3} and len(more) > 3000
@@ -266,9 +365,15 @@ def test_thousands_of_runs_made_otherwise_take_seconds() -> None:
 
 def test_without_a_cell_trained_twice_there_is_no_interval() -> None:
     found = attribute(factorial(pairwise(SINGLE, PAIRS)), game=game(FREE))
-    assert all(v.low is None and v.high is None for v in found.values) and found.error == "no interval: no cell has two finished runs"
+    assert (
+        all(v.low is None and v.high is None for v in found.values)
+        and found.error == "no interval: no cell has two finished runs"
+    )
     twice = attribute(factorial(pairwise(SINGLE, PAIRS), noise=(0.1, -0.1, 0.03)), game=game(FREE))
-    assert all(v.low is not None and v.high is not None and v.low <= v.value <= v.high for v in (*twice.values, *twice.interactions))
+    assert all(
+        v.low is not None and v.high is not None and v.low <= v.value <= v.high
+        for v in (*twice.values, *twice.interactions)
+    )
     assert "32 cells" in twice.error and "62 degrees of freedom" in twice.error
 
 
@@ -288,7 +393,9 @@ def test_what_stands_in_headline_and_table_has_one_interval() -> None:
     recipe = next(v for v in found.values if v.player == "recipe")
     assert found.shares and found.shares.recipe and found.shares.error == found.error and "14 cells" in found.error
     shown = found.shares.recipe
-    assert recipe.low is not None and (shown.value, shown.low, shown.high) == pytest.approx((recipe.value, recipe.low, recipe.high), abs=1e-9)
+    assert recipe.low is not None and (shown.value, shown.low, shown.high) == pytest.approx(
+        (recipe.value, recipe.low, recipe.high), abs=1e-9
+    )
     assert not any("In the headline" in note for note in found.notes)
 
 
@@ -296,10 +403,14 @@ def test_a_cell_of_the_headline_with_other_seeds_takes_no_seeds_effect_out() -> 
     study = ladder_study()
     lacking = next(m for m in attribute(study).shares.missing if m.on == ("recipe",))  # type: ignore[union-attr]
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in lacking.settings.items()}
-    other = study_of([entry_of(trial_of(seed, settings, micro_trial("baseline", seed)), 84.0) for seed in (7, 8)], "crossed")
+    other = study_of(
+        [entry_of(trial_of(seed, settings, micro_trial("baseline", seed)), 84.0) for seed in (7, 8)], "crossed"
+    )
     found = attribute(study, others=[other])
     assert "less the effect of the seeds they share" in found.error
-    note = next(note for note in found.notes if note.startswith("In the headline recipe and architecture have 95 % intervals"))
+    note = next(
+        note for note in found.notes if note.startswith("In the headline recipe and architecture have 95 % intervals")
+    )
     assert "16 cells with two runs or more (48 runs, 32 degrees of freedom)" in note
 
 
@@ -307,7 +418,11 @@ def test_the_same_runs_give_the_same_answer_in_any_order() -> None:
     study = study_of(factorial(table(3), noise=(0.2, -0.1, 0.4)).trials[1:])
     found = to_json(attribute(study, game=game(FREE)))
     assert found["values"][0]["low"] < found["values"][0]["high"]
-    assert to_json(attribute(study_of(study.trials[::-1]), game=game(FREE)))["values"] == found["values"] == to_json(attribute(study, game=game(FREE)))["values"]
+    assert (
+        to_json(attribute(study_of(study.trials[::-1]), game=game(FREE)))["values"]
+        == found["values"]
+        == to_json(attribute(study, game=game(FREE)))["values"]
+    )
 
 
 def coverage(rows: list[Weights], cells: int, seeds: Sequence[int], shared: float, studies: int) -> float:
@@ -316,22 +431,28 @@ def coverage(rows: list[Weights], cells: int, seeds: Sequence[int], shared: floa
     hits = 0
     for _ in range(studies):
         common = rng.normal(0, shared, max(seeds))
-        found = estimates({c: {s: float(common[s] + rng.normal()) for s in range(seeds[c])} for c in range(cells)}, rows)[0][0]
+        found = estimates(
+            {c: {s: float(common[s] + rng.normal()) for s in range(seeds[c])} for c in range(cells)}, rows
+        )[0][0]
         assert isinstance(found, Estimate) and found.low is not None and found.high is not None
         hits += found.low <= 0 <= found.high
     return hits / studies
 
 
-@pytest.mark.parametrize(("cells", "seeds", "shared"), [(8, 3, 0.0), (8, 3, 2.0), (8, 2, 1.0), (16, 3, 1.0), (4, 3, 0.0)])
-def test_intervals_cover_the_truth_in_simulated_studies(cells: int, seeds: int, shared: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.shapley.RESAMPLES", 2000)
+@pytest.mark.parametrize(
+    ("cells", "seeds", "shared"), [(8, 3, 0.0), (8, 3, 2.0), (8, 2, 1.0), (16, 3, 1.0), (4, 3, 0.0)]
+)
+def test_intervals_cover_the_truth_in_simulated_studies(
+    cells: int, seeds: int, shared: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.attribution.shapley.RESAMPLES", 2000)
     size = cells.bit_length() - 1
     rows = [shapley_weights(dict.fromkeys(range(cells)), size)[0][0]]
     assert 0.92 <= coverage(rows, cells, [seeds] * cells, shared, 500) <= 0.98
 
 
 def test_intervals_cover_the_truth_with_unequal_numbers_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.shapley.RESAMPLES", 2000)
+    monkeypatch.setattr("analysis.attribution.shapley.RESAMPLES", 2000)
     rows = [shapley_weights(dict.fromkeys(range(8)), 3)[0][1]]
     assert 0.92 <= coverage(rows, 8, [3, 1, 2, 3, 3, 2, 3, 3], 0.0, 500) <= 0.98
 
@@ -350,7 +471,9 @@ def test_the_texts_hold_values_counts_and_every_run() -> None:
     Console(file=screen, width=200).print(terminal(found))
     assert "Shares of the gain over one order of" in screen.getvalue() and "patchify-stem" in screen.getvalue()
     plain = json.loads(json.dumps(to_json(found), allow_nan=False))
-    assert {"headline", "values", "interactions", "orders", "missing", "notes"} <= plain.keys() and plain["values"][0]["player"] == "recipe"
+    assert {"headline", "values", "interactions", "orders", "missing", "notes"} <= plain.keys() and plain["values"][0][
+        "player"
+    ] == "recipe"
 
 
 def test_hostile_names_stay_text() -> None:

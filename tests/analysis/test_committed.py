@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.report import report_paper, report_study
+from analysis.report.report import report_paper, report_study
 
 RESULTS = Path(__file__).parents[2] / "results"
 TABLES = ("table.md", "table.csv", "table.tex")
@@ -16,11 +16,15 @@ TABLES = ("table.md", "table.csv", "table.tex")
 def test_the_papers_tables_are_up_to_date(regime: str, tmp_path: Path) -> None:
     report_paper(regime, RESULTS / "reference", tmp_path)
     for name in TABLES:
-        assert (tmp_path / name).read_bytes() == (RESULTS / "reference" / regime / name).read_bytes(), "run `make reference`"
+        assert (tmp_path / name).read_bytes() == (RESULTS / "reference" / regime / name).read_bytes(), (
+            "run `make reference`"
+        )
 
 
 @pytest.mark.parametrize("study", sorted(p.parent for p in RESULTS.glob("*/records.jsonl")), ids=lambda p: p.name)
 def test_the_measured_tables_are_made_from_the_committed_records(study: Path, tmp_path: Path) -> None:
     report_study(study, tmp_path)
     for name in (*TABLES, "records.jsonl"):
-        assert (tmp_path / name).read_bytes() == (study / name).read_bytes(), f"run `roadmap report results/{study.name}`"
+        assert (tmp_path / name).read_bytes() == (study / name).read_bytes(), (
+            f"run `roadmap report results/{study.name}`"
+        )

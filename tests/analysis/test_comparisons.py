@@ -13,17 +13,18 @@ from typing import Any
 import pytest
 from study_files import Values, make_trial, write_runs
 
-from analysis import tables
-from analysis.caption import Caption
-from analysis.gather import gather
-from analysis.report import report_study, study_table
-from analysis.rows import analyse
-from roadmap.designs import Comparison
-from roadmap.recipes import find_recipe
-from roadmap.spec import Data, Trial
-from roadmap.steps import PAPER_RESNET50, ladder, recipe_of, resolve
-from roadmap.study import expand
-from roadmap.study_file import Plan
+from analysis.load import gather
+from analysis.report import tables
+from analysis.report.caption import Caption
+from analysis.report.report import report_study, study_table
+from analysis.results.rows import analyse
+from roadmap.config.data import Data
+from roadmap.config.recipes import find_recipe
+from roadmap.config.trial import Trial
+from roadmap.ladder.convnext import PAPER_RESNET50, ladder, recipe_of, resolve
+from roadmap.study.designs import Comparison
+from roadmap.study.expand import expand
+from roadmap.study.file import Plan
 
 Row = dict[str, Any]
 NINE = "separate-downsampling"
@@ -75,15 +76,28 @@ def test_error_term_and_verdicts_reach_the_rows_and_the_caption(tmp_path: Path) 
         assert row["change_method"] == "pooled"
         assert row["proof"]["status"] == "controlled"
         assert len(row["ids"]) == len(row["parent_ids"]) == row["n"] == 3
-    assert "the pooled standard deviation of 6 cells and 18 runs, 0.10 points at 12 degrees of freedom" in fact(caption, "Change")
+    assert "the pooled standard deviation of 6 cells and 18 runs, 0.10 points at 12 degrees of freedom" in fact(
+        caption, "Change"
+    )
     assert "after Holm over 5 controlled comparisons" in fact(caption, "Verdict")
     assert rows["baseline"]["parent"] is None and rows["baseline"]["p_holm"] is None
 
 
-@pytest.mark.parametrize(("confounder", "says"), [({"git_commit": "fedcba9876543210"}, "git_commit"), ({"world_size": 2}, "world_size"), ({"packages": {"torch": "2.14.0", "timm": "1.0.31"}}, "packages.torch")])
-def test_a_confounded_comparison_has_its_numbers_but_no_verdict_and_is_out_of_holms_family(tmp_path: Path, confounder: Values, says: str) -> None:
+@pytest.mark.parametrize(
+    ("confounder", "says"),
+    [
+        ({"git_commit": "fedcba9876543210"}, "git_commit"),
+        ({"world_size": 2}, "world_size"),
+        ({"packages": {"torch": "2.14.0", "timm": "1.0.31"}}, "packages.torch"),
+    ],
+)
+def test_a_confounded_comparison_has_its_numbers_but_no_verdict_and_is_out_of_holms_family(
+    tmp_path: Path, confounder: Values, says: str
+) -> None:
     last = PATH[-1]
-    folder = write_runs(tmp_path, ladder_trials(), lambda t: {**shifted(t, TOP), **(confounder if t.step == last else {})})
+    folder = write_runs(
+        tmp_path, ladder_trials(), lambda t: {**shifted(t, TOP), **(confounder if t.step == last else {})}
+    )
     rows, caption = table_of(folder)
     row = rows[last]
     assert (row["verdict"], row["p_holm"], row["proof"]["status"]) == (None, None, "confounded")
@@ -97,12 +111,16 @@ def test_a_confounded_comparison_has_its_numbers_but_no_verdict_and_is_out_of_ho
 def test_records_that_do_not_say_all_leave_every_comparison_unproven_and_without_a_verdict(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, ladder_trials(), lambda t: {**shifted(t, TOP), "resolved": None})
     rows, caption = table_of(folder)
-    assert {(rows[s]["proof"]["status"], rows[s]["verdict"], rows[s]["p_holm"]) for s in PATH[1:]} == {("unproven", None, None)}
+    assert {(rows[s]["proof"]["status"], rows[s]["verdict"], rows[s]["p_holm"]) for s in PATH[1:]} == {
+        ("unproven", None, None)
+    }
     assert "after Holm over 0 controlled comparisons" in fact(caption, "Verdict")
 
 
 def test_a_record_that_says_less_than_its_parents_has_no_verdict(tmp_path: Path) -> None:
-    folder = write_runs(tmp_path, ladder_trials(), lambda t: {**shifted(t, TOP), **({"resolved": None} if t.step == PATH[-1] else {})})
+    folder = write_runs(
+        tmp_path, ladder_trials(), lambda t: {**shifted(t, TOP), **({"resolved": None} if t.step == PATH[-1] else {})}
+    )
     rows, caption = table_of(folder)
     assert rows[PATH[-1]]["proof"]["status"] != "controlled" and rows[PATH[-1]]["verdict"] is None
     assert "after Holm over 4 controlled comparisons" in fact(caption, "Verdict")
@@ -112,7 +130,10 @@ def test_one_run_a_cell_has_a_change_but_no_error_and_no_verdict_of_gain(tmp_pat
     folder = write_runs(tmp_path, [t for t in ladder_trials() if t.seed == 0], lambda t: shifted(t, TOP))
     rows, caption = table_of(folder)
     for name in PATH[1:]:
-        assert rows[name]["change"] is not None and rows[name]["change_low"] is rows[name]["change_p"] is rows[name]["p_holm"] is None
+        assert (
+            rows[name]["change"] is not None
+            and rows[name]["change_low"] is rows[name]["change_p"] is rows[name]["p_holm"] is None
+        )
         assert rows[name]["verdict"] == "unresolved" and rows[name]["n"] == 1
     assert "no cell has two runs, so no error is known" in fact(caption, "Change")
 
@@ -124,14 +145,18 @@ def with_controls(cell: tuple[str, str]) -> tuple[list[Trial], list[Trial], list
     """(A/A runs, no-op runs, their comparisons) for a step's cell."""
     same = [make_trial(cell[0], seed, change="a-a") for seed in (3, 4, 5)]
     idle = [replace(make_trial(cell[0], seed, change="no-op"), control="no-op") for seed in range(3)]
-    planned = [Comparison(child=(cell[0], word), parent=cell, declared=(), kind=word).to_json() for word in ("a-a", "no-op")]
+    planned = [
+        Comparison(child=(cell[0], word), parent=cell, declared=(), kind=word).to_json() for word in ("a-a", "no-op")
+    ]
     return same, idle, planned
 
 
 def controlled_study(tmp_path: Path, aa_offset: float, **of_aa: Any) -> Path:
     base = [make_trial(step, seed) for step in PATH[:2] for seed in range(3)]
     same, idle, planned = with_controls((PATH[1], ""))
-    planned += [Comparison(child=(PATH[1], ""), parent=(PATH[0], ""), declared=("recipe.*", "model.*"), kind="step").to_json()]
+    planned += [
+        Comparison(child=(PATH[1], ""), parent=(PATH[0], ""), declared=("recipe.*", "model.*"), kind="step").to_json()
+    ]
 
     def values(t: Trial) -> dict[str, Any]:
         top1 = 80.0 + SCATTER[t.seed % 3] + (aa_offset if t.change == "a-a" else 0.0)
@@ -154,13 +179,18 @@ def test_controls_that_differ_in_nothing_are_counted_in_the_caption(tmp_path: Pa
 def test_a_false_positive_is_counted_in_the_caption(tmp_path: Path) -> None:
     rows, caption = table_of(controlled_study(tmp_path, 5.0))
     assert rows[f"{PATH[1]} with a-a"]["verdict"] == "gain"
-    assert fact(caption, "Controls").startswith("1 of 1 comparisons without any difference were called different (false-positive rate 100%, 95 % interval 2% to 100%")
+    assert fact(caption, "Controls").startswith(
+        "1 of 1 comparisons without any difference were called different (false-positive rate 100%, 95 % interval 2% to 100%"
+    )
 
 
 def test_a_control_that_is_confounded_is_no_control(tmp_path: Path) -> None:
     """Its runs differ in their code: what is resolved there need not be a false positive."""
     rows, caption = table_of(controlled_study(tmp_path, 5.0, git_commit="fedcba9876543210"))
-    assert rows[f"{PATH[1]} with a-a"]["proof"]["status"] == "confounded" and rows[f"{PATH[1]} with a-a"]["verdict"] is None
+    assert (
+        rows[f"{PATH[1]} with a-a"]["proof"]["status"] == "confounded"
+        and rows[f"{PATH[1]} with a-a"]["verdict"] is None
+    )
     assert fact(caption, "Controls") == f"{PATH[1]} with no-op: the same top-1 as its base for every seed"
 
 
@@ -176,7 +206,12 @@ def test_a_no_op_that_is_not_its_base_to_the_bit_is_confounded_on_a_cpu(tmp_path
 def test_controls_that_have_not_run_yet_are_planned_and_not_0_of_2(tmp_path: Path) -> None:
     base = [make_trial(PATH[1], seed) for seed in range(3)]
     same, idle, planned = with_controls((PATH[1], ""))
-    folder = write_runs(tmp_path, base + same + idle, lambda t: None if t.change else {"top1": 80 + SCATTER[t.seed]}, header={"comparisons": planned})
+    folder = write_runs(
+        tmp_path,
+        base + same + idle,
+        lambda t: None if t.change else {"top1": 80 + SCATTER[t.seed]},
+        header={"comparisons": planned},
+    )
     _, caption = table_of(folder)
     assert fact(caption, "Controls") == "planned, not finished or not controlled"
 
@@ -206,7 +241,9 @@ def test_a_cell_that_cannot_be_built_is_a_row_with_its_reason_in_table_and_figur
     assert tables.markdown_text(f"width with downsampling=separate: not defined: {reason}") in line
     assert "not run" in line
     assert "not defined" in (tmp_path / "out" / "ladder.svg").read_text()
-    [raw] = [r for r in csv.DictReader(io.StringIO((tmp_path / "out" / "table.csv").read_text())) if r["kind"] == "undefined"]
+    [raw] = [
+        r for r in csv.DictReader(io.StringIO((tmp_path / "out" / "table.csv").read_text())) if r["kind"] == "undefined"
+    ]
     assert raw["what"] == "width with downsampling=separate" and raw["measured_top1"] == "" and raw["n"] == "0"
     assert caption.problems == []
 
@@ -214,11 +251,24 @@ def test_a_cell_that_cannot_be_built_is_a_row_with_its_reason_in_table_and_figur
 def test_an_interrupted_study_says_n_of_n_everywhere(tmp_path: Path) -> None:
     def values(t: Trial) -> dict[str, Any] | None:
         done = (t.step in PATH[:3] or (t.step == PATH[3] and t.seed == 0)) and (t.step, t.seed) != (PATH[2], 2)
-        return shifted(t, TOP) if done else {"status": "interrupted", "top1": None, "error": "SIGTERM"} if t.step == PATH[3] else None
+        return (
+            shifted(t, TOP)
+            if done
+            else {"status": "interrupted", "top1": None, "error": "SIGTERM"}
+            if t.step == PATH[3]
+            else None
+        )
 
     folder = write_runs(tmp_path / "runs", ladder_trials(), values)
     rows, caption = table_of(folder)
-    assert [(rows[s]["n"], rows[s]["planned"], rows[s]["failed"], rows[s]["missing"]) for s in PATH] == [(3, 3, 0, 0), (3, 3, 0, 0), (2, 3, 0, 1), (1, 3, 0, 2), (0, 3, 0, 3), (0, 3, 0, 3)]
+    assert [(rows[s]["n"], rows[s]["planned"], rows[s]["failed"], rows[s]["missing"]) for s in PATH] == [
+        (3, 3, 0, 0),
+        (3, 3, 0, 0),
+        (2, 3, 0, 1),
+        (1, 3, 0, 2),
+        (0, 3, 0, 3),
+        (0, 3, 0, 3),
+    ]
     assert rows[PATH[4]]["change"] is None and rows[PATH[4]]["change_note"].startswith("no finished run of ")
     assert fact(caption, "Runs") == "9 of 18 runs finished, 9 missing" and len(caption.problems) == 9
     report_study(folder, tmp_path / "out")
@@ -233,19 +283,35 @@ def test_an_interrupted_study_says_n_of_n_everywhere(tmp_path: Path) -> None:
 def test_a_run_that_did_not_finish_is_in_no_mean_no_error_and_no_proof(tmp_path: Path, status: str) -> None:
     """Its record has a top-1, and settings, that would show."""
     bad = {"status": status, "top1": 10.0, "error": "loss is nan", "git_commit": "fedcba9876543210"}
-    folder = write_runs(tmp_path / "a", ladder_trials(), lambda t: bad if (t.step, t.seed) == (PATH[2], 2) else shifted(t, TOP))
-    without = write_runs(tmp_path / "b", [t for t in ladder_trials() if (t.step, t.seed) != (PATH[2], 2)], lambda t: shifted(t, TOP))
+    folder = write_runs(
+        tmp_path / "a", ladder_trials(), lambda t: bad if (t.step, t.seed) == (PATH[2], 2) else shifted(t, TOP)
+    )
+    without = write_runs(
+        tmp_path / "b", [t for t in ladder_trials() if (t.step, t.seed) != (PATH[2], 2)], lambda t: shifted(t, TOP)
+    )
     (found, findings), (expected, clean) = (analyse(gather(f)) for f in (folder, without))
     assert findings.error == clean.error and findings.family == clean.family
     for mine, theirs in zip(found, expected, strict=True):
-        assert [mine[k] for k in ("label", "top1", "std", "n", "change", "change_se", "p_holm", "verdict", "ids")] == [theirs[k] for k in ("label", "top1", "std", "n", "change", "change_se", "p_holm", "verdict", "ids")]
+        assert [mine[k] for k in ("label", "top1", "std", "n", "change", "change_se", "p_holm", "verdict", "ids")] == [
+            theirs[k] for k in ("label", "top1", "std", "n", "change", "change_se", "p_holm", "verdict", "ids")
+        ]
         assert (mine["proof"] or {}).get("status") == (theirs["proof"] or {}).get("status")
 
 
 # Beside the paper --------------------------------------------------------------------------------------------------------
 
 
-def paper_trial(step: str, seed: int, *, epochs: int | None = None, size: int = 224, batch: int | None = None, recipe: str = "", data: str = "imagenet", validation: float = 0.0) -> Trial:
+def paper_trial(
+    step: str,
+    seed: int,
+    *,
+    epochs: int | None = None,
+    size: int = 224,
+    batch: int | None = None,
+    recipe: str = "",
+    data: str = "imagenet",
+    validation: float = 0.0,
+) -> Trial:
     named = find_recipe(recipe or recipe_of(step, "resnet50"))
     named = named.with_epochs(epochs) if epochs else named
     named = named.with_batch_size(batch) if batch else named
@@ -255,7 +321,12 @@ def paper_trial(step: str, seed: int, *, epochs: int | None = None, size: int = 
 
 def beside(tmp_path: Path, trials: list[Trial], top1: float = 82.0) -> dict[str, Row]:
     values = {"test_images": 50_000, "train_images": round(1_281_167 * (1 - trials[0].data.validation))}
-    folder = write_runs(tmp_path, trials, lambda t: {**values, "top1": top1 + SCATTER[t.seed], "image_size": t.data.image_size}, regime="resnet50")
+    folder = write_runs(
+        tmp_path,
+        trials,
+        lambda t: {**values, "top1": top1 + SCATTER[t.seed], "image_size": t.data.image_size},
+        regime="resnet50",
+    )
     return table_of(folder)[0]
 
 
@@ -268,7 +339,9 @@ def test_a_run_by_the_papers_protocol_has_a_z_and_nothing_to_list(tmp_path: Path
     se = (0.1**2 / 3 + std**2 / 3 + 0.01**2 / 12) ** 0.5
     assert row["paper_z"] == pytest.approx(0.03 / se) and 0 < row["paper_p"] < 1
     assert row["protocol"] == []
-    assert rows["baseline"]["protocol"] == ["the paper prints no deviation over seeds: z and p count the measured error and the rounding only"]
+    assert rows["baseline"]["protocol"] == [
+        "the paper prints no deviation over seeds: z and p count the measured error and the rounding only"
+    ]
 
 
 @pytest.mark.parametrize(("change", "says"), [
@@ -289,7 +362,13 @@ def test_the_baseline_trained_by_the_modern_recipe_is_not_the_papers_baseline(tm
     assert "recipe: convnext-300ep, the paper's for this step is pytorch-90ep" in row["protocol"]
 
 
-@pytest.mark.parametrize(("change", "says"), [({"size": 160}, "data: 160 px, the paper's are 224"), ({"data": "imagefolder"}, "data: imagefolder, the paper's is ImageNet-1k")])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"size": 160}, "data: 160 px, the paper's are 224"),
+        ({"data": "imagefolder"}, "data: imagefolder, the paper's is ImageNet-1k"),
+    ],
+)
 def test_other_images_are_not_compared_with_the_paper(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     row = beside(tmp_path, [paper_trial(NINE, seed, **change) for seed in range(3)])[NINE]
     assert row["paper_difference"] is row["paper_z"] is row["paper_p"] is None
@@ -304,7 +383,9 @@ def test_another_regime_is_never_compared_with_the_paper(tmp_path: Path) -> None
 
 
 def test_a_step_without_a_finished_run_is_not_beside_the_paper(tmp_path: Path) -> None:
-    folder = write_runs(tmp_path, [paper_trial(NINE, 0)], lambda t: {"status": "failed", "top1": 82.0, "error": "x"}, regime="resnet50")
+    folder = write_runs(
+        tmp_path, [paper_trial(NINE, 0)], lambda t: {"status": "failed", "top1": 82.0, "error": "x"}, regime="resnet50"
+    )
     row = table_of(folder)[0][NINE]
     assert row["paper_difference"] is None and row["protocol"] == [] and row["paper_top1"] == PAPER_RESNET50[NINE].top1
 
@@ -316,7 +397,19 @@ CONTRAST = "change of separate-downsampling with norm=batch, less that in the fi
 
 def crossed(out: Path, values: Callable[[Trial], Values]) -> Path:
     """Two changes of 1.0 and 2.5 points, at 64 and at 16 images a forward pass."""
-    study = expand(Plan(name="crossed", question="?", design="one-at-a-time", base="9", regime="micro", data="digits", seeds=(0, 1, 2), changes=({"norm": "batch"},), cross={"recipe.group_size": [64, 16]}))
+    study = expand(
+        Plan(
+            name="crossed",
+            question="?",
+            design="one-at-a-time",
+            base="9",
+            regime="micro",
+            data="digits",
+            seeds=(0, 1, 2),
+            changes=({"norm": "batch"},),
+            cross={"recipe.group_size": [64, 16]},
+        )
+    )
 
     def measured(t: Trial) -> dict[str, Any]:
         change = (1.0 if t.recipe.group_size == 64 else 2.5) if "norm=batch" in t.change else 0.0
@@ -331,21 +424,30 @@ def contrast_of(folder: Path) -> str:
     return dict(caption.crossed.rows)[CONTRAST][1]
 
 
-def test_whether_a_change_depends_on_what_is_crossed_is_one_more_proven_comparison(tmp_path: Path, command: Command) -> None:
+def test_whether_a_change_depends_on_what_is_crossed_is_one_more_proven_comparison(
+    tmp_path: Path, command: Command
+) -> None:
     folder = crossed(tmp_path, lambda _: {})
     found = contrast_of(folder)
     assert found.startswith("+1.50 [+1.") and found.endswith("]")
     lines = command("check", str(folder)).out
-    assert "change of separate-downsampling with norm=batch recipe.group_size=16" in lines and lines.splitlines()[-1].startswith("3 comparisons: 3 controlled, 0 not")
+    assert "change of separate-downsampling with norm=batch recipe.group_size=16" in lines and lines.splitlines()[
+        -1
+    ].startswith("3 comparisons: 3 controlled, 0 not")
 
 
 @pytest.mark.parametrize("where", ["recipe.group_size=16", "norm=batch recipe.group_size=16"])
-def test_a_column_that_was_made_otherwise_leaves_no_answer_across_columns(tmp_path: Path, command: Command, where: str) -> None:
+def test_a_column_that_was_made_otherwise_leaves_no_answer_across_columns(
+    tmp_path: Path, command: Command, where: str
+) -> None:
     """The whole second column by other code is controlled inside itself; one of its cells alone is not even that."""
     folder = crossed(tmp_path, lambda t: {"git_commit": "f" * 40} if t.change.endswith(where) else {})
     assert contrast_of(folder) == "+1.50 ‡"
     answer = command("check", str(folder)).out
-    assert f"change of {NINE} with norm=batch recipe.group_size=16 against change of {NINE} with norm=batch recipe.group_size=64: confounded: git_commit" in answer
+    assert (
+        f"change of {NINE} with norm=batch recipe.group_size=16 against change of {NINE} with norm=batch recipe.group_size=64: confounded: git_commit"
+        in answer
+    )
 
 
 def test_records_that_do_not_say_how_the_columns_differ_leave_the_answer_unproven(tmp_path: Path) -> None:

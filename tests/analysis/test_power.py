@@ -12,10 +12,22 @@ from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from statsmodels.stats.power import TTestIndPower  # type: ignore[import-untyped,unused-ignore]
 from study_files import make_trial, write_runs
 
-from analysis.gather import LABELS, Study, gather
-from analysis.power import EFFECTS, SEEDS, paired_over, planned_comparisons, pooled_over, pooled_std, power_of, power_table, seeds_needed, smallest_effect, two_steps
-from analysis.rows import analyse
-from roadmap.rules import RoadmapError, SpecError
+from analysis.load import LABELS, Study, gather
+from analysis.results.rows import analyse
+from analysis.stats.power import (
+    EFFECTS,
+    SEEDS,
+    paired_over,
+    planned_comparisons,
+    pooled_over,
+    pooled_std,
+    power_of,
+    power_table,
+    seeds_needed,
+    smallest_effect,
+    two_steps,
+)
+from roadmap.config.errors import ConfigError, RoadmapError
 
 
 @pytest.mark.parametrize("effect", [0.1, 0.2, 0.35, 0.5])
@@ -37,7 +49,11 @@ def test_the_fewest_seeds_are_enough_and_one_less_is_not() -> None:
     for rule in (two_steps, pooled_over(14)):
         for effect in (0.05, 0.11, 0.3):
             n = seeds_needed(effect, 0.1, df_error=rule, comparisons=13)
-            assert power_of(effect, n, 0.1, df_error=rule, alpha=0.05 / 13) >= 0.8 > power_of(effect, n - 1, 0.1, df_error=rule, alpha=0.05 / 13)
+            assert (
+                power_of(effect, n, 0.1, df_error=rule, alpha=0.05 / 13)
+                >= 0.8
+                > power_of(effect, n - 1, 0.1, df_error=rule, alpha=0.05 / 13)
+            )
 
 
 def test_pooling_and_fewer_comparisons_never_need_more_seeds() -> None:
@@ -49,7 +65,9 @@ def test_pooling_and_fewer_comparisons_never_need_more_seeds() -> None:
 def test_every_size_of_effect_has_a_number_of_seeds() -> None:
     """scipy's noncentral t is not a number at some points far out; the search must pass them."""
     for rule in (two_steps, pooled_over(14)):
-        needed = [seeds_needed(float(effect), 0.1, df_error=rule, comparisons=13) for effect in np.geomspace(0.002, 50, 60)]
+        needed = [
+            seeds_needed(float(effect), 0.1, df_error=rule, comparisons=13) for effect in np.geomspace(0.002, 50, 60)
+        ]
         assert needed == sorted(needed, reverse=True) and needed[-1] == 2
     assert seeds_needed(0.1, 0.0) == 2 and smallest_effect(3, 0.0) == 0.0
 
@@ -86,17 +104,17 @@ def test_an_argument_outside_its_range_is_refused_by_name() -> None:
         ("alpha", {"resolve": 0.1, "std": 0.1, "alpha": 0.0}),
         ("comparisons", {"resolve": 0.1, "std": 0.1, "comparisons": 0}),
     ):
-        with pytest.raises(SpecError, match=rf"^power\.{name} is .+; legal: .+; .+"):
+        with pytest.raises(ConfigError, match=rf"^power\.{name} is .+; legal: .+; .+"):
             seeds_needed(**words)  # type: ignore[arg-type]
-    with pytest.raises(SpecError, match=r"^power\.resolve 1e-05 with std 1 needs more than 1,000,000 seeds"):
+    with pytest.raises(ConfigError, match=r"^power\.resolve 1e-05 with std 1 needs more than 1,000,000 seeds"):
         seeds_needed(1e-5, 1.0)
-    with pytest.raises(SpecError, match=r"^power\.seeds is 1; legal: 2 or more"):
+    with pytest.raises(ConfigError, match=r"^power\.seeds is 1; legal: 2 or more"):
         smallest_effect(1, 0.1)
-    with pytest.raises(SpecError, match=r"^power\.cells is 1; legal: 2 or more"):
+    with pytest.raises(ConfigError, match=r"^power\.cells is 1; legal: 2 or more"):
         pooled_over(1)
-    with pytest.raises(SpecError, match=r"^power\.cells is 1; legal: 2 or more"):
+    with pytest.raises(ConfigError, match=r"^power\.cells is 1; legal: 2 or more"):
         paired_over(1)
-    with pytest.raises(SpecError, match=r"^power\.comparisons is 0"):
+    with pytest.raises(ConfigError, match=r"^power\.comparisons is 0"):
         power_table(0.1, comparisons=0)
 
 
@@ -112,7 +130,9 @@ def test_the_pooled_deviation_is_of_finished_runs_within_their_steps(study_folde
     assert (found.cells, found.runs) == (len(cells), runs)
     assert found.std == pytest.approx(math.sqrt(squares / (runs - len(cells))))
     assert 0 < found.df <= runs - len(cells)
-    assert [found.low, found.high] == pytest.approx([found.std * math.sqrt(found.df / stats.chi2(found.df).ppf(q)) for q in (0.975, 0.025)])
+    assert [found.low, found.high] == pytest.approx(
+        [found.std * math.sqrt(found.df / stats.chi2(found.df).ppf(q)) for q in (0.975, 0.025)]
+    )
 
 
 def study_of(scatter: dict[str, list[float]]) -> Study:
@@ -121,11 +141,27 @@ def study_of(scatter: dict[str, list[float]]) -> Study:
     for step, values in scatter.items():
         for seed, value in enumerate(values):
             trial = make_trial(step, seed)
-            found.append({"id": f"{step}-{seed}", "fingerprint": "", "regime": trial.regime, "step": step, "change": "", "seed": seed, "status": "finished", "top1": 80 + value})
+            found.append(
+                {
+                    "id": f"{step}-{seed}",
+                    "fingerprint": "",
+                    "regime": trial.regime,
+                    "step": step,
+                    "change": "",
+                    "seed": seed,
+                    "status": "finished",
+                    "top1": 80 + value,
+                }
+            )
     return Study("s", "?", "micro", found)
 
 
-LUCK = {"baseline": [0.3, -0.1, 0.2], "recipe": [0.1, 0.2, -0.3], "stage-ratio": [-0.2, 0.3, 0.1], "patchify-stem": [0.0, 0.4, 0.1]}
+LUCK = {
+    "baseline": [0.3, -0.1, 0.2],
+    "recipe": [0.1, 0.2, -0.3],
+    "stage-ratio": [-0.2, 0.3, 0.1],
+    "patchify-stem": [0.0, 0.4, 0.1],
+}
 
 
 def test_a_control_changes_nothing_in_the_plan() -> None:
@@ -140,12 +176,20 @@ def test_a_control_changes_nothing_in_the_plan() -> None:
 def test_power_plans_with_the_error_of_the_report(study_folder: Path) -> None:
     for study in (gather(study_folder), study_of(LUCK)):
         error, found = analyse(study)[1].error, pooled_std(study)
-        assert (found.std, found.df, found.cells, found.runs, found.method) == (error.std, error.df, error.cells, error.runs, error.method)
+        assert (found.std, found.df, found.cells, found.runs, found.method) == (
+            error.std,
+            error.df,
+            error.cells,
+            error.runs,
+            error.method,
+        )
     assert found.method == "pooled" and found.df == found.df_error(3) == 8
 
 
 def test_where_the_report_pairs_by_seed_the_plan_does() -> None:
-    shared = {step: [v / 20 + luck for v, luck in zip(values, (-0.9, 0.1, 0.8), strict=True)] for step, values in LUCK.items()}
+    shared = {
+        step: [v / 20 + luck for v, luck in zip(values, (-0.9, 0.1, 0.8), strict=True)] for step, values in LUCK.items()
+    }
     found = pooled_std(study_of(shared))
     assert found.method == "paired" and found.df == found.df_error(3) == 6 and found.std < 0.1
 
@@ -168,16 +212,31 @@ def test_what_is_planned_counts_before_it_has_finished_and_controls_never_do(stu
     study = gather(study_folder)
     planned = planned_comparisons(study)
     assert planned == analyse(study)[1].family == len(study.comparisons) > 13
-    pilot = dataclasses.replace(study, trials=[t if t["step"] == "baseline" else {**{k: t[k] for k in LABELS}, "status": "missing"} for t in study.trials])
+    pilot = dataclasses.replace(
+        study,
+        trials=[
+            t if t["step"] == "baseline" else {**{k: t[k] for k in LABELS}, "status": "missing"} for t in study.trials
+        ],
+    )
     assert planned_comparisons(pilot) == planned and analyse(pilot)[1].family == 0
     control = {"child": ["gelu", "a-a"], "parent": ["gelu", ""], "declared": [], "kind": "a-a"}
     repeats = [{**t, "change": "a-a"} for t in study.trials if t["step"] == "gelu"]
-    assert planned_comparisons(dataclasses.replace(study, trials=[*study.trials, *repeats], comparisons=[*study.comparisons, control])) == planned
+    assert (
+        planned_comparisons(
+            dataclasses.replace(study, trials=[*study.trials, *repeats], comparisons=[*study.comparisons, control])
+        )
+        == planned
+    )
 
 
 def test_a_comparison_with_a_cell_that_is_not_planned_does_not_count(study_folder: Path) -> None:
     study = gather(study_folder)
-    undefined = {"child": ["gelu", "stem_stride=8"], "parent": ["gelu", ""], "declared": ["model.stem_stride"], "kind": "change"}
+    undefined = {
+        "child": ["gelu", "stem_stride=8"],
+        "parent": ["gelu", ""],
+        "declared": ["model.stem_stride"],
+        "kind": "change",
+    }
     assert planned_comparisons(dataclasses.replace(study, comparisons=[undefined, study.comparisons[0]])) == 1
 
 
@@ -188,15 +247,24 @@ def test_seeds_that_coincide_promise_no_certainty(cells: int) -> None:
     study = dataclasses.replace(same, trials=[{**t, "test_images": 250} for t in same.trials])
     found = pooled_std(study)
     assert found.std == pytest.approx(100 / 250 / math.sqrt(12))
-    assert power_of(0.5, 2, found.std, df_error=found.df_error) < 0.995 and seeds_needed(0.5, found.std, df_error=found.df_error, comparisons=13) > 2
+    assert (
+        power_of(0.5, 2, found.std, df_error=found.df_error) < 0.995
+        and seeds_needed(0.5, found.std, df_error=found.df_error, comparisons=13) > 2
+    )
 
 
 def test_seeds_that_coincide_on_an_unknown_number_of_images_are_no_plan() -> None:
-    with pytest.raises(RoadmapError, match=r"^power\.study s has a standard deviation of 0 and no record with its number of test_images; legal: .+; state --std$"):
+    with pytest.raises(
+        RoadmapError,
+        match=r"^power\.study s has a standard deviation of 0 and no record with its number of test_images; legal: .+; state --std$",
+    ):
         pooled_std(study_of({"baseline": [0.0, 0.0]}))
 
 
 def test_a_study_of_single_runs_has_no_deviation(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, [make_trial("recipe", 0), make_trial("stage-ratio", 0)], lambda trial: {"top1": 80.0})
-    with pytest.raises(RoadmapError, match=r"^power\.study ladder has no step with two finished runs \(2 in 2 steps\); legal: .+ --std$"):
+    with pytest.raises(
+        RoadmapError,
+        match=r"^power\.study ladder has no step with two finished runs \(2 in 2 steps\); legal: .+ --std$",
+    ):
         pooled_std(gather(folder))

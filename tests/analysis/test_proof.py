@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from study_files import make_record, make_trial, write_runs
 
-from analysis import tables
-from analysis.gather import gather
-from analysis.proof import prove
-from analysis.report import study_table
-from roadmap.spec import Trial
+from analysis.load import gather
+from analysis.report import tables
+from analysis.report.report import study_table
+from analysis.results.proof import prove
+from roadmap.config.trial import Trial
 
 
 def cell(step: str, seeds: tuple[int, ...] = (0, 1), **values: Any) -> list[dict[str, Any]]:
@@ -26,32 +26,58 @@ DECLARED = ["model.kernel_size"]
 
 def test_one_declared_setting_and_nothing_else_is_controlled() -> None:
     proof = prove(cell("kernel-7"), PARENT, DECLARED)
-    assert (proof.status, proof.text, dict(proof.changed), proof.note) == ("controlled", "controlled", {"model.kernel_size": ("3", "7")}, "")
-    expected = {"model.norm", "recipe.lr", "data.validation", "git_commit", "packages.torch", "hardware.device", "hardware.cpu", "world_size", "device_batch", "group_size", "epochs", "data_digest", "init"}
+    assert (proof.status, proof.text, dict(proof.changed), proof.note) == (
+        "controlled",
+        "controlled",
+        {"model.kernel_size": ("3", "7")},
+        "",
+    )
+    expected = {
+        "model.norm",
+        "recipe.lr",
+        "data.validation",
+        "git_commit",
+        "packages.torch",
+        "hardware.device",
+        "hardware.cpu",
+        "world_size",
+        "device_batch",
+        "group_size",
+        "epochs",
+        "data_digest",
+        "init",
+    }
     assert expected <= set(proof.same)
 
 
-@pytest.mark.parametrize(("confounder", "reason"), [
-    ({"git_commit": "f" * 40}, "git_commit 0123456789abcdef and " + "f" * 40),
-    ({"git_dirty": True}, "git_dirty false and true"),
-    ({"group_size": 128}, "group_size 32 and 128"),
-    ({"device_batch": 16}, "device_batch 32 and 16"),
-    ({"data_digest": "a" * 10}, "data_digest  and aaaaaaaaaa"),
-    ({"packages": {"torch": "2.14.0", "timm": "1.0.31"}}, "packages.torch 2.15.0 and 2.14.0"),
-    ({"packages": {"torch": "2.15.0"}}, "packages.timm 1.0.31 and not recorded"),
-    ({"hardware": {"device": "NVIDIA H200", "cpu": "a CPU"}}, "hardware.device cpu and NVIDIA H200"),
-    ({"world_size": 2}, "world_size 1 and 2"),
-    ({"precision": "bf16"}, "precision fp32 and bf16"),
-    ({"compile": True}, "compile false and true"),
-    ({"train_images": 999}, "train_images 1000 and 999"),
-], ids=lambda v: next(iter(v)) if isinstance(v, dict) else "")
+@pytest.mark.parametrize(
+    ("confounder", "reason"),
+    [
+        ({"git_commit": "f" * 40}, "git_commit 0123456789abcdef and " + "f" * 40),
+        ({"git_dirty": True}, "git_dirty false and true"),
+        ({"group_size": 128}, "group_size 32 and 128"),
+        ({"device_batch": 16}, "device_batch 32 and 16"),
+        ({"data_digest": "a" * 10}, "data_digest  and aaaaaaaaaa"),
+        ({"packages": {"torch": "2.14.0", "timm": "1.0.31"}}, "packages.torch 2.15.0 and 2.14.0"),
+        ({"packages": {"torch": "2.15.0"}}, "packages.timm 1.0.31 and not recorded"),
+        ({"hardware": {"device": "NVIDIA H200", "cpu": "a CPU"}}, "hardware.device cpu and NVIDIA H200"),
+        ({"world_size": 2}, "world_size 1 and 2"),
+        ({"precision": "bf16"}, "precision fp32 and bf16"),
+        ({"compile": True}, "compile false and true"),
+        ({"train_images": 999}, "train_images 1000 and 999"),
+    ],
+    ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
+)
 def test_every_other_difference_is_caught(confounder: dict[str, Any], reason: str) -> None:
     proof = prove(cell("kernel-7", **confounder), PARENT, DECLARED)
     assert proof.status == "confounded" and reason in proof.confounded_by, proof
     assert proof.text.startswith(f"confounded by {reason.split()[0]}")
 
 
-@pytest.mark.parametrize(("part", "name", "value"), [("model", "norm", "layer"), ("recipe", "lr", 0.5), ("data", "validation", 0.25), ("data", "split_seed", 7)])
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [("model", "norm", "layer"), ("recipe", "lr", 0.5), ("data", "validation", 0.25), ("data", "split_seed", 7)],
+)
 def test_an_undeclared_setting_is_caught(part: str, name: str, value: object) -> None:
     runs = cell("kernel-7")
     for run in runs:
@@ -81,13 +107,20 @@ def test_a_bundle_is_called_a_bundle_and_a_coupling_a_coupling() -> None:
     assert (coupled.status, coupled.note) == ("controlled", "coupled: norm and conv_bias change together, as declared")
     assert coupled.text == "controlled (coupled)"
     bundle = prove(cell("separate-downsampling"), cell("gelu"), ["model.*"])
-    assert bundle.note.startswith("bundle of whole networks: nothing in them is shown to be the cause") and len(bundle.changed) > 3
+    assert (
+        bundle.note.startswith("bundle of whole networks: nothing in them is shown to be the cause")
+        and len(bundle.changed) > 3
+    )
     assert bundle.text == "controlled (bundle of whole networks)"
     recipe = cell("recipe")
     for run in recipe:
         run["resolved"] = {**run["resolved"], "recipe": {**run["resolved"]["recipe"], "lr": 0.1, "mixup": 0.8}}
     training = prove(recipe, cell("recipe"), ["recipe.*"])
-    assert (training.status, training.text, training.note) == ("controlled", "controlled (bundle of 2 settings)", "bundle of 2 settings: no one of them is shown to be the cause")
+    assert (training.status, training.text, training.note) == (
+        "controlled",
+        "controlled (bundle of 2 settings)",
+        "bundle of 2 settings: no one of them is shown to be the cause",
+    )
 
 
 def test_a_declared_change_that_did_not_happen_is_told() -> None:
@@ -96,7 +129,10 @@ def test_a_declared_change_that_did_not_happen_is_told() -> None:
 
 def test_a_planned_setting_that_stayed_beside_others_that_changed_confounds() -> None:
     planned = {"model.kernel_size": [3, 7], "recipe.lr": [0.025, 0.004]}
-    runs, parent = ([{**run, "resolved": {**run["resolved"], "recipe": {**run["resolved"]["recipe"], "lr": 0.025}}} for run in side] for side in (cell("kernel-7"), PARENT))
+    runs, parent = (
+        [{**run, "resolved": {**run["resolved"], "recipe": {**run["resolved"]["recipe"], "lr": 0.025}}} for run in side]
+        for side in (cell("kernel-7"), PARENT)
+    )
     proof = prove(runs, parent, ["model.kernel_size", "recipe.*"], planned)
     assert (proof.status, proof.confounded_by) == ("confounded", ("recipe.lr stayed 0.025, planned 0.025 to 0.004",))
 
@@ -115,23 +151,32 @@ def test_other_seeds_are_told_and_no_confounder() -> None:
 
 def test_a_confounded_pair_of_single_runs_is_marked_although_it_has_no_interval(tmp_path: Path) -> None:
     trials = [make_trial(step, 0) for step in ("baseline", "recipe")]
-    rows, caption = study_table(gather(write_runs(tmp_path, trials, lambda t: {"git_commit": "f" * 40} if t.step == "recipe" else {})))
+    rows, caption = study_table(
+        gather(write_runs(tmp_path, trials, lambda t: {"git_commit": "f" * 40} if t.step == "recipe" else {}))
+    )
     line = next(line for line in tables.markdown(rows, caption).splitlines() if line.startswith("| 1 recipe"))
     assert "| 0.00 ‡ |" in line and "confounded by git\\_commit" in line
 
 
 def test_a_confounded_pair_is_marked_in_table_and_figure_and_has_no_verdict(tmp_path: Path) -> None:
-    from analysis.report import report_study
+    from analysis.report.report import report_study
 
     def values(trial: Trial) -> dict[str, Any]:
-        return {"top1": {"move-up-depthwise": 80.0, "kernel-7": 85.0, "gelu": 90.0}[trial.step] + trial.seed / 10, **({"git_commit": "f" * 40} if trial.step == "kernel-7" else {})}
+        return {
+            "top1": {"move-up-depthwise": 80.0, "kernel-7": 85.0, "gelu": 90.0}[trial.step] + trial.seed / 10,
+            **({"git_commit": "f" * 40} if trial.step == "kernel-7" else {}),
+        }
 
     trials = [make_trial(step, seed) for step in ("move-up-depthwise", "kernel-7", "gelu") for seed in range(3)]
     folder = write_runs(tmp_path, trials, values)
     found, caption = study_table(gather(folder))
     rows = {r["step"]: r for r in found}
     assert [rows[s]["verdict"] for s in ("kernel-7", "gelu")] == [None, None]
-    assert "+5.00" in tables.markdown(found, caption) and " ‡ " in tables.markdown(found, caption) and "confounded by git\\_commit" in tables.markdown(found, caption)
+    assert (
+        "+5.00" in tables.markdown(found, caption)
+        and " ‡ " in tables.markdown(found, caption)
+        and "confounded by git\\_commit" in tables.markdown(found, caption)
+    )
     report_study(folder, tmp_path / "out")
     texts = re.sub(r"<[^>]+>|\s", "", (tmp_path / "out" / "ladder.svg").read_text())
     assert "+5.00‡" in texts and "confounded,morethanthedeclaredchangediffers" in texts

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from study_files import make_trial, write_runs
 
-from analysis.report import report_paper, report_study
-from roadmap.rules import RoadmapError
-from roadmap.steps import STEPS, find_regime, ladder
+from analysis.report.report import report_paper, report_study
+from roadmap.config.errors import RoadmapError
+from roadmap.ladder.convnext import STEPS, find_regime, ladder
 
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -30,7 +30,18 @@ def squeezed(words: list[str]) -> str:
 def test_a_report_is_made_again_from_committed_results_to_the_byte(study_folder: Path, tmp_path: Path) -> None:
     first = report_study(study_folder, tmp_path / "a")
     second = report_study(tmp_path / "a", tmp_path / "b")
-    assert [p.name for p in first] == ["records.jsonl", "table.md", "table.csv", "table.tex", "ladder.png", "ladder.svg", "attribution.md", "cost.svg", "attribution.svg", "report.html"]
+    assert [p.name for p in first] == [
+        "records.jsonl",
+        "table.md",
+        "table.csv",
+        "table.tex",
+        "ladder.png",
+        "ladder.svg",
+        "attribution.md",
+        "cost.svg",
+        "attribution.svg",
+        "report.html",
+    ]
     for a, b in zip(first, second, strict=True):
         assert a.name == b.name and a.read_bytes() == b.read_bytes(), a.name
 
@@ -44,7 +55,9 @@ def test_the_papers_figure_shows_every_number_of_its_file(regime: str, reference
         lines = list(csv.DictReader(f))
     assert len(lines) == 17
     for line in lines:
-        number = f"{float(line['paper_top1']):.2f}" + (f" ± {float(line['paper_top1_std']):.2f}" if line["paper_top1_std"] else "")
+        number = f"{float(line['paper_top1']):.2f}" + (
+            f" ± {float(line['paper_top1_std']):.2f}" if line["paper_top1_std"] else ""
+        )
         assert number in words, line["name"]
         assert any(w.rstrip("†") == f"{float(line['paper_gflops']):.2f}" for w in words), line["name"]
         assert squeezed([STEPS[line["name"]].title]) in everything, line["name"]
@@ -60,7 +73,9 @@ def test_the_measured_figure_shows_means_counts_and_what_did_not_run(study_folde
     for step in ladder(side_steps=True):
         assert squeezed([step.title]) in squeezed(words), step.name
     assert words.count("2 of 3") == 3
-    assert not any("paper" in w for w in words if "beyond" not in w and "the paper" not in w), "nothing of the paper is drawn among measured bars of a small regime"
+    assert not any("paper" in w for w in words if "beyond" not in w and "the paper" not in w), (
+        "nothing of the paper is drawn among measured bars of a small regime"
+    )
 
 
 def test_a_step_without_a_finished_run_is_an_empty_row(tmp_path: Path) -> None:
@@ -68,7 +83,9 @@ def test_a_step_without_a_finished_run_is_an_empty_row(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, trials, lambda t: {} if t.step == "recipe" else {"status": "failed", "error": "x"})
     report_study(folder, tmp_path / "out")
     words = texts(tmp_path / "out" / "ladder.svg")
-    assert words.count("0 of 3 finished") == 1 and words.count("not run") == [s.name for s in ladder()].index("gelu") - 1
+    assert (
+        words.count("0 of 3 finished") == 1 and words.count("not run") == [s.name for s in ladder()].index("gelu") - 1
+    )
 
 
 def test_a_study_of_which_nothing_finished_is_still_reported(tmp_path: Path) -> None:
@@ -92,21 +109,31 @@ def test_no_two_texts_of_the_figure_overlap(source: str, study_folder: Path, ref
     import matplotlib
     from matplotlib.text import Text
 
-    from analysis.figures import STYLE, draw
-    from analysis.gather import gather
-    from analysis.report import paper_table, study_table
+    from analysis.figures.ladder import STYLE, draw
+    from analysis.load import gather
+    from analysis.report.report import paper_table, study_table
 
     found, caption = study_table(gather(study_folder)) if source == "measured" else paper_table("resnet50", reference)
     with matplotlib.rc_context(STYLE):
-        figure = draw(found, find_regime("micro" if source == "measured" else "resnet50"), source, caption.title, caption.short)
+        figure = draw(
+            found, find_regime("micro" if source == "measured" else "resnet50"), source, caption.title, caption.short
+        )
         figure.canvas.draw()
-        drawn = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible() and t.get_window_extent().width > 0]
+        drawn = [
+            t
+            for t in figure.findobj(Text)
+            if t.get_text().strip() and t.get_visible() and t.get_window_extent().width > 0
+        ]
         page = figure.bbox
         boxes = [(t.get_text(), t.get_window_extent()) for t in drawn if not _hidden_axis_label(t)]
     for i, (a, box) in enumerate(boxes):
-        assert box.x0 >= page.x0 and box.x1 <= page.x1 and box.y0 >= page.y0 and box.y1 <= page.y1, f"{a!r} leaves the page"
+        assert box.x0 >= page.x0 and box.x1 <= page.x1 and box.y0 >= page.y0 and box.y1 <= page.y1, (
+            f"{a!r} leaves the page"
+        )
         for b, other in boxes[i + 1 :]:
-            assert not (box.x0 < other.x1 and other.x0 < box.x1 and box.y0 + 1 < other.y1 and other.y0 + 1 < box.y1), f"{a!r} overlaps {b!r}"
+            assert not (box.x0 < other.x1 and other.x0 < box.x1 and box.y0 + 1 < other.y1 and other.y0 + 1 < box.y1), (
+                f"{a!r} overlaps {b!r}"
+            )
 
 
 def _hidden_axis_label(text: object) -> bool:
@@ -117,14 +144,16 @@ def _hidden_axis_label(text: object) -> bool:
 
 def test_an_unwritable_folder_is_refused(study_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RoadmapError, match=r"^report\.out .*file/x cannot be made: .*; legal: a writable folder; choose another"):
+    with pytest.raises(
+        RoadmapError, match=r"^report\.out .*file/x cannot be made: .*; legal: a writable folder; choose another"
+    ):
         report_study(study_folder, tmp_path / "file" / "x")
 
 
 PAPER = """
 import sys
 from pathlib import Path
-from analysis.report import report_paper
+from analysis.report.report import report_paper
 report_paper("resnet200", Path("results/reference"), Path(sys.argv[1]))
 heavy = {"torch", "torchvision", "timm", "pandas", "scipy", "matplotlib.pyplot"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
@@ -133,7 +162,7 @@ sys.exit(f"imported {heavy}" if heavy else 0)
 STUDY = """
 import sys
 from pathlib import Path
-from analysis.report import report_study
+from analysis.report.report import report_study
 report_study(Path(sys.argv[2]), Path(sys.argv[1]))
 heavy = {"torch", "torchvision", "timm", "matplotlib.pyplot"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
@@ -143,14 +172,24 @@ sys.exit(f"imported {heavy}" if heavy else 0)
 def test_the_papers_figure_takes_under_3_s_and_imports_nothing_heavy(tmp_path: Path) -> None:
     import resource
 
-    subprocess.run([sys.executable, "-c", "import matplotlib.figure, matplotlib.backends.backend_svg, matplotlib.font_manager"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import matplotlib.figure, matplotlib.backends.backend_svg, matplotlib.font_manager"],
+        check=True,
+    )
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run([sys.executable, "-c", PAPER, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - start
     assert done.returncode == 0, done.stderr
-    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 3, f"CPU time, with {wall:.1f} s on the clock"
+    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 3, (
+        f"CPU time, with {wall:.1f} s on the clock"
+    )
 
 
 def test_a_measured_report_imports_no_torch(study_folder: Path, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", STUDY, str(tmp_path / "out"), str(study_folder)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", STUDY, str(tmp_path / "out"), str(study_folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ import pytest
 import scipy.stats  # type: ignore[import-untyped,unused-ignore]
 import statsmodels.stats.multitest  # type: ignore[import-untyped,unused-ignore]  # noqa: F401 - now, before the heap is frozen
 
-from analysis.statistics import change, error_term, rounding_std, summarize, verdicts
+from analysis.stats.comparisons import change, error_term, rounding_std, summarize, verdicts
 
 LADDERS, STEPS, SEEDS, STD = 2000, 14, 3, 0.1
 NULL = np.zeros(STEPS - 1)
@@ -44,7 +44,9 @@ def frozen_heap() -> Iterator[None]:
     gc.unfreeze()
 
 
-def simulate(effects: np.ndarray, correlation: float, *, scale: np.ndarray | float = 1.0, ladders: int = LADDERS, seed: int = 0) -> Found:
+def simulate(
+    effects: np.ndarray, correlation: float, *, scale: np.ndarray | float = 1.0, ladders: int = LADDERS, seed: int = 0
+) -> Found:
     """Draw ladders, analyse each one as a study is, and compare with the truth. `scale` multiplies a step's standard deviation."""
     rng = np.random.default_rng(seed)
     truth = 80 + np.concatenate([[0.0], np.cumsum(effects)])
@@ -55,14 +57,22 @@ def simulate(effects: np.ndarray, correlation: float, *, scale: np.ndarray | flo
     right = {i: {1: "gain", -1: "loss", 0: "unresolved"}[int(np.sign(e))] for i, e in enumerate(effects)}
     for ladder, p_equal in zip(runs.tolist(), scipy.stats.bartlett(*runs.swapaxes(0, 1), axis=1).pvalue, strict=True):
         cells = [dict(enumerate(values)) for values in ladder]
-        with mock.patch("scipy.stats.bartlett", lambda *_, p=p_equal: SimpleNamespace(pvalue=p)):  # called once for all ladders: one by one it takes most of the time
+        with mock.patch(
+            "scipy.stats.bartlett", lambda *_, p=p_equal: SimpleNamespace(pvalue=p)
+        ):  # called once for all ladders: one by one it takes most of the time
             error = error_term(dict(enumerate(cells)))
         assert error.p_equal == p_equal
         methods[error.method] += 1
         found = {i: change(cells[i + 1], cells[i], error) for i in range(STEPS - 1)}
-        changes += [c is not None and c.low is not None and c.high is not None and c.low <= effects[i] <= c.high for i, c in found.items()]
+        changes += [
+            c is not None and c.low is not None and c.high is not None and c.low <= effects[i] <= c.high
+            for i, c in found.items()
+        ]
         summaries = [summarize(values, error) for values in ladder]
-        means += [s.low is not None and s.high is not None and s.low <= t <= s.high for s, t in zip(summaries, truth, strict=True)]
+        means += [
+            s.low is not None and s.high is not None and s.low <= t <= s.high
+            for s, t in zip(summaries, truth, strict=True)
+        ]
         wrong += any(v.verdict not in ("unresolved", right[i]) for i, v in verdicts(found).items())
     return Found(changes / ladders, means / ladders, wrong / ladders, methods)
 

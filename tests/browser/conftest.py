@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "analysis"))  # whatever pytest's import mode, the tests here find page_samples
+sys.path.insert(
+    0, str(Path(__file__).parents[1] / "analysis")
+)  # whatever pytest's import mode, the tests here find page_samples
 
 from page_samples import ATTRIBUTION, hostile_sample, ladder_svg, sample
 
-from analysis.page import page
+from analysis.report.page import page
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,22 @@ class Browser:
 
     driver: Any
 
-    def open(self, path: Path | str, width: int = 1280, scheme: str = "light", medium: str = "screen", *, scripts: bool = True) -> None:
+    def open(
+        self,
+        path: Path | str,
+        width: int = 1280,
+        scheme: str = "light",
+        medium: str = "screen",
+        *,
+        scripts: bool = True,
+    ) -> None:
         self.command("Emulation.setScriptExecutionDisabled", value=not scripts)
-        self.command("Emulation.setEmulatedMedia", media=medium, features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.command("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+        self.command(
+            "Emulation.setEmulatedMedia", media=medium, features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
+        self.command(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+        )
         self.driver.get("about:blank")
         self.driver.get_log("browser")
         self.driver.get_log("performance")
@@ -61,13 +75,18 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a study with everything in it: failed, diverged and missing runs, curves, an attribution."""
-    return _write(tmp_path_factory, page(*(parts := sample()), attribution=ATTRIBUTION, ladder_svg=ladder_svg(parts[1], parts[2])))
+    return _write(
+        tmp_path_factory, page(*(parts := sample()), attribution=ATTRIBUTION, ladder_svg=ladder_svg(parts[1], parts[2]))
+    )
 
 
 @pytest.fixture(scope="session")
 def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a study that holds markup wherever it may hold text."""
-    return _write(tmp_path_factory, page(*(parts := hostile_sample()), attribution=ATTRIBUTION, ladder_svg=ladder_svg(parts[1], parts[2])))
+    return _write(
+        tmp_path_factory,
+        page(*(parts := hostile_sample()), attribution=ATTRIBUTION, ladder_svg=ladder_svg(parts[1], parts[2])),
+    )
 
 
 @pytest.fixture
@@ -76,7 +95,13 @@ def live_report() -> Callable[..., str]:
 
     def make(question: str) -> str:
         study, found, caption = sample()
-        return page(type(study)(**{**vars(study), "question": question}), found, caption, ladder_svg=ladder_svg(found, caption), refresh=1)
+        return page(
+            type(study)(**{**vars(study), "question": question}),
+            found,
+            caption,
+            ladder_svg=ladder_svg(found, caption),
+            refresh=1,
+        )
 
     return make
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from study_files import make_record, make_trial, write_runs
 
-from analysis.serve import HOST, server
-from roadmap.record import RunFolder
+from analysis.report.serve import HOST, server
+from roadmap.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from conftest import Browser
@@ -23,7 +23,9 @@ STEPS = ("move-up-depthwise", "kernel-7")
 
 def test_an_open_page_shows_a_run_that_ends_without_being_touched(browser: Browser, tmp_path: Path) -> None:
     trials = [make_trial(step, seed) for step in STEPS for seed in range(2)]
-    folder = write_runs(tmp_path / "runs", trials, lambda t: {"top1": 80.0 + t.seed} if t.step == STEPS[0] else None, name="live")
+    folder = write_runs(
+        tmp_path / "runs", trials, lambda t: {"top1": 80.0 + t.seed} if t.step == STEPS[0] else None, name="live"
+    )
     text = "document.querySelector('main').textContent"
     with server(folder, port=0, refresh=1) as pages:
         thread = threading.Thread(target=pages.serve_forever)

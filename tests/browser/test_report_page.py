@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from page_samples import sample
 
-from analysis.page_compare import Prepared, compare_page
+from analysis.report.compare import Prepared, compare_page
 
 if TYPE_CHECKING:
     from conftest import Browser
 
 pytestmark = pytest.mark.slow
 
-COLUMN = """[...document.querySelectorAll('#ladder-table tbody tr')].map(row => row.cells[arguments[0]].dataset.value)"""
+COLUMN = (
+    """[...document.querySelectorAll('#ladder-table tbody tr')].map(row => row.cells[arguments[0]].dataset.value)"""
+)
 HEADINGS = """[...document.querySelectorAll('#ladder-table thead th')].map(head => head.textContent)"""
 
 
@@ -62,16 +64,32 @@ def test_a_page_is_never_wider_than_the_screen(width: int, any_page: Path, brows
     assert wide == []
 
 
-@pytest.mark.parametrize(("name", "scheme", "medium"), [("report", "light", "screen"), ("report", "dark", "screen"), ("report", "light", "print"), ("comparison", "light", "screen")])
-def test_a_page_has_no_serious_fault_of_accessibility(name: str, scheme: str, medium: str, request: pytest.FixtureRequest, browser: Browser) -> None:
+@pytest.mark.parametrize(
+    ("name", "scheme", "medium"),
+    [
+        ("report", "light", "screen"),
+        ("report", "dark", "screen"),
+        ("report", "light", "print"),
+        ("comparison", "light", "screen"),
+    ],
+)
+def test_a_page_has_no_serious_fault_of_accessibility(
+    name: str, scheme: str, medium: str, request: pytest.FixtureRequest, browser: Browser
+) -> None:
     any_page = request.getfixturevalue(name)
     axe = pytest.importorskip("axe_core_python", reason="axe checks accessibility: pip install '.[dev]'")
     browser.open(any_page, 390 if medium == "screen" else 1100, scheme, medium)
     browser.ask("document.getElementById('open-all').click()")
     browser.driver.execute_script((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
     browser.driver.set_script_timeout(60)
-    found = browser.driver.execute_async_script("const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(done, e => done({violations: [{id: String(e), impact: 'critical', nodes: []}]}))")
-    serious = [(v["id"], v["impact"], [n["html"][:120] for n in v["nodes"][:3]]) for v in found["violations"] if v["impact"] in ("serious", "critical")]
+    found = browser.driver.execute_async_script(
+        "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(done, e => done({violations: [{id: String(e), impact: 'critical', nodes: []}]}))"
+    )
+    serious = [
+        (v["id"], v["impact"], [n["html"][:120] for n in v["nodes"][:3]])
+        for v in found["violations"]
+        if v["impact"] in ("serious", "critical")
+    ]
     assert serious == []
     assert len(found["passes"]) > 15, "axe looked at the page"
 
@@ -133,7 +151,10 @@ def test_a_rows_link_opens_the_runs_behind_it(report: Path, browser: Browser) ->
     browser.ask("document.querySelector('#ladder-table tbody th a').click()")
     key = browser.ask("document.querySelector('#ladder-table tbody th a').hash.slice(1)")
     deadline = time.monotonic() + 5
-    while not browser.ask("document.getElementById(arguments[0]).closest('details').open", key) and time.monotonic() < deadline:
+    while (
+        not browser.ask("document.getElementById(arguments[0]).closest('details').open", key)
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     assert "baseline-seed0" in browser.ask("document.getElementById(arguments[0]).innerText", key)
 
@@ -143,17 +164,25 @@ def test_without_scripts_the_page_is_complete(report: Path, browser: Browser) ->
     document = browser.command("DOM.getDocument", depth=-1)
     html = browser.command("DOM.getOuterHTML", nodeId=document["root"]["nodeId"])["outerHTML"]
     browser.command("Emulation.setScriptExecutionDisabled", value=False)
-    assert html.count('<svg xmlns') >= 1 + 3 + 14 + 1 and "39 of 42 runs finished" in html and "<button" not in html
+    assert html.count("<svg xmlns") >= 1 + 3 + 14 + 1 and "39 of 42 runs finished" in html and "<button" not in html
     assert html.count("<details") >= 14 and html.count('aria-label="Runs of') >= 14
 
 
 def test_print_shows_what_is_folded_and_cuts_nothing(report: Path, browser: Browser) -> None:
     browser.open(report, 1032, "dark", "print")
-    hidden = browser.ask("[...document.querySelectorAll('details.row > div')].filter(e => e.getBoundingClientRect().height < 20 || !e.checkVisibility({contentVisibilityAuto: true})).length")
+    hidden = browser.ask(
+        "[...document.querySelectorAll('details.row > div')].filter(e => e.getBoundingClientRect().height < 20 || !e.checkVisibility({contentVisibilityAuto: true})).length"
+    )
     assert hidden == 0
-    assert browser.ask("[...document.querySelectorAll('.scroll')].every(e => getComputedStyle(e).overflowX === 'visible')")
-    assert browser.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)", "dark paper costs ink"
-    assert browser.ask("document.getElementById('ladder-table').getBoundingClientRect().right") <= 1032, "the width of A4 on its side, less the margins"
+    assert browser.ask(
+        "[...document.querySelectorAll('.scroll')].every(e => getComputedStyle(e).overflowX === 'visible')"
+    )
+    assert browser.ask("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)", (
+        "dark paper costs ink"
+    )
+    assert browser.ask("document.getElementById('ladder-table').getBoundingClientRect().right") <= 1032, (
+        "the width of A4 on its side, less the margins"
+    )
     pdf = browser.command("Page.printToPDF", preferCSSPageSize=True)["data"]
     assert len(pdf) > 50_000
 
@@ -162,8 +191,15 @@ def test_dark_mode_reaches_the_figures(report: Path, browser: Browser) -> None:
     inks = []
     for scheme in ("light", "dark"):
         browser.open(report, scheme=scheme)
-        inks.append(browser.ask("[...document.querySelectorAll('svg.figure')].map(s => getComputedStyle(s.querySelector('text')).fill)"))
-    assert len(inks[0]) > 14 and all(sum(map(int, re.findall(r"\d+", a))) < 300 < 500 < sum(map(int, re.findall(r"\d+", b))) for a, b in zip(*inks, strict=True)), inks
+        inks.append(
+            browser.ask(
+                "[...document.querySelectorAll('svg.figure')].map(s => getComputedStyle(s.querySelector('text')).fill)"
+            )
+        )
+    assert len(inks[0]) > 14 and all(
+        sum(map(int, re.findall(r"\d+", a))) < 300 < 500 < sum(map(int, re.findall(r"\d+", b)))
+        for a, b in zip(*inks, strict=True)
+    ), inks
 
 
 def test_markup_in_names_stays_text(hostile_report: Path, browser: Browser) -> None:
@@ -198,7 +234,9 @@ def served(pages: list[str]) -> Iterator[str]:
     server.server_close()
 
 
-def test_a_live_page_swaps_its_numbers_and_keeps_the_readers_place(live_report: Callable[..., str], browser: Browser) -> None:
+def test_a_live_page_swaps_its_numbers_and_keeps_the_readers_place(
+    live_report: Callable[..., str], browser: Browser
+) -> None:
     pages = [live_report("first")]
     with served(pages) as address:
         browser.open(address)
@@ -208,7 +246,9 @@ def test_a_live_page_swaps_its_numbers_and_keeps_the_readers_place(live_report: 
         browser.ask("scrollTo(0, 1500)")
         pages.append(live_report("second"))
         deadline = time.monotonic() + 10
-        while browser.ask("document.querySelector('.question').textContent") != "second" and time.monotonic() < deadline:
+        while (
+            browser.ask("document.querySelector('.question').textContent") != "second" and time.monotonic() < deadline
+        ):
             time.sleep(0.1)
         assert browser.ask("document.querySelector('.question').textContent") == "second"
         assert browser.ask("[...document.querySelectorAll('details.row')].map(d => d.open).indexOf(true)") == 3
@@ -220,6 +260,8 @@ def test_a_live_page_swaps_its_numbers_and_keeps_the_readers_place(live_report: 
 
 def test_every_figure_is_one_image_with_its_numbers_in_words(report: Path, browser: Browser) -> None:
     browser.open(report)
-    names = browser.ask("[...document.querySelectorAll('svg.figure')].map(s => [s.getAttribute('role'), s.getAttribute('aria-label').length])")
+    names = browser.ask(
+        "[...document.querySelectorAll('svg.figure')].map(s => [s.getAttribute('role'), s.getAttribute('aria-label').length])"
+    )
     assert names and all(role == "img" and length > 40 for role, length in names)
     assert "n = 3" in browser.ask("document.querySelector('#ladder svg').getAttribute('aria-label')")

@@ -15,14 +15,17 @@ import pytest
 import torch
 from PIL import Image
 
-from roadmap.data.catalogue import NAMED, DataError, resolve_data
-from roadmap.data.images import ArrayImages
+from roadmap.config.data import Data
+from roadmap.config.recipe import Recipe
+from roadmap.config.recipes import RECIPES, find_recipe
+from roadmap.config.runtime import Runtime
+from roadmap.config.trial import Trial
+from roadmap.data.file_index import DataError
 from roadmap.data.pipeline import GroupSampler, Pipeline, Samples, eval_transform, train_transform
-from roadmap.machine import Machine
-from roadmap.recipes import RECIPES, find_recipe
-from roadmap.record import RunFolder
-from roadmap.spec import Data, Recipe, Trial
-from roadmap.steps import resolve
+from roadmap.data.readers import ArrayImages
+from roadmap.data.registry import NAMED, resolve_data
+from roadmap.ladder.convnext import resolve
+from roadmap.runs.folder import RunFolder
 
 MakeFolder = Callable[..., Path]
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -32,7 +35,12 @@ RECIPE = replace(find_recipe("cifar-adamw"), **SMALL)  # RandAugment, erasing, f
 
 
 def trial_of(data: Data, recipe: Recipe = RECIPE, seed: int = 0) -> Trial:
-    return Trial(model=resolve("9", "micro", num_classes=data.num_classes, in_chans=data.in_chans), recipe=recipe, data=data, seed=seed)
+    return Trial(
+        model=resolve("9", "micro", num_classes=data.num_classes, in_chans=data.in_chans),
+        recipe=recipe,
+        data=data,
+        seed=seed,
+    )
 
 
 def coloured(count: int = 40, size: int = 32) -> Pipeline:
@@ -49,7 +57,9 @@ def digits(recipe: Recipe, validation: float = 0.1) -> Pipeline:
 
 PIPELINES: dict[str, Callable[[], Pipeline]] = {
     "colour, RandAugment and erasing": coloured,
-    "digits": lambda: digits(replace(find_recipe("digits-adamw"), **(SMALL | {"batch_size": 128, "group_size": 32})), 0.8),
+    "digits": lambda: digits(
+        replace(find_recipe("digits-adamw"), **(SMALL | {"batch_size": 128, "group_size": 32})), 0.8
+    ),
     "digits, RandAugment and erasing": lambda: digits(replace(RECIPE, batch_size=128, group_size=32), 0.8),
 }
 
@@ -60,7 +70,9 @@ def batches(pipeline: Pipeline, workers: int = 0, **place: int) -> Batches:
 
 
 def same(a: Batches, b: Batches) -> bool:
-    return len(a) == len(b) and all(torch.equal(x[0], y[0]) and torch.equal(x[1], y[1]) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        torch.equal(x[0], y[0]) and torch.equal(x[1], y[1]) for x, y in zip(a, b, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -121,7 +133,12 @@ def test_an_epoch_visits_each_image_once_and_leaves_out_less_than_a_batch(images
 def test_each_image_is_evaluated_once_whatever_the_number_of_ranks(part: str, world: int) -> None:
     pipeline = coloured(count=41)
     pipeline = replace(pipeline, validation_indices=np.arange(0, 41, 3))
-    seen = [int(label) for rank in range(world) for _, labels in pipeline.views(part, rank=rank, world=world) for label in labels]
+    seen = [
+        int(label)
+        for rank in range(world)
+        for _, labels in pipeline.views(part, rank=rank, world=world)
+        for label in labels
+    ]
     want = range(41) if part == "test" else range(0, 41, 3)
     assert Counter(seen) == Counter(want)
 
@@ -136,7 +153,10 @@ def test_the_test_split_is_never_trained_on_and_validation_images_neither() -> N
 
 
 def test_every_seed_has_the_same_validation_split() -> None:
-    cuts = [Pipeline.open(trial_of(NAMED["digits"], find_recipe("digits-adamw"), seed)).validation_indices.tolist() for seed in (0, 1)]
+    cuts = [
+        Pipeline.open(trial_of(NAMED["digits"], find_recipe("digits-adamw"), seed)).validation_indices.tolist()
+        for seed in (0, 1)
+    ]
     assert cuts[0] == cuts[1]
 
 
@@ -144,7 +164,9 @@ def test_every_seed_has_the_same_validation_split() -> None:
 @pytest.mark.parametrize("data", [NAMED["digits"], NAMED["cifar10"]], ids=lambda d: d.name)
 def test_every_recipe_gives_tensors_of_the_networks_shape(recipe: Recipe, data: Data) -> None:
     shape = (data.in_chans, data.image_size, data.image_size)
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50) if data.in_chans == 1 else (40, 50, 3), dtype=np.uint8))
+    image = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (40, 50) if data.in_chans == 1 else (40, 50, 3), dtype=np.uint8)
+    )
     for transform in (train_transform(recipe, data), eval_transform(recipe, data)):
         x = transform(image)
         assert x.shape == shape and x.dtype == torch.float32 and torch.isfinite(x).all()
@@ -162,7 +184,9 @@ def test_the_papers_augmentation_survives_two_thousand_images() -> None:
     size = 2000
     pixels = np.random.default_rng(1).integers(0, 256, (size, 8, 8, 3), dtype=np.uint8)
     data = replace(NAMED["cifar10"], image_size=8)
-    samples = Samples(ArrayImages(pixels, [0] * size), np.arange(size), train_transform(find_recipe("convnext-300ep"), data), seed=0)
+    samples = Samples(
+        ArrayImages(pixels, [0] * size), np.arange(size), train_transform(find_recipe("convnext-300ep"), data), seed=0
+    )
     assert all(torch.isfinite(samples[0, i][0]).all() for i in range(size))
 
 
@@ -170,7 +194,10 @@ def test_a_training_split_smaller_than_a_batch_is_refused(image_folder: MakeFold
     folder = image_folder()
     with pytest.raises(DataError) as e:
         Pipeline.open(trial_of(resolve_data("imagefolder", data_dir=folder, image_size=16)), data_dir=folder)
-    assert str(e.value) == "data 'imagefolder' has 8 training images, fewer than one global batch of 16; legal: at least one batch; choose a recipe with a smaller batch"
+    assert (
+        str(e.value)
+        == "data 'imagefolder' has 8 training images, fewer than one global batch of 16; legal: at least one batch; choose a recipe with a smaller batch"
+    )
 
 
 # Faults while training ---------------------------------------------------------------------------------------------------
@@ -187,13 +214,15 @@ def short_run(tmp_path: Path, image_folder: MakeFolder) -> Iterator[tuple[RunFol
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_that_is_damaged_while_training_fails_the_run_and_is_named(short_run: tuple[RunFolder, Path], workers: int) -> None:
+def test_an_image_that_is_damaged_while_training_fails_the_run_and_is_named(
+    short_run: tuple[RunFolder, Path], workers: int
+) -> None:
     from roadmap.train.execute import execute
 
     folder, images = short_run
     path = images / "train" / "cat" / "007.png"
     path.write_bytes(path.read_bytes()[:100])
-    record = execute(folder, Machine(data_dir=images, workers=workers, device="cpu"))
+    record = execute(folder, Runtime(data_dir=images, workers=workers, device="cpu"))
     assert record == folder.record()
     assert record["status"] == "failed"
     assert record["error"].startswith(f"image {path} cannot be decoded: ")
@@ -217,9 +246,12 @@ def test_a_killed_loader_worker_fails_the_run_with_a_clear_error(short_run: tupl
 
     killer = threading.Thread(target=kill_a_worker)
     killer.start()
-    record = execute(folder, Machine(data_dir=images, workers=1, device="cpu"))
+    record = execute(folder, Runtime(data_dir=images, workers=1, device="cpu"))
     killer.join()
     assert killed
     assert record["status"] == "failed"
-    assert f"DataLoader worker (pid {killed[0]}) is killed by signal: Killed" in record["error"] or f"DataLoader worker (pid(s) {killed[0]}) exited unexpectedly" in record["error"]
+    assert (
+        f"DataLoader worker (pid {killed[0]}) is killed by signal: Killed" in record["error"]
+        or f"DataLoader worker (pid(s) {killed[0]}) exited unexpectedly" in record["error"]
+    )
     assert folder.record() == record

@@ -32,9 +32,28 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_last_step_learns_from_photographs_and_leaves_its_record(cifar: Path, command: Callable[..., Any]) -> None:
-    words = ("run", "--data", "imagefolder", "--data-dir", cifar, "--data-title", "CIFAR-10 (JPEG)", "--regime", "cifar", "--step", "9", "--json")
+    words = (
+        "run",
+        "--data",
+        "imagefolder",
+        "--data-dir",
+        cifar,
+        "--data-title",
+        "CIFAR-10 (JPEG)",
+        "--regime",
+        "cifar",
+        "--step",
+        "9",
+        "--json",
+    )
     [record] = command(*words, "--recipe", "cifar-adamw", "--epochs", "2").json()
-    assert (record["status"], record["data"], record["train_images"], record["test_images"], record["iterations"]) == ("finished", "CIFAR-10 (JPEG)", 540, 100, 4)
+    assert (record["status"], record["data"], record["train_images"], record["test_images"], record["iterations"]) == (
+        "finished",
+        "CIFAR-10 (JPEG)",
+        540,
+        100,
+        4,
+    )
     assert record["device_batch"] == 128 and record["global_batch"] == 256 and len(record["data_digest"]) == 64
 
     [record] = command(*words, "--recipe", "digits-adamw", "--epochs", "8").json()

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from roadmap.machine import cores
-from roadmap.record import RunFolder
+from roadmap.config.runtime import cores
+from roadmap.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 STEPS = ("2", "3", "4")
@@ -27,7 +27,14 @@ def words(out: Path, *, jobs: int = 1, epochs: int) -> list[str]:
 def start(out: Path, *more: str, epochs: int) -> subprocess.Popen[str]:
     """Three runs in two slots, as a process of their own."""
     command = [sys.executable, "-m", "roadmap", *words(out, jobs=2, epochs=epochs), *more]
-    return subprocess.Popen(command, cwd=out, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=out,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def folders(out: Path) -> list[RunFolder]:
@@ -53,7 +60,9 @@ def running(out: Path) -> RunFolder | None:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_leaves_a_failed_record_and_only_its_run_is_left_to_do(tmp_path: Path, command: Callable[..., Any]) -> None:
+def test_a_killed_worker_leaves_a_failed_record_and_only_its_run_is_left_to_do(
+    tmp_path: Path, command: Callable[..., Any]
+) -> None:
     process = start(tmp_path, epochs=4)
     victim = eventually(lambda: running(tmp_path))
     owner = json.loads((victim.path / "lease").read_text())["pid"]
@@ -67,7 +76,10 @@ def test_a_killed_worker_leaves_a_failed_record_and_only_its_run_is_left_to_do(t
     assert len(found) == 3
     failed = found.pop(victim.path.name)
     assert failed["status"] == "failed"
-    assert failed["error"] == f"its process was killed by SIGKILL; see {victim.log}; start it again to go on from its last checkpoint"
+    assert (
+        failed["error"]
+        == f"its process was killed by SIGKILL; see {victim.log}; start it again to go on from its last checkpoint"
+    )
     assert failed["fingerprint"] == victim.trial().fingerprint
     assert {r["status"] for r in found.values()} == {"finished"}
     assert {r["hardware"]["threads"] for r in found.values()} == {max(1, cores() // 2)}
@@ -83,7 +95,7 @@ def test_a_killed_worker_leaves_a_failed_record_and_only_its_run_is_left_to_do(t
 
 
 def weights(folder: RunFolder) -> dict[str, Any]:
-    from roadmap.train.checkpoint import CheckpointStore
+    from roadmap.train.checkpoints import CheckpointStore
 
     state = CheckpointStore(folder.checkpoints).load(folder.trial().fingerprint)
     assert state
@@ -112,7 +124,9 @@ def test_a_stopped_study_saves_itself_and_goes_on_to_the_same_weights(tmp_path: 
     for a, b in zip(folders(stopped), folders(whole), strict=True):
         left_weights, right_weights = weights(a), weights(b)
         assert left_weights.keys() == right_weights.keys()
-        assert all(torch.equal(torch.as_tensor(left_weights[k]), torch.as_tensor(right_weights[k])) for k in left_weights)
+        assert all(
+            torch.equal(torch.as_tensor(left_weights[k]), torch.as_tensor(right_weights[k])) for k in left_weights
+        )
         assert (a.record() or {})["top1"] == (b.record() or {})["top1"]
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from roadmap.config.trial import Trial
 from roadmap.launch.local import _gpu_of
-from roadmap.record import RunFolder, write_study
-from roadmap.spec import Trial
-from roadmap.study import expand
-from roadmap.study_file import Plan
+from roadmap.runs.folder import RunFolder, write_study
+from roadmap.study.expand import expand
+from roadmap.study.file import Plan
 
 
 @pytest.fixture
@@ -57,7 +57,14 @@ def test_a_log_is_followed_until_its_run_ends(run: RunFolder, tmp_path: Path) ->
     run.log.write_text("the first line\n")
     run.beat({"state": "running", "epoch": 1})
     later(lambda: end(run))
-    done = subprocess.run([sys.executable, "-m", "roadmap", "logs", "--step", "gelu", "--study", "watched", "-f"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "roadmap", "logs", "--step", "gelu", "--study", "watched", "-f"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "the first line" in done.stdout
     assert "the last line\n" in done.stdout

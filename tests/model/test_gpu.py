@@ -76,9 +76,11 @@ def test_gradients_are_equal_in_float32(step: str, way: str, on_memory: OnMemory
 
 def reordered(ours: nn.Module, theirs: nn.Module) -> Iterator[Tensor]:
     """Their gradients in the order of our parameters."""
-    from roadmap.model.layouts import recognize, to_ours
+    from roadmap.model.state_dict_formats import recognize, to_ours
 
-    named, _ = to_ours({n: p.grad for n, p in theirs.named_parameters() if p.grad is not None}, recognize(theirs.state_dict()))
+    named, _ = to_ours(
+        {n: p.grad for n, p in theirs.named_parameters() if p.grad is not None}, recognize(theirs.state_dict())
+    )
     return (named[n] for n, _ in ours.named_parameters())
 
 
@@ -100,4 +102,7 @@ def test_autocast_to_bfloat16_trains_with_finite_gradients(step: str, on_memory:
     with torch.autocast("cuda", dtype=torch.bfloat16):
         loss = ours.train()(x).float().square().mean()
     loss.backward()
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 and bool(torch.isfinite(p.grad).all()) for p in ours.parameters())
+    assert all(
+        p.grad is not None and p.grad.dtype == torch.float32 and bool(torch.isfinite(p.grad).all())
+        for p in ours.parameters()
+    )

@@ -8,9 +8,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from roadmap.ladder.convnext import resolve
 from roadmap.model import build_model
-from roadmap.model.layouts import from_torchvision_resnet
-from roadmap.steps import resolve
+from roadmap.model.state_dict_formats import from_torchvision_resnet
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 Difference = Callable[[Tensor, Tensor], float]
@@ -39,8 +39,13 @@ def test_step_0_is_torchvisions_resnet50(training: bool, on_memory: OnMemory, di
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize(("step", "regime", "name"), ENDS)
-def test_last_steps_are_timms_networks(step: str, regime: str, name: str, training: bool, on_memory: OnMemory, difference: Difference) -> None:
-    theirs, ours = on_memory(lambda: timm.create_model(name)), on_memory(lambda: build_model(step, regime, drop_path_rate=0.0))
+def test_last_steps_are_timms_networks(
+    step: str, regime: str, name: str, training: bool, on_memory: OnMemory, difference: Difference
+) -> None:
+    theirs, ours = (
+        on_memory(lambda: timm.create_model(name)),
+        on_memory(lambda: build_model(step, regime, drop_path_rate=0.0)),
+    )
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():

@@ -13,16 +13,24 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import roadmap
+from roadmap.config.errors import ConfigError
+from roadmap.config.model import ModelSpec
+from roadmap.ladder.convnext import ladder, resolve
+from roadmap.ladder.published import VARIANTS, variant_spec
 from roadmap.model import ModernizableResNet, build_model, export_onnx, export_program, load, load_weights, save
 from roadmap.model.weights import WeightsError
-from roadmap.rules import SpecError
-from roadmap.spec import ModelSpec
-from roadmap.steps import ladder, resolve
-from roadmap.variants import VARIANTS, variant_spec
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 STEPS = [s.name for s in ladder(side_steps=True)]
-MILESTONES = ["baseline", "patchify-stem", "inverted-bottleneck", "move-up-depthwise", "layernorm", "separate-downsampling", "grn"]
+MILESTONES = [
+    "baseline",
+    "patchify-stem",
+    "inverted-bottleneck",
+    "move-up-depthwise",
+    "layernorm",
+    "separate-downsampling",
+    "grn",
+]
 
 
 def micro(step: str) -> Callable[[], nn.Module]:
@@ -78,7 +86,9 @@ def test_a_saved_network_is_also_a_source_of_weights(tmp_path: Path, on_memory: 
 def test_a_network_that_its_spec_does_not_describe_is_not_saved(tmp_path: Path, on_memory: OnMemory) -> None:
     model = on_memory(micro("grn"))
     model.prune_intermediate_layers([1])
-    with pytest.raises(WeightsError, match="model.spec does not describe the network's tensors; legal: a network as built"):
+    with pytest.raises(
+        WeightsError, match="model.spec does not describe the network's tensors; legal: a network as built"
+    ):
         save(model, tmp_path / "m.safetensors")
     assert not list(tmp_path.iterdir())
 
@@ -91,29 +101,32 @@ def test_files_of_others_and_damaged_ones_are_refused(tmp_path: Path, on_memory:
     with pytest.raises(WeightsError, match="weights.file .* cannot be read"):
         load(path)
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match="weights.file .* has no spec inside; legal: files that roadmap.save wrote; build the network and use load_weights"):
+    with pytest.raises(
+        WeightsError,
+        match="weights.file .* has no spec inside; legal: files that roadmap.save wrote; build the network and use load_weights",
+    ):
         load(path)
 
 
 def test_a_spec_that_is_not_its_weights_or_not_ours_is_refused(tmp_path: Path, on_memory: OnMemory) -> None:
     path = tmp_path / "m.safetensors"
     state = on_memory(micro("grn")).state_dict()
-    save_file(state, path, {"roadmap.spec": json.dumps({"depths": [1, 1, 1, 1]})})
+    save_file(state, path, {"roadmap.config.trial": json.dumps({"depths": [1, 1, 1, 1]})})
     with pytest.raises(WeightsError, match="does not hold the network of its spec"):
         load(path)
     for damaged in ("{", "3"):
-        save_file(state, path, {"roadmap.spec": damaged})
-        with pytest.raises(WeightsError, match="has a damaged roadmap.spec"):
+        save_file(state, path, {"roadmap.config.trial": damaged})
+        with pytest.raises(WeightsError, match="has a damaged roadmap.config.trial"):
             load(path)
-    save_file(state, path, {"roadmap.spec": json.dumps({"wings": 2})})
-    with pytest.raises(SpecError, match="spec field 'wings' is unknown"):
+    save_file(state, path, {"roadmap.config.trial": json.dumps({"wings": 2})})
+    with pytest.raises(ConfigError, match="spec field 'wings' is unknown"):
         load(path)
 
 
 def test_a_file_from_before_a_toggle_gets_the_toggles_default(tmp_path: Path, on_memory: OnMemory) -> None:
     model = on_memory(lambda: ModernizableResNet(ModelSpec(depths=(1, 1), width=8)))
     path = tmp_path / "m.safetensors"
-    save_file(model.state_dict(), path, {"roadmap.spec": json.dumps({"depths": [1, 1], "width": 8})})
+    save_file(model.state_dict(), path, {"roadmap.config.trial": json.dumps({"depths": [1, 1], "width": 8})})
     assert load(path).spec == model.spec
 
 
@@ -136,7 +149,10 @@ def check_onnx(model: nn.Module, path: Path, x: Tensor, size: int) -> None:
     assert np.abs(found - expected).max() <= 1e-5
 
 
-@pytest.mark.parametrize("step", ["baseline", "grn", *(pytest.param(s, marks=pytest.mark.slow) for s in MILESTONES if s not in ("baseline", "grn"))])
+@pytest.mark.parametrize(
+    "step",
+    ["baseline", "grn", *(pytest.param(s, marks=pytest.mark.slow) for s in MILESTONES if s not in ("baseline", "grn"))],
+)
 def test_onnxruntime_computes_the_same_for_any_batch(step: str, tmp_path: Path, on_memory: OnMemory) -> None:
     check_onnx(on_memory(micro(step)), tmp_path / "m.onnx", images(), 16)
 
@@ -144,7 +160,9 @@ def test_onnxruntime_computes_the_same_for_any_batch(step: str, tmp_path: Path, 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["convnext_tiny", "convnext_isotropic_small", "convnextv2_atto"])
 def test_onnxruntime_computes_the_variants(name: str, tmp_path: Path, on_memory: OnMemory) -> None:
-    check_onnx(on_memory(lambda: ModernizableResNet(VARIANTS[name].spec)), tmp_path / "m.onnx", torch.randn(3, 3, 64, 64), 64)
+    check_onnx(
+        on_memory(lambda: ModernizableResNet(VARIANTS[name].spec)), tmp_path / "m.onnx", torch.randn(3, 3, 64, 64), 64
+    )
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -189,7 +207,9 @@ def test_autocast_trains_grn_in_float32_weights(on_memory: OnMemory) -> None:
         loss = model(images()).square().mean()
     loss.backward()
     grads = [p.grad for n, p in model.named_parameters() if ".grn." in n]
-    assert all(g is not None and g.dtype == torch.float32 and torch.isfinite(g).all() and g.abs().max() > 0 for g in grads)
+    assert all(
+        g is not None and g.dtype == torch.float32 and torch.isfinite(g).all() and g.abs().max() > 0 for g in grads
+    )
 
 
 @pytest.mark.slow

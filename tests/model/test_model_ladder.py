@@ -4,8 +4,10 @@ from dataclasses import fields
 
 import pytest
 
-from roadmap.spec import ModelSpec, Recipe, diff
-from roadmap.steps import GROUPS, REGIMES, STEPS, change_of, ladder, path, recipe_changes, recipe_of, resolve
+from roadmap.config.fields import diff
+from roadmap.config.model import ModelSpec
+from roadmap.config.recipe import Recipe
+from roadmap.ladder.convnext import GROUPS, REGIMES, STEPS, change_of, ladder, path, recipe_changes, recipe_of, resolve
 
 
 def test_the_ladder_ends_with_v2() -> None:
@@ -13,7 +15,9 @@ def test_the_ladder_ends_with_v2() -> None:
     assert {s.group for s in ladder() if s.id in ("10", "11")} == {GROUPS[-1]} == {"beyond the paper"}
 
 
-@pytest.mark.parametrize(("regime", "decay"), [("resnet50", 0.9999), ("resnet200", 0.9999), ("cifar", 0.999), ("micro", 0.99)])
+@pytest.mark.parametrize(
+    ("regime", "decay"), [("resnet50", 0.9999), ("resnet200", 0.9999), ("cifar", 0.999), ("micro", 0.99)]
+)
 def test_the_moving_average_changes_the_recipe_alone(regime: str, decay: float) -> None:
     assert diff(resolve("separate-downsampling", regime), resolve("ema", regime)) == {}
     assert recipe_changes("separate-downsampling", regime) == {}
@@ -44,6 +48,11 @@ def test_a_spec_is_the_fold_of_the_changes_on_its_path(regime: str) -> None:
 
 def test_the_steps_beyond_have_the_papers_accuracy_and_no_gflops() -> None:
     printed = {(r, s): REGIMES[r].paper[s] for r in ("resnet50", "resnet200") for s in ("ema", "grn")}
-    assert {k: p.top1 for k, p in printed.items()} == {("resnet50", "ema"): 82.1, ("resnet50", "grn"): 82.5, ("resnet200", "ema"): 83.8, ("resnet200", "grn"): 84.3}
+    assert {k: p.top1 for k, p in printed.items()} == {
+        ("resnet50", "ema"): 82.1,
+        ("resnet50", "grn"): 82.5,
+        ("resnet200", "ema"): 83.8,
+        ("resnet200", "grn"): 84.3,
+    }
     assert all(p.gflops is None and p.std is None for p in printed.values())
     assert set(REGIMES["resnet50"].paper) == set(STEPS) == set(REGIMES["resnet200"].paper)

@@ -5,19 +5,23 @@ from pathlib import Path
 
 import pytest
 
+from roadmap.ladder.convnext import REGIMES, STEPS, resolve
 from roadmap.model.complexity import complexity, macs_of, on_meta, params_of
 from roadmap.model.network import ModernizableResNet
-from roadmap.steps import REGIMES, STEPS, resolve
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
-TABLES = {regime: list(csv.DictReader((REFERENCE / f"ladder-{regime}.csv").open())) for regime in ("resnet50", "resnet200")}
+TABLES = {
+    regime: list(csv.DictReader((REFERENCE / f"ladder-{regime}.csv").open())) for regime in ("resnet50", "resnet200")
+}
 ROWS = [pytest.param(regime, row, id=f"{regime}-{row['name']}") for regime, rows in TABLES.items() for row in rows]
 
 
 @pytest.mark.parametrize("regime", TABLES)
 def test_the_table_has_all_seventeen_rows_of_the_paper(regime: str) -> None:
     assert len(TABLES[regime]) == 17
-    assert [row["name"] for row in TABLES[regime]] == [name for name, paper in REGIMES[regime].paper.items() if paper.gflops is not None]
+    assert [row["name"] for row in TABLES[regime]] == [
+        name for name, paper in REGIMES[regime].paper.items() if paper.gflops is not None
+    ]
 
 
 @pytest.mark.parametrize(("regime", "row"), ROWS)
@@ -40,7 +44,11 @@ def test_macs_agree_with_the_printed_gflops(regime: str, row: dict[str, str]) ->
 @pytest.mark.parametrize(("regime", "row"), ROWS)
 def test_step_data_agrees_with_the_table(regime: str, row: dict[str, str]) -> None:
     step, paper = STEPS[row["name"]], REGIMES[regime].paper[row["name"]]
-    assert (step.id or "") == row["id"] and (step.parent or "") == row["parent"] and str(int(step.on_path)) == row["on_path"]
+    assert (
+        (step.id or "") == row["id"]
+        and (step.parent or "") == row["parent"]
+        and str(int(step.on_path)) == row["on_path"]
+    )
     assert paper.top1 == float(row["paper_top1"])
     assert paper.std == (float(row["paper_top1_std"]) if row["paper_top1_std"] else None)
 

@@ -13,11 +13,11 @@ from timm.optim import create_optimizer_v2, param_groups_layer_decay
 from torch import Tensor, nn
 
 import roadmap.model.registry
+from roadmap.config.errors import ConfigError
+from roadmap.ladder.convnext import REGIMES, ladder, resolve
+from roadmap.ladder.published import VARIANTS, variant_spec
 from roadmap.model import ModernizableResNet, build_model, export_weights
-from roadmap.model.layouts import LAYOUTS
-from roadmap.rules import SpecError
-from roadmap.steps import REGIMES, ladder, resolve
-from roadmap.variants import VARIANTS, variant_spec
+from roadmap.model.state_dict_formats import LAYOUTS
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 STEPS = [s.name for s in ladder(side_steps=True)]
@@ -44,7 +44,10 @@ def test_every_step_is_made_by_timm(step: str, regime: str) -> None:
         model = timm.create_model("modernizable_resnet", step=step, regime=regime)
     spec, size = resolve(step, regime), REGIMES[regime].image_size
     assert isinstance(model, ModernizableResNet) and model.spec == spec
-    assert model.default_cfg["input_size"] == (spec.in_chans, size, size) and model.default_cfg["num_classes"] == spec.num_classes
+    assert (
+        model.default_cfg["input_size"] == (spec.in_chans, size, size)
+        and model.default_cfg["num_classes"] == spec.num_classes
+    )
     assert model.pretrained_cfg["classifier"] == "head.fc" and model.get_classifier() is model.head.fc
 
 
@@ -62,22 +65,33 @@ def test_a_variant_knows_where_its_published_weights_are(name: str) -> None:
     assert cfg is not None and (cfg.hf_hub_id or cfg.url) and cfg.classifier == "head.fc" and cfg.first_conv == "stem.0"
     theirs = VARIANTS[name].timm
     if theirs:
-        assert cfg.hf_hub_id.startswith(f"timm/{theirs}.") and timm.get_pretrained_cfg(cfg.hf_hub_id.removeprefix("timm/")).mean == cfg.mean
+        assert (
+            cfg.hf_hub_id.startswith(f"timm/{theirs}.")
+            and timm.get_pretrained_cfg(cfg.hf_hub_id.removeprefix("timm/")).mean == cfg.mean
+        )
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name in ("timm", "torchvision", "official_v1")])
-def test_timms_loader_takes_every_layout_for_a_registered_network(layout: str, tmp_path: Path, on_memory: OnMemory) -> None:
+def test_timms_loader_takes_every_layout_for_a_registered_network(
+    layout: str, tmp_path: Path, on_memory: OnMemory
+) -> None:
     source = on_memory(lambda: ModernizableResNet(variant_spec("convnext_tiny")))
     torch.save(export_weights(source, layout), tmp_path / "w.pth")
-    model = timm.create_model("roadmap_convnext_tiny", pretrained=True, num_classes=3, in_chans=1, pretrained_cfg_overlay={"file": str(tmp_path / "w.pth")})
+    model = timm.create_model(
+        "roadmap_convnext_tiny",
+        pretrained=True,
+        num_classes=3,
+        in_chans=1,
+        pretrained_cfg_overlay={"file": str(tmp_path / "w.pth")},
+    )
     assert torch.equal(model.stages[2].blocks[0].mlp.fc1.weight, source.stages[2].blocks[0].mlp.fc1.weight)
     assert model.head.fc.weight.shape == (3, 768) and model.stem[0].weight.shape == (96, 1, 4, 4)
 
 
 def test_timms_errors_do_not_hide_ours() -> None:
-    with pytest.raises(SpecError, match="step 'kernel-6' is unknown"):
+    with pytest.raises(ConfigError, match="step 'kernel-6' is unknown"):
         timm.create_model("modernizable_resnet", step="kernel-6")
-    with pytest.raises(SpecError, match="toggle 'kernel_siz' is unknown"):
+    with pytest.raises(ConfigError, match="toggle 'kernel_siz' is unknown"):
         timm.create_model("roadmap_convnext_tiny", kernel_siz=5)
 
 
@@ -87,8 +101,15 @@ def test_features_only_gives_four_maps_from_every_step(step: str) -> None:
     with torch.device("meta"):
         model = timm.create_model("modernizable_resnet", step=step, features_only=True)
         maps = model(torch.zeros(2, 3, 64, 96))
-    assert model.feature_info.channels() == list(spec.stage_channels) and model.feature_info.reduction() == [4, 8, 16, 32]
-    assert [m.shape for m in maps] == [(2, c, 64 // s, 96 // s) for c, s in zip(spec.stage_channels, (4, 8, 16, 32), strict=True)]
+    assert model.feature_info.channels() == list(spec.stage_channels) and model.feature_info.reduction() == [
+        4,
+        8,
+        16,
+        32,
+    ]
+    assert [m.shape for m in maps] == [
+        (2, c, 64 // s, 96 // s) for c, s in zip(spec.stage_channels, (4, 8, 16, 32), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("step", ["baseline", "inverted-bottleneck", "grn"])
@@ -101,10 +122,14 @@ def test_features_are_the_stages_outputs_and_can_be_chosen(step: str, extractor:
     for stage in model.stages:
         y = stage(y)
         expected.append(y)
-    features = timm.create_model("modernizable_resnet", step=step, regime="micro", features_only=True, out_indices=(1, 3), feature_cls=extractor).eval()
+    features = timm.create_model(
+        "modernizable_resnet", step=step, regime="micro", features_only=True, out_indices=(1, 3), feature_cls=extractor
+    ).eval()
     inner = features.model if extractor == "getter" else features
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
-    flat = {k.replace(".", "_", 1) if k.startswith("stages.") else k.replace("stem.", "stem_"): v for k, v in state.items()}
+    flat = {
+        k.replace(".", "_", 1) if k.startswith("stages.") else k.replace("stem.", "stem_"): v for k, v in state.items()
+    }
     inner.load_state_dict(flat if extractor == "list" else state, strict=True)
     for found, wanted in zip(features(x), [expected[1], expected[3]], strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
@@ -121,8 +146,12 @@ def test_intermediates_are_the_stages_outputs() -> None:
     x = torch.randn(2, 1, 16, 16)
     last, maps = model.forward_intermediates(x)
     assert torch.equal(last, model.forward_features(x)) and torch.equal(maps[-1], last) and len(maps) == 4
-    assert [m.shape[1] for m in model.forward_intermediates(x, indices=2, intermediates_only=True)] == list(model.spec.stage_channels[2:])
-    assert [m.shape[1] for m in model.forward_intermediates(x, indices=[0, -2], intermediates_only=True)] == [model.spec.stage_channels[i] for i in (0, 2)]
+    assert [m.shape[1] for m in model.forward_intermediates(x, indices=2, intermediates_only=True)] == list(
+        model.spec.stage_channels[2:]
+    )
+    assert [m.shape[1] for m in model.forward_intermediates(x, indices=[0, -2], intermediates_only=True)] == [
+        model.spec.stage_channels[i] for i in (0, 2)
+    ]
     early, maps = model.forward_intermediates(x, indices=[1], stop_early=True)
     assert torch.equal(early, maps[0])
     for wrong in ([4], 5, 0, []):
@@ -163,7 +192,10 @@ def test_the_parts_of_forward_and_the_classifier_can_be_replaced(step: str) -> N
 def test_a_reset_classifier_is_initialized_as_the_spec_says() -> None:
     model = build_model("grn", "micro", width=64, head_init_scale=0.01)
     model.reset_classifier(100)
-    assert float(model.head.fc.weight.detach().std()) == pytest.approx(0.01 * 0.02, rel=0.05) and (model.head.fc.bias == 0).all()
+    assert (
+        float(model.head.fc.weight.detach().std()) == pytest.approx(0.01 * 0.02, rel=0.05)
+        and (model.head.fc.bias == 0).all()
+    )
 
 
 @pytest.mark.parametrize("step", ["baseline", "grn"])
@@ -243,7 +275,12 @@ def test_fine_tuning_with_layer_decay_takes_a_step() -> None:
 def test_timms_scripts_run_through_the_module(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import sys, timm\nprint(sys.argv[1:], timm.is_model('modernizable_resnet'), __name__)\n")
-    done = subprocess.run([sys.executable, "-m", "roadmap.model.registry", str(script), "--model", "x"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "roadmap.model.registry", str(script), "--model", "x"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.strip() == "['--model', 'x'] True __main__" and "Overwriting" not in done.stderr
     without = subprocess.run([sys.executable, "-m", "roadmap.model.registry"], cwd=ROOT, capture_output=True, text=True)
     assert without.returncode and "registry.script is missing; legal: a Python script" in without.stderr

@@ -8,10 +8,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from roadmap.config.errors import ConfigError
+from roadmap.config.fields import show
+from roadmap.config.model import DEPENDENCIES, Dependency, ModelSpec, broken_dependencies
+from roadmap.ladder.convnext import ladder, resolve
 from roadmap.model.network import ModernizableResNet, build_model
-from roadmap.rules import SpecError
-from roadmap.spec import DEPENDENCIES, Dependency, ModelSpec, broken_dependencies, show
-from roadmap.steps import ladder, resolve
 
 MICRO = resolve("baseline", "micro")
 SETTINGS: dict[str, list[Any]] = {
@@ -63,14 +64,19 @@ def forward_and_backward(spec: ModelSpec) -> None:
     assert x.grad is not None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow], derandomize=True)
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
+    derandomize=True,
+)
 @given(COMBINATIONS)
 def test_a_combination_either_trains_or_is_refused_with_its_reasons(combination: dict[str, Any]) -> None:
     broken = [d for d in DEPENDENCIES if is_broken(d, combination)]
     if not broken:
         forward_and_backward(ModelSpec(**combination))
         return
-    with pytest.raises(SpecError) as e:
+    with pytest.raises(ConfigError) as e:
         ModelSpec(**combination)
     assert all(d.reason in str(e.value) for d in broken)
     assert len(str(e.value).splitlines()) == len(broken)
@@ -91,13 +97,16 @@ def test_every_toggle_can_be_changed_alone_from_the_step(step: str) -> None:
         for value in (v for v in values if v != getattr(base, name)):
             combination = {**{f.name: getattr(base, f.name) for f in fields(ModelSpec)}, name: value}
             if any(is_broken(d, combination) for d in DEPENDENCIES):
-                with pytest.raises(SpecError, match="reason"):
+                with pytest.raises(ConfigError, match="reason"):
                     replace(base, **{name: value})
                 continue
             changed = replace(base, **{name: value})
             with torch.device("meta"):
                 model = ModernizableResNet(changed).train()
-                assert model(torch.zeros(2, changed.in_chans, 64, 64)).shape == (2, changed.num_classes or changed.stage_channels[-1])
+                assert model(torch.zeros(2, changed.in_chans, 64, 64)).shape == (
+                    2,
+                    changed.num_classes or changed.stage_channels[-1],
+                )
             built += 1
     assert built > len(SETTINGS)
 
@@ -116,19 +125,43 @@ BREAKING: dict[tuple[str, Any, str], dict[str, Any]] = {
     ("downsampling", "none", "inverted_bottleneck"): {"downsampling": "none", "depths": (2,)},
 }
 TEXTS = {
-    ("move_up_depthwise", True, "inverted_bottleneck"): "ModelSpec.move_up_depthwise is true, which needs inverted_bottleneck true, not false; reason: the paper moves the k x k",
-    ("downsampling", "separate", "inverted_bottleneck"): "ModelSpec.downsampling is separate, which needs inverted_bottleneck true, not false; reason: a classic bottleneck widens",
-    ("stem", "resnet", "stem_stride"): "ModelSpec.stem is resnet, which needs stem_stride 1 or 2 or 4, not 3; reason: the ResNet stem is one strided 3x3",
-    ("stem", "cifar", "stem_stride"): "ModelSpec.stem is cifar, which needs stem_stride 1, not 4; reason: the CIFAR stem is a 3x3 convolution",
-    ("downsampling", "none", "stages"): "ModelSpec.downsampling is none, which needs stages 1, not 4; reason: without downsampling every block runs at one width",
-    ("downsampling", "none", "inverted_bottleneck"): "ModelSpec.downsampling is none, which needs inverted_bottleneck true, not false; reason: a classic bottleneck changes",
+    (
+        "move_up_depthwise",
+        True,
+        "inverted_bottleneck",
+    ): "ModelSpec.move_up_depthwise is true, which needs inverted_bottleneck true, not false; reason: the paper moves the k x k",
+    (
+        "downsampling",
+        "separate",
+        "inverted_bottleneck",
+    ): "ModelSpec.downsampling is separate, which needs inverted_bottleneck true, not false; reason: a classic bottleneck widens",
+    (
+        "stem",
+        "resnet",
+        "stem_stride",
+    ): "ModelSpec.stem is resnet, which needs stem_stride 1 or 2 or 4, not 3; reason: the ResNet stem is one strided 3x3",
+    (
+        "stem",
+        "cifar",
+        "stem_stride",
+    ): "ModelSpec.stem is cifar, which needs stem_stride 1, not 4; reason: the CIFAR stem is a 3x3 convolution",
+    (
+        "downsampling",
+        "none",
+        "stages",
+    ): "ModelSpec.downsampling is none, which needs stages 1, not 4; reason: without downsampling every block runs at one width",
+    (
+        "downsampling",
+        "none",
+        "inverted_bottleneck",
+    ): "ModelSpec.downsampling is none, which needs inverted_bottleneck true, not false; reason: a classic bottleneck changes",
 }
 
 
 @pytest.mark.parametrize("d", DEPENDENCIES, ids=lambda d: f"{d.toggle}-{d.setting}-{d.needs}")
 def test_each_dependency_is_refused_with_its_text(d: Dependency) -> None:
     key = (d.toggle, d.setting, d.needs)
-    with pytest.raises(SpecError) as e:
+    with pytest.raises(ConfigError) as e:
         ModelSpec(**BREAKING[key])
     message = str(e.value)
     assert message.startswith(TEXTS[key]) and "\n" not in message
@@ -147,7 +180,7 @@ def test_each_dependency_is_needed(d: Dependency) -> None:
 
 def test_settings_on_a_ready_spec_are_applied_and_checked() -> None:
     assert build_model(MICRO, num_classes=7, width=8).num_classes == 7
-    with pytest.raises(SpecError, match="toggle 'kernel_siz' is unknown; .*did you mean 'kernel_size'"):
+    with pytest.raises(ConfigError, match="toggle 'kernel_siz' is unknown; .*did you mean 'kernel_size'"):
         build_model(MICRO, kernel_siz=5)
 
 

@@ -15,19 +15,23 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 import roadmap.model
+from roadmap.config.errors import ConfigError
+from roadmap.ladder.convnext import resolve
+from roadmap.ladder.published import ISOTROPIC, V1, V2
 from roadmap.model import ModernizableResNet, load_weights
 from roadmap.model.block import Block
 from roadmap.model.complexity import complexity, on_meta, params_of
 from roadmap.model.layers import GlobalResponseNorm
-from roadmap.model.variants import VARIANTS, models_page, variant_spec
-from roadmap.rules import SpecError
-from roadmap.steps import resolve
-from roadmap.variants import ISOTROPIC, V1, V2
+from roadmap.model.published import VARIANTS, models_page, variant_spec
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 IN_TIMM = [v.name for v in VARIANTS.values() if v.timm]
 HEAVY = ("convnext_large", "convnext_xlarge", "convnextv2_large", "convnextv2_huge")
-SLOW_OR_FAST = [pytest.param(n, marks=pytest.mark.slow) if n in ("convnext_large", "convnextv2_large") else n for n in IN_TIMM if n not in ("convnext_xlarge", "convnextv2_huge")]
+SLOW_OR_FAST = [
+    pytest.param(n, marks=pytest.mark.slow) if n in ("convnext_large", "convnextv2_large") else n
+    for n in IN_TIMM
+    if n not in ("convnext_xlarge", "convnextv2_huge")
+]
 ROOT = Path(__file__).parents[2]
 
 
@@ -50,7 +54,9 @@ def test_parameters_equal_timms_to_the_unit(name: str) -> None:
 def test_counts_are_the_published_ones(name: str) -> None:
     v = VARIANTS[name]
     count = complexity(v.spec, 224)
-    digits = {"convnextv2_tiny": 4.46}  # printed 4.47, as the roadmap's last row is printed 4.49: more than convolutions and linear layers counted
+    digits = {
+        "convnextv2_tiny": 4.46
+    }  # printed 4.47, as the roadmap's last row is printed 4.49: more than convolutions and linear layers counted
     for published, counted in ((v.params, count.params / 1e6), (digits.get(name, v.gmacs), count.macs / 1e9)):
         unit = 10.0 ** -len(f"{published:g}".partition(".")[2])
         assert abs(counted - published) <= unit / 2 + 1e-9
@@ -80,8 +86,12 @@ def test_cifars_last_step_has_the_size_of_v2_atto() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_each_variant_has_a_builder_of_its_name(name: str) -> None:
     with torch.device("meta"):
-        model = getattr(roadmap.model, name)(num_classes=7, in_chans=2, drop_path_rate=0.25, layer_scale_init_value=0.5, head_init_scale=0.1)
-    assert model.spec == replace(VARIANTS[name].spec, num_classes=7, in_chans=2, drop_path_rate=0.25, layer_scale=0.5, head_init_scale=0.1)
+        model = getattr(roadmap.model, name)(
+            num_classes=7, in_chans=2, drop_path_rate=0.25, layer_scale_init_value=0.5, head_init_scale=0.1
+        )
+    assert model.spec == replace(
+        VARIANTS[name].spec, num_classes=7, in_chans=2, drop_path_rate=0.25, layer_scale=0.5, head_init_scale=0.1
+    )
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "convnextv2_atto", "convnext_isotropic_small"])
@@ -104,15 +114,20 @@ def test_initial_weights_are_truncated_normal_with_zero_biases() -> None:
         if isinstance(m, (nn.Conv2d, nn.Linear)):
             assert m.bias is None or (m.bias == 0).all()
             if m.weight.numel() > 10_000:
-                assert float(m.weight.detach().std()) == pytest.approx(0.02, rel=0.05) and abs(float(m.weight.detach().mean())) < 1e-3
+                assert (
+                    float(m.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+                    and abs(float(m.weight.detach().mean())) < 1e-3
+                )
 
 
 def test_an_unknown_variant_gets_the_nearest_names() -> None:
-    with pytest.raises(SpecError, match="variant 'convnext_tinny' is unknown; legal: .*did you mean 'convnext_tiny'"):
+    with pytest.raises(ConfigError, match="variant 'convnext_tinny' is unknown; legal: .*did you mean 'convnext_tiny'"):
         variant_spec("convnext_tinny")
 
 
-def compare(ours: nn.Module, theirs: nn.Module, state: dict[str, Tensor], names: Callable[[str], str], size: int = 64) -> None:
+def compare(
+    ours: nn.Module, theirs: nn.Module, state: dict[str, Tensor], names: Callable[[str], str], size: int = 64
+) -> None:
     """Outputs within 1e-5 in eval and train mode; gradients of one backward within 1e-4 of their norm, tensor by tensor."""
     load_weights(ours, state)
     x, upstream = torch.randn(1, 3, size, size), None
@@ -132,7 +147,12 @@ def compare(ours: nn.Module, theirs: nn.Module, state: dict[str, Tensor], names:
 @pytest.mark.parametrize("name", SLOW_OR_FAST)
 def test_outputs_and_gradients_equal_timms(name: str, on_memory: OnMemory) -> None:
     theirs = on_memory(lambda: timm.create_model(name))
-    compare(on_memory(lambda: ModernizableResNet(replace(VARIANTS[name].spec, drop_path_rate=0.0))), theirs, theirs.state_dict(), lambda n: n)
+    compare(
+        on_memory(lambda: ModernizableResNet(replace(VARIANTS[name].spec, drop_path_rate=0.0))),
+        theirs,
+        theirs.state_dict(),
+        lambda n: n,
+    )
 
 
 @pytest.mark.slow
@@ -143,11 +163,19 @@ def test_wide_variants_at_reduced_depth_equal_timms(name: str, on_memory: OnMemo
     compare(on_memory(lambda: ModernizableResNet(spec)), theirs, theirs.state_dict(), lambda n: n)
 
 
-@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_small", pytest.param("convnext_base", marks=pytest.mark.slow), pytest.param("convnext_large", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convnext_tiny",
+        "convnext_small",
+        pytest.param("convnext_base", marks=pytest.mark.slow),
+        pytest.param("convnext_large", marks=pytest.mark.slow),
+    ],
+)
 def test_outputs_and_gradients_equal_torchvisions(name: str, on_memory: OnMemory) -> None:
     theirs = on_memory(lambda: torchvision.models.get_model(name, stochastic_depth_prob=0.0))
     ours = on_memory(lambda: ModernizableResNet(replace(VARIANTS[name].spec, drop_path_rate=0.0)))
-    from roadmap.model.layouts import from_ours
+    from roadmap.model.state_dict_formats import from_ours
 
     renamed = dict(zip(ours.state_dict(), from_ours(ours.state_dict(), "torchvision"), strict=True))
     compare(ours, theirs, theirs.state_dict(), renamed.__getitem__)
@@ -224,11 +252,13 @@ def test_grn_parameters_start_at_zero_and_never_decay() -> None:
 
 
 def test_models_page_is_up_to_date() -> None:
-    assert (ROOT / "docs" / "models.md").read_text() == models_page(), "run python -m roadmap.model.variants > docs/models.md"
+    assert (ROOT / "docs" / "models.md").read_text() == models_page(), (
+        "run python -m roadmap.model.published > docs/models.md"
+    )
 
 
 def test_the_table_of_variants_needs_no_torch() -> None:
-    code = "import sys, roadmap.variants; sys.exit('torch' in sys.modules)"
+    code = "import sys, roadmap.ladder.published; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

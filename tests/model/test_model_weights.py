@@ -16,12 +16,12 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from roadmap.config.errors import ConfigError
+from roadmap.config.model import ModelSpec
+from roadmap.ladder.published import VARIANTS
 from roadmap.model import ModernizableResNet, build_model, export_weights, load_weights, weights
-from roadmap.model.layouts import LAYOUTS, from_ours, recognize, to_ours
+from roadmap.model.state_dict_formats import LAYOUTS, from_ours, recognize, to_ours
 from roadmap.model.weights import WeightsError
-from roadmap.rules import SpecError
-from roadmap.spec import ModelSpec
-from roadmap.variants import VARIANTS
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 
@@ -40,7 +40,12 @@ HOLDING = {
     "isotropic, scaled": ("official_isotropic", "timm", "timm_conv"),
     "resnet": ("torchvision_resnet", "timm", "timm_conv"),
 }
-PAIRS = [pytest.param(kind, a, b, id=f"{kind}-{a}-{b}") for kind, layouts in HOLDING.items() for a in layouts for b in layouts]
+PAIRS = [
+    pytest.param(kind, a, b, id=f"{kind}-{a}-{b}")
+    for kind, layouts in HOLDING.items()
+    for a in layouts
+    for b in layouts
+]
 
 
 def network(kind: str, **settings: Any) -> Callable[[], nn.Module]:
@@ -60,7 +65,9 @@ class OfficialBlock(nn.Module):
         self.norm = nn.LayerNorm(c, eps=1e-6)
         self.pwconv1, self.pwconv2 = nn.Linear(c, 4 * c), nn.Linear(4 * c, c)
         self.gamma = nn.Parameter(torch.ones(c)) if scale else None
-        self.grn = nn.ParameterDict({k: nn.Parameter(torch.ones(1, 1, 1, 4 * c)) for k in ("gamma", "beta")}) if grn else None
+        self.grn = (
+            nn.ParameterDict({k: nn.Parameter(torch.ones(1, 1, 1, 4 * c)) for k in ("gamma", "beta")}) if grn else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.gelu(self.pwconv1(self.norm(self.dwconv(x).movedim(1, 3))))
@@ -84,29 +91,43 @@ class Official(nn.Module):
         w = spec.stage_channels
 
         def blocks(i: int) -> nn.Sequential:
-            return nn.Sequential(*(OfficialBlock(w[i], scale=spec.layer_scale is not None, grn=spec.grn) for _ in range(spec.depths[i])))
+            return nn.Sequential(
+                *(OfficialBlock(w[i], scale=spec.layer_scale is not None, grn=spec.grn) for _ in range(spec.depths[i]))
+            )
 
         self.isotropic = len(w) == 1
         if self.isotropic:
             self.stem, self.blocks = nn.Conv2d(3, w[0], 16, stride=16), blocks(0)
         else:
             stem = nn.Sequential(nn.Conv2d(3, w[0], 4, stride=4), ChannelsFirstNorm(w[0], eps=1e-6))
-            between = [nn.Sequential(ChannelsFirstNorm(w[i], eps=1e-6), nn.Conv2d(w[i], w[i + 1], 2, stride=2)) for i in range(3)]
+            between = [
+                nn.Sequential(ChannelsFirstNorm(w[i], eps=1e-6), nn.Conv2d(w[i], w[i + 1], 2, stride=2))
+                for i in range(3)
+            ]
             self.downsample_layers, self.stages = nn.ModuleList([stem, *between]), nn.ModuleList(map(blocks, range(4)))
         self.norm = nn.LayerNorm(w[-1], eps=1e-6)
         self.head = nn.Linear(w[-1], spec.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        for down, stage in [(self.stem, self.blocks)] if self.isotropic else zip(self.downsample_layers, self.stages, strict=True):
+        for down, stage in (
+            [(self.stem, self.blocks)] if self.isotropic else zip(self.downsample_layers, self.stages, strict=True)
+        ):
             x = stage(down(x))
         return self.head(self.norm(x.mean((2, 3))))
 
 
-OFFICIAL = {"v1": "official_v1", "v2": "official_v2", "isotropic": "official_isotropic", "isotropic, scaled": "official_isotropic"}
+OFFICIAL = {
+    "v1": "official_v1",
+    "v2": "official_v2",
+    "isotropic": "official_isotropic",
+    "isotropic, scaled": "official_isotropic",
+}
 
 
 @pytest.mark.parametrize(("kind", "layout"), OFFICIAL.items())
-def test_official_weights_load_strictly_and_give_the_official_outputs(kind: str, layout: str, on_memory: OnMemory) -> None:
+def test_official_weights_load_strictly_and_give_the_official_outputs(
+    kind: str, layout: str, on_memory: OnMemory
+) -> None:
     theirs, ours = on_memory(lambda: Official(SPECS[kind])), on_memory(network(kind))
     nn.init.zeros_(ours.head.fc.weight)
     report = load_weights(ours, theirs.state_dict())
@@ -118,7 +139,14 @@ def test_official_weights_load_strictly_and_give_the_official_outputs(kind: str,
     theirs.load_state_dict(export_weights(ours, layout), strict=True)
 
 
-@pytest.mark.parametrize("name", ["convnext_isotropic_small", "convnext_isotropic_base", pytest.param("convnext_isotropic_large", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "convnext_isotropic_small",
+        "convnext_isotropic_base",
+        pytest.param("convnext_isotropic_large", marks=pytest.mark.slow),
+    ],
+)
 def test_isotropic_variants_equal_the_official_ones_in_outputs_and_gradients(name: str, on_memory: OnMemory) -> None:
     spec = replace(VARIANTS[name].spec, drop_path_rate=0.0)
     theirs, ours = on_memory(lambda: Official(spec)), on_memory(lambda: ModernizableResNet(spec))
@@ -130,7 +158,9 @@ def test_isotropic_variants_equal_the_official_ones_in_outputs_and_gradients(nam
     upstream = torch.randn_like(outputs[0])
     for y in outputs:
         y.backward(upstream)
-    expected, _ = to_ours({n: p.grad for n, p in theirs.named_parameters() if p.grad is not None}, LAYOUTS["official_isotropic"])
+    expected, _ = to_ours(
+        {n: p.grad for n, p in theirs.named_parameters() if p.grad is not None}, LAYOUTS["official_isotropic"]
+    )
     for n, p in ours.named_parameters():
         assert p.grad is not None and (p.grad.flatten() - expected[n].flatten()).norm() <= 1e-4 * expected[n].norm(), n
 
@@ -155,7 +185,7 @@ def test_a_layout_that_cannot_hold_the_network_says_so(kind: str, layout: str, o
     if layout in HOLDING[kind]:
         export_weights(on_memory(network(kind)), layout)
         return
-    with pytest.raises(SpecError, match=f"weights.layout {layout} .*; legal: networks that are .*; choose timm"):
+    with pytest.raises(ConfigError, match=f"weights.layout {layout} .*; legal: networks that are .*; choose timm"):
         export_weights(on_memory(network(kind)), layout)
 
 
@@ -171,7 +201,10 @@ def test_exported_weights_have_timms_names_and_shapes(name: str) -> None:
 @pytest.mark.parametrize("name", ["convnext_tiny", "convnext_small", "convnext_base", "convnext_large"])
 def test_exported_weights_have_torchvisions_names_and_shapes(name: str) -> None:
     with torch.device("meta"):
-        ours, theirs = ModernizableResNet(VARIANTS[name].spec).state_dict(), torchvision.models.get_model(name).state_dict()
+        ours, theirs = (
+            ModernizableResNet(VARIANTS[name].spec).state_dict(),
+            torchvision.models.get_model(name).state_dict(),
+        )
     assert {k: v.shape for k, v in from_ours(ours, "torchvision").items()} == {k: v.shape for k, v in theirs.items()}
 
 
@@ -182,13 +215,18 @@ def test_torchvisions_resnet50_round_trips_strictly(on_memory: OnMemory) -> None
 
 
 def test_unknown_names_are_no_layout() -> None:
-    with pytest.raises(SpecError, match="weights.layout of a state dict that starts with encoder.0 is unknown; legal: torchvision, .*; give weights"):
+    with pytest.raises(
+        ConfigError,
+        match="weights.layout of a state dict that starts with encoder.0 is unknown; legal: torchvision, .*; give weights",
+    ):
         recognize({"encoder.0": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("nest", ["model", "state_dict", None])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_checkpoints_are_read_through_their_nesting(nest: str | None, prefix: str, tmp_path: Path, on_memory: OnMemory) -> None:
+def test_checkpoints_are_read_through_their_nesting(
+    nest: str | None, prefix: str, tmp_path: Path, on_memory: OnMemory
+) -> None:
     source, target = on_memory(network("v1")), ModernizableResNet(SPECS["v1"])
     state = {prefix + k: v for k, v in export_weights(source, "official_v1").items()}
     path = tmp_path / "checkpoint.pth"
@@ -219,7 +257,9 @@ class Hostile:
 def test_a_hostile_pickle_is_refused_and_never_executed(suffix: str, zipped: bool, tmp_path: Path) -> None:
     trace, path = tmp_path / "trace", tmp_path / f"weights{suffix}"
     torch.save({"model": {"stem.0.weight": Hostile(trace)}}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(WeightsError, match="holds more than tensors, and nothing of it was executed; legal: .*weights_only=True"):
+    with pytest.raises(
+        WeightsError, match="holds more than tensors, and nothing of it was executed; legal: .*weights_only=True"
+    ):
         load_weights(ModernizableResNet(SPECS["v1"]), path)
     assert not trace.exists()
     torch.load(path, weights_only=False)  # the attack itself works
@@ -235,7 +275,10 @@ def test_a_damaged_or_foreign_file_is_refused(content: bytes, tmp_path: Path) ->
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(WeightsError, match="weights.source nowhere.pth is no file; legal: an existing .pth or .safetensors file; check the path"):
+    with pytest.raises(
+        WeightsError,
+        match="weights.source nowhere.pth is no file; legal: an existing .pth or .safetensors file; check the path",
+    ):
         load_weights(ModernizableResNet(SPECS["v1"]), "nowhere.pth")
 
 
@@ -250,21 +293,36 @@ def test_another_head_is_refused_with_both_shapes_and_adapted_on_request(on_memo
     before = {k: v.clone() for k, v in target.state_dict().items()}
     with pytest.raises(WeightsError) as e:
         load_weights(target, source.state_dict())
-    assert "weights.head.fc.weight is (5, 128) in the source and (3, 128) in the network; legal: equal shapes; pass adapt=True" in str(e.value)
+    assert (
+        "weights.head.fc.weight is (5, 128) in the source and (3, 128) in the network; legal: equal shapes; pass adapt=True"
+        in str(e.value)
+    )
     assert same(before, target.state_dict())
     report = load_weights(target, source.state_dict(), adapt=True)
-    assert set(report.left) == {"head.fc.weight", "head.fc.bias"} and "left head.fc.weight: (5, 128) in the source, (3, 128) here" in str(report)
+    assert set(report.left) == {
+        "head.fc.weight",
+        "head.fc.bias",
+    } and "left head.fc.weight: (5, 128) in the source, (3, 128) here" in str(report)
     assert torch.equal(target.head.fc.weight, before["head.fc.weight"])
-    assert torch.equal(target.head.norm.weight, source.head.norm.weight) and torch.equal(target.stem[0].weight, source.stem[0].weight)
+    assert torch.equal(target.head.norm.weight, source.head.norm.weight) and torch.equal(
+        target.stem[0].weight, source.stem[0].weight
+    )
 
 
 def test_a_source_without_head_is_adapted_on_request(on_memory: OnMemory) -> None:
     """As the self-supervised V2 weights come."""
     state = {k: v for k, v in on_memory(network("v2")).state_dict().items() if not k.startswith("head.")}
     target = ModernizableResNet(SPECS["v2"])
-    with pytest.raises(WeightsError, match="weights.head.norm.weight is .128,. in the network and missing in the source"):
+    with pytest.raises(
+        WeightsError, match="weights.head.norm.weight is .128,. in the network and missing in the source"
+    ):
         load_weights(target, state)
-    assert set(load_weights(target, state, adapt=True).left) == {"head.norm.weight", "head.norm.bias", "head.fc.weight", "head.fc.bias"}
+    assert set(load_weights(target, state, adapt=True).left) == {
+        "head.norm.weight",
+        "head.norm.bias",
+        "head.fc.weight",
+        "head.fc.bias",
+    }
 
 
 def test_a_network_without_head_takes_the_rest_on_request(on_memory: OnMemory) -> None:
@@ -276,14 +334,21 @@ def test_a_network_without_head_takes_the_rest_on_request(on_memory: OnMemory) -
 @pytest.mark.parametrize("channels", [1, 2, 4, 6])
 def test_other_input_channels_are_refused_and_adapted_on_request(channels: int, on_memory: OnMemory) -> None:
     source, target = on_memory(network("v1")), ModernizableResNet(replace(SPECS["v1"], in_chans=channels)).eval()
-    with pytest.raises(WeightsError, match=rf"weights.stem.0.weight is \(16, 3, 4, 4\) in the source and \(16, {channels}, 4, 4\) in the network"):
+    with pytest.raises(
+        WeightsError,
+        match=rf"weights.stem.0.weight is \(16, 3, 4, 4\) in the source and \(16, {channels}, 4, 4\) in the network",
+    ):
         load_weights(target, source.state_dict())
     report = load_weights(target, source.state_dict(), adapt=True)
     assert set(report.adapted) == {"stem.0.weight"} and "stem.0.weight" not in report.loaded
-    assert torch.allclose(target.stem[0].weight, timm.models.adapt_input_conv(channels, source.stem[0].weight), atol=1e-6)
+    assert torch.allclose(
+        target.stem[0].weight, timm.models.adapt_input_conv(channels, source.stem[0].weight), atol=1e-6
+    )
     grey = torch.randn(1, 1, 64, 64)
     if channels in (1, 6):  # the same picture in all channels gives the same outputs
-        torch.testing.assert_close(target(grey.expand(1, channels, 64, 64)), source(grey.expand(1, 3, 64, 64)), rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            target(grey.expand(1, channels, 64, 64)), source(grey.expand(1, 3, 64, 64)), rtol=0, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize(("kind", "other"), [("v1", "v2"), ("v2", "v1"), ("resnet", "v1")])
@@ -293,8 +358,13 @@ def test_another_network_is_never_adapted(kind: str, other: str, on_memory: OnMe
 
 
 def test_another_kernel_size_is_never_adapted(on_memory: OnMemory) -> None:
-    with pytest.raises(WeightsError, match=r"weights.stages.0.blocks.0.conv_dw.weight is \(16, 1, 7, 7\) in the source and \(16, 1, 5, 5\) in the network"):
-        load_weights(ModernizableResNet(replace(SPECS["v1"], kernel_size=5)), on_memory(network("v1")).state_dict(), adapt=True)
+    with pytest.raises(
+        WeightsError,
+        match=r"weights.stages.0.blocks.0.conv_dw.weight is \(16, 1, 7, 7\) in the source and \(16, 1, 5, 5\) in the network",
+    ):
+        load_weights(
+            ModernizableResNet(replace(SPECS["v1"], kernel_size=5)), on_memory(network("v1")).state_dict(), adapt=True
+        )
 
 
 def test_other_image_sizes_just_work(on_memory: OnMemory) -> None:
@@ -302,8 +372,13 @@ def test_other_image_sizes_just_work(on_memory: OnMemory) -> None:
     assert [model(torch.randn(1, 3, *size)).shape for size in ((32, 32), (97, 64), (224, 160))] == [(1, 5)] * 3
 
 
-@pytest.mark.parametrize(("source", "library"), [("convnext_tiny", "timm"), ("timm:convnext_tiny.fb_in1k", "timm"), ("torchvision:convnext_tiny", "torchvision")])
-def test_names_are_fetched_from_their_library(source: str, library: str, monkeypatch: pytest.MonkeyPatch, on_memory: OnMemory) -> None:
+@pytest.mark.parametrize(
+    ("source", "library"),
+    [("convnext_tiny", "timm"), ("timm:convnext_tiny.fb_in1k", "timm"), ("torchvision:convnext_tiny", "torchvision")],
+)
+def test_names_are_fetched_from_their_library(
+    source: str, library: str, monkeypatch: pytest.MonkeyPatch, on_memory: OnMemory
+) -> None:
     asked = []
 
     def fake(name: str, **arguments: Any) -> nn.Module:
@@ -318,7 +393,9 @@ def test_names_are_fetched_from_their_library(source: str, library: str, monkeyp
         model = build_model("separate-downsampling")
     report = load_weights(model.to_empty(device="cpu"), source)
     assert report.layout == library
-    assert asked == [(source.partition(":")[2] or source, {"pretrained": True} if library == "timm" else {"weights": "DEFAULT"})]
+    assert asked == [
+        (source.partition(":")[2] or source, {"pretrained": True} if library == "timm" else {"weights": "DEFAULT"})
+    ]
 
 
 def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,11 +403,17 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", fail)
-    with pytest.raises(WeightsError, match="weights.source 'convnext_tiny' cannot be fetched .OSError: no route to host.; legal: .*; check the network, or give a file"):
+    with pytest.raises(
+        WeightsError,
+        match="weights.source 'convnext_tiny' cannot be fetched .OSError: no route to host.; legal: .*; check the network, or give a file",
+    ):
         load_weights(ModernizableResNet(SPECS["v1"]), "convnext_tiny")
 
 
 @pytest.mark.parametrize("name", ["convnxt_tiny", "torchvision:convnextv2_tiny", "hub:convnext_tiny"])
 def test_unknown_names_get_the_nearest(name: str) -> None:
-    with pytest.raises(WeightsError, match="weights.source .* is neither a file nor known to timm or torchvision; legal: a path, NAME, .*; did you mean 'convnext"):
+    with pytest.raises(
+        WeightsError,
+        match="weights.source .* is neither a file nor known to timm or torchvision; legal: a path, NAME, .*; did you mean 'convnext",
+    ):
         weights.fetch(name)

@@ -43,7 +43,13 @@ def cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="roadmap-slurm-"))
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
     environment = {
-        **kept, "SLURM_CONF": str(folder / "cluster" / "slurm.conf"), "CLUSTER_PORT": "27800", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "XDG_CONFIG_HOME": str(folder / "config"),
+        **kept,
+        "SLURM_CONF": str(folder / "cluster" / "slurm.conf"),
+        "CLUSTER_PORT": "27800",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "XDG_CONFIG_HOME": str(folder / "config"),
     }
     found = Cluster(folder, environment)
     found.script("up")
@@ -66,7 +72,9 @@ def undisturbed(cluster: Cluster) -> subprocess.Popen[bytes]:
 @pytest.fixture(scope="session", autouse=True)
 def ladder(cluster: Cluster) -> str:
     """The micro ladder as one array, two runs at a time."""
-    done = cluster.submit("ladder", "--seeds", "0", "--array-parallelism", "2", trial=("--regime", "micro", "--epochs", "1"))
+    done = cluster.submit(
+        "ladder", "--seeds", "0", "--array-parallelism", "2", trial=("--regime", "micro", "--epochs", "1")
+    )
     assert "submitted 14 runs as array" in done.stdout
     return "ladder"
 
@@ -89,7 +97,7 @@ def ends_as_undisturbed(cluster: Cluster, undisturbed: subprocess.Popen[bytes]) 
     """Checks that a finished run's tensors and epochs are those of the run that nothing happened to."""
     from small_runs import hash_of
 
-    from roadmap.record import RunFolder
+    from roadmap.runs.folder import RunFolder
 
     def check(run: Path) -> None:
         assert undisturbed.wait(timeout=180) == 0
@@ -97,6 +105,8 @@ def ends_as_undisturbed(cluster: Cluster, undisturbed: subprocess.Popen[bytes]) 
         assert json.loads((run / "record.json").read_text())["status"] == "finished"
         assert hash_of(RunFolder(run)) == hash_of(RunFolder(other))
         assert (run / "losses.jsonl").read_bytes() == (other / "losses.jsonl").read_bytes()
-        assert [m["epoch"] for m in lines(run / "metrics.jsonl")] == [m["epoch"] for m in lines(other / "metrics.jsonl")]
+        assert [m["epoch"] for m in lines(run / "metrics.jsonl")] == [
+            m["epoch"] for m in lines(other / "metrics.jsonl")
+        ]
 
     return check

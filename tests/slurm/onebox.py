@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).with_name("cluster")
-TRIAL = ("--step", "5", "--regime", "micro", "--epochs", "12")  # that faults happen to: about 20 s of training on one core
+TRIAL = (
+    "--step",
+    "5",
+    "--regime",
+    "micro",
+    "--epochs",
+    "12",
+)  # that faults happen to: about 20 s of training on one core
 SHORT = ("--step", "5", "--regime", "micro", "--epochs", "1")
 SMALL = ("--cpus-per-task", "1", "--mem", "1500M", "--time", "20", "--yes")
 
@@ -28,18 +35,35 @@ class Cluster:
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def script(self, *words: str) -> None:
-        subprocess.run([SCRIPT, *words, self.folder / "cluster"], env=self.environment, check=True, capture_output=True, timeout=120)
+        subprocess.run(
+            [SCRIPT, *words, self.folder / "cluster"],
+            env=self.environment,
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
 
     def call(self, *words: object, status: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Any command in the cluster's environment."""
-        done = subprocess.run([str(w) for w in words], cwd=self.folder, env={**self.environment, **environment}, capture_output=True, text=True, check=False, timeout=300, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            [str(w) for w in words],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            stdin=subprocess.DEVNULL,
+        )
         assert status is None or done.returncode == status, (words, done.returncode, done.stdout, done.stderr)
         return done
 
     def roadmap(self, *words: object, status: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         return self.call(sys.executable, "-m", "roadmap", *words, status=status, **environment)
 
-    def submit(self, study: str, *words: object, trial: tuple[str, ...] = TRIAL, status: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def submit(
+        self, study: str, *words: object, trial: tuple[str, ...] = TRIAL, status: int | None = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return self.roadmap("run", "--slurm", *trial, "--name", study, *SMALL, *words, status=status, **environment)
 
     def runs(self, study: str) -> list[Path]:
@@ -54,7 +78,10 @@ class Cluster:
         while not (found := look()):
             if time.monotonic() > end:
                 queue = self.call("squeue", "--states=all", "--array", status=None).stdout
-                logs = "\n".join(f"== {p}\n{p.read_text()[-2000:]}" for p in sorted(self.folder.glob("runs/*/slurm/*/*_log.out"))[-4:])
+                logs = "\n".join(
+                    f"== {p}\n{p.read_text()[-2000:]}"
+                    for p in sorted(self.folder.glob("runs/*/slurm/*/*_log.out"))[-4:]
+                )
                 pytest.fail(f"{what} has not come in {seconds} s\n{queue}\n{logs}")
             time.sleep(0.3)
         return found
@@ -72,7 +99,16 @@ class Cluster:
         self.wait(f"{run.name}: epoch {epoch}", lambda: len(lines(run / "metrics.jsonl")) >= epoch, seconds)
 
     def background(self, *words: str) -> subprocess.Popen[bytes]:
-        self.started.append(subprocess.Popen(words, cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL))
+        self.started.append(
+            subprocess.Popen(
+                words,
+                cwd=self.folder,
+                env=self.environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
+            )
+        )
         return self.started[-1]
 
 

@@ -35,7 +35,16 @@ def test_preemption_by_the_urgent_partition(cluster: Cluster, ends_as_undisturbe
 
 def test_a_node_that_dies_with_its_steps_of_one_and_of_two_nodes(cluster: Cluster, ends_as_undisturbed: Check) -> None:
     """The run of two nodes is preempted first, so that its ranks also agree on a stop."""
-    trial = ("--step", "9", "--regime", "micro", "--epochs", "12", "--recipe", "cifar-adamw")  # four iterations an epoch
+    trial = (
+        "--step",
+        "9",
+        "--regime",
+        "micro",
+        "--epochs",
+        "12",
+        "--recipe",
+        "cifar-adamw",
+    )  # four iterations an epoch
     cluster.submit("two-nodes-disturbed", "--nodes", "2", "--gpus-per-node", "1", trial=trial)
     both = cluster.runs("two-nodes-disturbed")[0]
     cluster.wait_for_epoch(both, 2)
@@ -57,7 +66,9 @@ def test_a_node_that_dies_with_its_steps_of_one_and_of_two_nodes(cluster: Cluste
     assert json.loads((both / "record.json").read_text())["world_size"] == 2
 
 
-def test_a_refused_requeue_leaves_the_run_saved_and_says_how_to_go_on_and_it_goes_on_locally(cluster: Cluster, ends_as_undisturbed: Check) -> None:
+def test_a_refused_requeue_leaves_the_run_saved_and_says_how_to_go_on_and_it_goes_on_locally(
+    cluster: Cluster, ends_as_undisturbed: Check
+) -> None:
     cluster.submit("refused")
     run = cluster.runs("refused")[0]
     cluster.wait_for_epoch(run)
@@ -107,7 +118,15 @@ def test_a_step_that_slurm_could_not_create_is_tried_again(cluster: Cluster) -> 
     profile = cluster.folder / "config" / "roadmap" / "slurm.yaml"
     profile.parent.mkdir(parents=True, exist_ok=True)
     mark = cluster.folder / "failed-once"
-    profile.write_text(json.dumps({"onebox": {"setup": f'srun() {{ [ -e {mark} ] && command srun "$@" && return; touch {mark}; echo "srun: error: Unable to create step for job 1: reason" >&2; return 1; }}'}}))
+    profile.write_text(
+        json.dumps(
+            {
+                "onebox": {
+                    "setup": f'srun() {{ [ -e {mark} ] && command srun "$@" && return; touch {mark}; echo "srun: error: Unable to create step for job 1: reason" >&2; return 1; }}'
+                }
+            }
+        )
+    )
     cluster.submit("no-step", trial=SHORT)
     profile.unlink()
     run = cluster.runs("no-step")[0]

@@ -28,22 +28,39 @@ def queued(cluster: Cluster, study: str) -> list[str]:
 
 def test_a_dry_run_shows_the_script_and_submits_nothing(cluster: Cluster) -> None:
     done = cluster.submit("dry", "--dry-run", "--nodes", "1", "--gpus-per-node", "1", "--time", "90", "--qos", "normal")
-    for part in ("#SBATCH --time=90", "#SBATCH --requeue", "#SBATCH --signal=USR2@120", "#SBATCH --gpus-per-node=1", "--cpus-per-task=1", "would start at", "unknown: no images per second", "90 minutes each"):
+    for part in (
+        "#SBATCH --time=90",
+        "#SBATCH --requeue",
+        "#SBATCH --signal=USR2@120",
+        "#SBATCH --gpus-per-node=1",
+        "--cpus-per-task=1",
+        "would start at",
+        "unknown: no images per second",
+        "90 minutes each",
+    ):
         assert part in done.stdout
     assert "wckey" not in done.stdout
     assert not (cluster.folder / "runs" / "dry").exists() and not queued(cluster, "dry")
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (("--partition", "nowhere"), "invalid partition specified: nowhere"),
-    (("--gpus-per-node", "2"), "1 groups of 64, which 2 ranks do not divide"),
-    (("--gpus-per-node", "0", "--mem", "900G"), "refused by the cluster"),
-    (("--time", "24:00:00"), "slurm.time is '24:00:00'; legal: whole numbers from 1 (minutes); give minutes: 24:00:00 is 1440"),
-    (("--constraint", "a\nb"), "slurm.constraint"),
-    (("--account", "%j"), "without spaces, quotes, '%' or line breaks"),
-    (("--profile", "elsewhere"), "--profile 'elsewhere' is not in"),
-])
-def test_what_the_cluster_would_refuse_is_refused_before_anything_is_submitted(cluster: Cluster, words: tuple[str, ...], said: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--partition", "nowhere"), "invalid partition specified: nowhere"),
+        (("--gpus-per-node", "2"), "1 groups of 64, which 2 ranks do not divide"),
+        (("--gpus-per-node", "0", "--mem", "900G"), "refused by the cluster"),
+        (
+            ("--time", "24:00:00"),
+            "slurm.time is '24:00:00'; legal: whole numbers from 1 (minutes); give minutes: 24:00:00 is 1440",
+        ),
+        (("--constraint", "a\nb"), "slurm.constraint"),
+        (("--account", "%j"), "without spaces, quotes, '%' or line breaks"),
+        (("--profile", "elsewhere"), "--profile 'elsewhere' is not in"),
+    ],
+)
+def test_what_the_cluster_would_refuse_is_refused_before_anything_is_submitted(
+    cluster: Cluster, words: tuple[str, ...], said: str
+) -> None:
     done = cluster.submit("refused-options", *words, trial=SHORT, status=2)
     assert said in done.stderr and "; legal: " in done.stderr, done.stderr
     assert not queued(cluster, "refused-options")
@@ -77,7 +94,13 @@ def test_250_trials_become_arrays_that_the_cluster_accepts_and_are_submitted_onc
 def test_folders_are_the_owners_alone_and_a_folder_open_to_others_is_refused(cluster: Cluster) -> None:
     cluster.submit("private", trial=HELD)
     study = cluster.folder / "runs" / "private"
-    for path in (study, study / "slurm", study / "code", submission_files(cluster, "private")[0].parent, cluster.runs("private")[0]):
+    for path in (
+        study,
+        study / "slurm",
+        study / "code",
+        submission_files(cluster, "private")[0].parent,
+        cluster.runs("private")[0],
+    ):
         assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
     (study / "slurm").chmod(0o777)
     assert "not writable by others" in cluster.submit("private", "--force", trial=HELD, status=2).stderr
@@ -101,10 +124,15 @@ def test_the_controller_restarts_while_a_run_is_submitted(cluster: Cluster, tmp_
     restart = f"[[ -e {tmp_path}/once ]] || {{ touch {tmp_path}/once; {script} stop-controller {where}; (sleep 3; {script} start-controller {where}) > /dev/null 2>&1 & }}"
     lost = f'[[ -e {tmp_path}/once ]] && exec $REAL "$@"; $REAL "$@" > /dev/null; {restart}; echo "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)" >&2; exit 1'
     study = f"restarted-{taken}"
-    environment = with_sbatch(tmp_path, lost if taken else f'{restart}; SLURM_CONF={where}/slurm.conf exec timeout 5 $REAL "$@"')
+    environment = with_sbatch(
+        tmp_path, lost if taken else f'{restart}; SLURM_CONF={where}/slurm.conf exec timeout 5 $REAL "$@"'
+    )
     done = cluster.submit(study, trial=HELD, **environment)
     assert "submitted 1 runs" in done.stdout
-    cluster.wait("the nodes to register again", lambda: cluster.call("sbatch", "--test-only", "--gpus-per-node=1", "--wrap=true", status=None).returncode == 0)
+    cluster.wait(
+        "the nodes to register again",
+        lambda: cluster.call("sbatch", "--test-only", "--gpus-per-node=1", "--wrap=true", status=None).returncode == 0,
+    )
     assert len(queued(cluster, study)) == 1
     assert "to submit: 0" in cluster.submit(study, trial=HELD).stdout
     cluster.roadmap("cancel", "--study", study, "--yes")
@@ -127,7 +155,9 @@ def test_a_submitter_killed_right_after_sbatch_leaves_nothing_to_submit_twice(cl
 
 def test_jobs_whose_submitter_died_train_all_the_same(cluster: Cluster, tmp_path: Path) -> None:
     killed_after_sbatch(cluster, tmp_path, "orphan", *SHORT)
-    run = cluster.wait("its record", lambda: next(iter((cluster.folder / "runs" / "orphan").glob("*/record.json")), None)).parent
+    run = cluster.wait(
+        "its record", lambda: next(iter((cluster.folder / "runs" / "orphan").glob("*/record.json")), None)
+    ).parent
     assert len(events(run, "start")) == 1
     again = cluster.submit("orphan", trial=SHORT)
     assert "to submit: 0" in again.stdout and len(submission_files(cluster, "orphan")) == 1
@@ -138,7 +168,14 @@ def test_the_code_is_frozen_and_the_environment_is_clean(cluster: Cluster, tmp_p
     root = Path(__file__).parents[2]
     for name in ("roadmap", "experiments"):
         shutil.copytree(root / name, tmp_path / name)
-    inside = {"PYTHONPATH": str(tmp_path), "SLURM_JOB_ID": "4711", "SLURM_NTASKS": "8", "SLURM_ARRAY_TASK_ID": "5", "RANK": "3", "WORLD_SIZE": "8"}
+    inside = {
+        "PYTHONPATH": str(tmp_path),
+        "SLURM_JOB_ID": "4711",
+        "SLURM_NTASKS": "8",
+        "SLURM_ARRAY_TASK_ID": "5",
+        "RANK": "3",
+        "WORLD_SIZE": "8",
+    }
     cluster.submit("frozen", trial=HELD, **{**inside, "WORLD_SIZE": "1"})
     (tmp_path / "roadmap" / "spec.py").write_text("raise SystemExit('edited after the submission')")
     cluster.call("scontrol", "release", queued(cluster, "frozen")[0])
@@ -154,7 +191,9 @@ def test_the_record_of_a_frozen_run_names_the_commit_it_was_submitted_at(cluster
     cluster.submit("commit", trial=SHORT)
     cluster.wait_for_states("commit", "done")
     record = json.loads((cluster.runs("commit")[0] / "record.json").read_text())
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True).stdout.strip()
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    ).stdout.strip()
     frozen = json.loads(next((cluster.folder / "runs" / "commit" / "code").glob("*/frozen.json")).read_text())
     assert record["git_commit"] == frozen["git_commit"] == head
     assert record["git_dirty"] == frozen["git_dirty"]

@@ -17,22 +17,40 @@ from typing import Any
 import cloudpickle
 import torch
 
-from roadmap.data.catalogue import resolve_data
-from roadmap.machine import Machine
-from roadmap.recipes import find_recipe
-from roadmap.record import RunFolder
-from roadmap.spec import Trial
-from roadmap.steps import resolve
-from roadmap.train.checkpoint import CheckpointStore
+from roadmap.config.recipes import find_recipe
+from roadmap.config.runtime import Runtime
+from roadmap.config.trial import Trial
+from roadmap.data.registry import resolve_data
+from roadmap.ladder.convnext import resolve
+from roadmap.runs.folder import RunFolder
+from roadmap.train.checkpoints import CheckpointStore
 from roadmap.train.execute import execute
 
 # Everything a run can draw is on: mixup, cutmix, stochastic depth, augmentation, the weights' moving average, two groups a batch.
-LOADED = {"epochs": 2, "batch_size": 128, "group_size": 64, "warmup_epochs": 0.5, "mixup": 0.8, "cutmix": 1.0, "ema_decay": 0.9, "random_erasing": 0.25}
+LOADED = {
+    "epochs": 2,
+    "batch_size": 128,
+    "group_size": 64,
+    "warmup_epochs": 0.5,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "ema_decay": 0.9,
+    "random_erasing": 0.25,
+}
 
 
-def make_trial(step: str = "separate-downsampling", seed: int = 0, settings: dict[str, Any] | None = None, **recipe: Any) -> Trial:
+def make_trial(
+    step: str = "separate-downsampling", seed: int = 0, settings: dict[str, Any] | None = None, **recipe: Any
+) -> Trial:
     model = resolve(step, "micro", **{"drop_path_rate": 0.2, "depths": (1, 1, 1, 1), **(settings or {})})
-    return Trial(model=model, recipe=replace(find_recipe("digits-adamw"), **{**LOADED, **recipe}), data=resolve_data("digits"), seed=seed, regime="micro", step=step)
+    return Trial(
+        model=model,
+        recipe=replace(find_recipe("digits-adamw"), **{**LOADED, **recipe}),
+        data=resolve_data("digits"),
+        seed=seed,
+        regime="micro",
+        step=step,
+    )
 
 
 def make_run(root: Path, trial: Trial) -> RunFolder:
@@ -87,7 +105,7 @@ def in_child(work: Callable[[], object]) -> int:
 
 
 def train(folder: RunFolder, **machine: Any) -> dict[str, Any]:
-    return execute(folder, Machine(**machine))
+    return execute(folder, Runtime(**machine))
 
 
 def free_port() -> int:

@@ -11,15 +11,40 @@ from pathlib import Path
 import pytest
 from small_runs import child, hash_of, in_child, make_run, make_trial, train
 
-from roadmap.machine import Machine
-from roadmap.record import RunError, RunFolder, git_state
-from roadmap.spec import SpecError
+from roadmap.config.errors import ConfigError
+from roadmap.config.runtime import Runtime
+from roadmap.runs.folder import RunFolder
+from roadmap.runs.io import RunError
+from roadmap.runs.provenance import git_state
 from roadmap.train.execute import execute
 
 SHORT = {"epochs": 1, "warmup_epochs": 0}
 KEYS = (
-    "status", "top1", "top5", "loss", "ema_top1", "ema_top5", "ema_loss", "params", "macs", "images_per_second", "wall_seconds", "peak_memory_bytes", "epochs", "world_size",
-    "device_batch", "git_commit", "git_dirty", "packages", "hardware", "seed", "attempts", "validation_top1", "test_images", "fingerprint", "precision",
+    "status",
+    "top1",
+    "top5",
+    "loss",
+    "ema_top1",
+    "ema_top5",
+    "ema_loss",
+    "params",
+    "macs",
+    "images_per_second",
+    "wall_seconds",
+    "peak_memory_bytes",
+    "epochs",
+    "world_size",
+    "device_batch",
+    "git_commit",
+    "git_dirty",
+    "packages",
+    "hardware",
+    "seed",
+    "attempts",
+    "validation_top1",
+    "test_images",
+    "fingerprint",
+    "precision",
     "resolved",
 )
 
@@ -29,7 +54,13 @@ def test_a_finished_run_leaves_a_full_record_and_metrics(tmp_path: Path) -> None
     record = train(folder)
     assert [k for k in KEYS if record.get(k) is None] == []
     assert record == folder.record()
-    assert (record["status"], record["test_images"], record["device_batch"], record["epochs"], record["attempts"]) == ("finished", 500, 64, 1, 1)
+    assert (record["status"], record["test_images"], record["device_batch"], record["epochs"], record["attempts"]) == (
+        "finished",
+        500,
+        64,
+        1,
+        1,
+    )
     assert 0 <= record["top1"] <= record["top5"] <= 100
     assert record["git_commit"] == git_state()["git_commit"]
     assert {"torch", "timm", "torchvision", "python"} <= set(record["packages"])
@@ -44,7 +75,7 @@ def test_a_finished_trial_is_not_trained_again_unless_forced_and_then_nothing_is
     first = train(folder)
     before = hash_of(folder)
     assert train(folder) == first
-    again = execute(folder, Machine(), force=True)
+    again = execute(folder, Runtime(), force=True)
     assert again["finished_at"] >= first["finished_at"]
     assert hash_of(folder) == before, "the same trial trained again gives the same bits"
     assert json.loads((folder.path / "previous" / "1" / "record.json").read_text()) == first
@@ -70,7 +101,7 @@ def test_an_edited_trial_is_refused(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(**SHORT))
     text = (folder.path / "trial.json").read_text()
     (folder.path / "trial.json").write_text(text.replace('"kernel_size": 7', '"kernel_size": 5'))
-    with pytest.raises(SpecError, match="its content hashes to"):
+    with pytest.raises(ConfigError, match="its content hashes to"):
         train(folder)
 
 

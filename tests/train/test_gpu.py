@@ -9,8 +9,8 @@ import torch
 from small_runs import make_run, make_trial, train
 
 from roadmap.bench.subjects import batches, trainer
-from roadmap.machine import Machine
-from roadmap.steps import ladder
+from roadmap.config.runtime import Runtime
+from roadmap.ladder.convnext import ladder
 from roadmap.train.loop import CHECK_EVERY_ON_GPU, Trainer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
@@ -44,7 +44,9 @@ def test_a_gpu_run_in_fp32_agrees_with_the_cpu(tmp_path: Path) -> None:
     assert gpu["loss"] == pytest.approx(cpu["loss"], rel=0.05)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_within_the_next_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_within_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = Trainer.group_loss
 
     def group_loss(self: Trainer, images: torch.Tensor, labels: torch.Tensor, k: int) -> torch.Tensor:
@@ -57,5 +59,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_within_the_next_look(tmp_path: 
 
 
 def test_a_compiled_run_trains(tmp_path: Path) -> None:
-    record = train(make_run(tmp_path, make_trial(epochs=1, warmup_epochs=0)), **vars(Machine(device="cuda", compile=True)))
+    record = train(
+        make_run(tmp_path, make_trial(epochs=1, warmup_epochs=0)), **vars(Runtime(device="cuda", compile=True))
+    )
     assert record["status"] == "finished"

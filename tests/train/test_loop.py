@@ -15,17 +15,17 @@ from small_runs import make_run, make_trial, on_ranks, train
 from timm.data import Mixup
 from torch import nn
 
+from roadmap.config.errors import RoadmapError
+from roadmap.config.runtime import Runtime
+from roadmap.config.seeds import GROUP, INIT, derive
+from roadmap.config.trial import Trial
 from roadmap.data.pipeline import Pipeline
-from roadmap.machine import Machine
+from roadmap.ladder.convnext import ladder
 from roadmap.model.network import ModernizableResNet
-from roadmap.rules import RoadmapError
-from roadmap.seeds import GROUP, INIT, derive
-from roadmap.spec import Trial
-from roadmap.steps import ladder
 from roadmap.train.batchnorm import group_momentum
+from roadmap.train.distributed import Ranks
 from roadmap.train.loop import Diverged, StopSignal, Trainer
 from roadmap.train.optimizer import make_optimizer, make_schedule
-from roadmap.train.ranks import Ranks
 
 BATCHNORM_STEP, LAYERNORM_STEP = "inverted-bottleneck", "separate-downsampling"
 TWENTY = {"epochs": 3, "batch_size": 128, "group_size": 64, "random_erasing": 0.25, "ema_decay": None}
@@ -33,8 +33,8 @@ TWENTY = {"epochs": 3, "batch_size": 128, "group_size": 64, "random_erasing": 0.
 
 def twenty_losses(trial: Trial, ranks: Ranks | None = None) -> list[float]:
     """The trainer's losses of 20 iterations."""
-    trainer = Trainer(trial, Pipeline.open(trial), ranks or Ranks(), Machine(channels_last=False))
-    sampler = trainer.pipeline.sampler(rank=trainer.ranks.rank, world=trainer.ranks.world)
+    trainer = Trainer(trial, Pipeline.open(trial), ranks or Ranks(), Runtime(channels_last=False))
+    sampler = trainer.pipeline.sampler(rank=trainer.ranks.rank, world=trainer.ranks.world_size)
     stream, found = iter(trainer.pipeline.stream(sampler)), []
     for _ in range(20):
         trainer.step(stream)
@@ -51,15 +51,31 @@ def plain_losses(trial: Trial) -> list[float]:
     model = ModernizableResNet(trial.model)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=recipe.lr, fused=True)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=recipe.lr,
+        fused=True,
+    )
     pipeline = Pipeline.open(trial)
     batches = iter(pipeline.stream(pipeline.sampler()))
     per_epoch = pipeline.sampler().iterations_per_epoch
     warmup, total = round(recipe.warmup_epochs * per_epoch), recipe.epochs * per_epoch
-    mix = Mixup(recipe.mixup, recipe.cutmix, prob=recipe.mix_prob, switch_prob=recipe.mix_switch_prob, label_smoothing=recipe.label_smoothing, num_classes=10)
+    mix = Mixup(
+        recipe.mixup,
+        recipe.cutmix,
+        prob=recipe.mix_prob,
+        switch_prob=recipe.mix_switch_prob,
+        label_smoothing=recipe.label_smoothing,
+        num_classes=10,
+    )
     found = []
     for i in range(20):
-        lr = recipe.lr * i / warmup if i < warmup else recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * (i - warmup) / (total - warmup))) / 2
+        lr = (
+            recipe.lr * i / warmup
+            if i < warmup
+            else recipe.min_lr
+            + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * (i - warmup) / (total - warmup))) / 2
+        )
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad()
@@ -113,7 +129,7 @@ def test_a_run_on_two_ranks_is_the_run_of_one_process_in_accuracy_and_batchnorm_
     assert (other["status"], other["world_size"], other["test_images"]) == ("finished", 2, 500)
     assert other["loss"] == pytest.approx(record["loss"], abs=1e-3)
     assert other["top1"] == pytest.approx(record["top1"], abs=0.5)
-    from roadmap.train.checkpoint import CheckpointStore
+    from roadmap.train.checkpoints import CheckpointStore
 
     for part in ("model", "ema"):
         one, two = (CheckpointStore(f.checkpoints).load(trial.fingerprint)[part] for f in (alone, together))  # type: ignore[index]
@@ -125,7 +141,7 @@ def test_a_run_on_two_ranks_is_the_run_of_one_process_in_accuracy_and_batchnorm_
 
 def test_a_stop_signal_after_a_loss_that_is_not_finite_does_not_hide_it() -> None:
     trial = make_trial(LAYERNORM_STEP, **TWENTY)
-    trainer = Trainer(trial, Pipeline.open(trial), Ranks(), Machine())
+    trainer = Trainer(trial, Pipeline.open(trial), Ranks(), Runtime())
     trainer.bad.fill_(1)
     with pytest.raises(Diverged, match="loss is not finite"):
         trainer._must_stop(StopSignal("SIGTERM"))
@@ -133,7 +149,7 @@ def test_a_stop_signal_after_a_loss_that_is_not_finite_does_not_hide_it() -> Non
 
 def test_a_run_does_not_go_on_in_another_number_format(tmp_path: Path) -> None:
     trial = make_trial(epochs=1, warmup_epochs=0)
-    trainer = Trainer(trial, Pipeline.open(trial), Ranks(), Machine())
+    trainer = Trainer(trial, Pipeline.open(trial), Ranks(), Runtime())
     state = {**trainer.state(), "precision": "bf16"}
     with pytest.raises(RoadmapError, match="was made in bf16, this device would go on in fp32; legal: the same"):
         trainer.restore(state)
@@ -151,7 +167,9 @@ def test_every_group_of_an_iteration_weighs_the_same_in_the_running_statistics(g
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("recipe", [{}, {"optimizer": "sgd", "lr": 0.1}])
-def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(value: float, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(
+    value: float, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     weights: list[list[torch.Tensor]] = []
     plain = Trainer.group_loss
 
@@ -166,7 +184,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(value: float,
     folder = make_run(tmp_path, make_trial(**recipe))
     record = train(folder)
     assert record["status"] == "diverged"
-    assert record["error"].startswith("loss is not finite in iteration 6 or before; legal: finite losses; the weights before it are kept")
+    assert record["error"].startswith(
+        "loss is not finite in iteration 6 or before; legal: finite losses; the weights before it are kept"
+    )
     assert record.get("top1") is None
     assert all(torch.equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
 
@@ -190,7 +210,7 @@ def test_the_learning_rate_warms_up_from_zero_and_follows_the_cosine_to_its_mini
 def test_the_step_schedule_divides_the_rate_by_ten_at_each_third() -> None:
     from dataclasses import replace
 
-    from roadmap.recipes import find_recipe
+    from roadmap.config.recipes import find_recipe
 
     recipe = replace(find_recipe("pytorch-90ep"), epochs=90)
     optimizer = make_optimizer(nn.Linear(2, 2), recipe)
@@ -214,7 +234,7 @@ def test_one_dimensional_parameters_get_no_weight_decay(step: Any) -> None:
 
 
 def test_the_original_recipe_decays_every_parameter() -> None:
-    from roadmap.recipes import find_recipe
+    from roadmap.config.recipes import find_recipe
 
     optimizer = make_optimizer(ModernizableResNet(make_trial("baseline").model), find_recipe("pytorch-90ep"))
     assert {g["weight_decay"] for g in optimizer.param_groups} == {1e-4}
@@ -223,7 +243,7 @@ def test_the_original_recipe_decays_every_parameter() -> None:
 
 def test_no_weights_move_at_learning_rate_zero_but_all_do_after() -> None:
     trial = make_trial(LAYERNORM_STEP, **TWENTY)
-    trainer = Trainer(trial, Pipeline.open(trial), Ranks(), Machine())
+    trainer = Trainer(trial, Pipeline.open(trial), Ranks(), Runtime())
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     stream = iter(trainer.pipeline.stream(trainer.pipeline.sampler()))
     trainer.step(stream)

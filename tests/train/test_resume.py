@@ -17,9 +17,9 @@ import roadmap.data.pipeline
 import roadmap.train.execute
 import roadmap.train.loop
 import roadmap.train.optimizer
-from roadmap.machine import Machine
-from roadmap.record import RunFolder
-from roadmap.train import checkpoint
+from roadmap.config.runtime import Runtime
+from roadmap.runs.folder import RunFolder
+from roadmap.train import checkpoints
 from roadmap.train.execute import execute
 from roadmap.train.loop import Trainer
 
@@ -69,7 +69,9 @@ def killed_at(folder: RunFolder, iteration: int) -> int:
 
 
 @pytest.mark.parametrize("iteration", sorted(random.Random(0).sample(range(ITERATIONS), 3)))
-def test_a_run_killed_at_any_iteration_ends_with_the_same_bits(iteration: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]) -> None:
+def test_a_run_killed_at_any_iteration_ends_with_the_same_bits(
+    iteration: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
+) -> None:
     folder = make_run(tmp_path, make_trial())
     assert killed_at(folder, iteration) == -signal.SIGKILL, (folder.record() or {}).get("error")
     ends_as(folder, undisturbed)
@@ -77,7 +79,9 @@ def test_a_run_killed_at_any_iteration_ends_with_the_same_bits(iteration: int, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(20))
-def test_a_run_killed_at_twenty_random_points_and_again_ends_with_the_same_bits(case: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]) -> None:
+def test_a_run_killed_at_twenty_random_points_and_again_ends_with_the_same_bits(
+    case: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
+) -> None:
     folder = make_run(tmp_path, make_trial())
     first, second = sorted(random.Random(100 + case).sample(range(ITERATIONS), 2))
     assert killed_at(folder, first) == -signal.SIGKILL
@@ -85,10 +89,17 @@ def test_a_run_killed_at_twenty_random_points_and_again_ends_with_the_same_bits(
     ends_as(folder, undisturbed)
 
 
-@pytest.mark.parametrize(("call", "count"), [
-    pytest.param(call, count, marks=[] if (call, count) in (("fsync", 1), ("replace", 2)) else pytest.mark.slow) for call in ("fsync", "replace") for count in range(1, 7)
-])
-def test_a_run_killed_inside_a_save_ends_with_the_same_bits(call: str, count: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]) -> None:
+@pytest.mark.parametrize(
+    ("call", "count"),
+    [
+        pytest.param(call, count, marks=[] if (call, count) in (("fsync", 1), ("replace", 2)) else pytest.mark.slow)
+        for call in ("fsync", "replace")
+        for count in range(1, 7)
+    ],
+)
+def test_a_run_killed_inside_a_save_ends_with_the_same_bits(
+    call: str, count: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
+) -> None:
     """Each save makes two files whole (checksum, checkpoint), each with two fsyncs and one rename: kill before the count-th of them."""
     folder = make_run(tmp_path, make_trial())
     plain, seen = getattr(os, call), 0
@@ -114,13 +125,18 @@ def _is_checkpoint(descriptor: object) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
-def test_a_stop_signal_saves_at_the_boundary_and_the_run_goes_on_from_there(number: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]) -> None:
+def test_a_stop_signal_saves_at_the_boundary_and_the_run_goes_on_from_there(
+    number: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
+) -> None:
     folder = make_run(tmp_path, make_trial())
     assert in_child(lambda: train_until(folder, 4, lambda: os.kill(os.getpid(), number))) == 0
     record = folder.record()
     assert record is not None
     assert record["status"] == "interrupted", record["error"]
-    assert record["error"] == f"stopped by {signal.Signals(number).name} at iteration 5 of 18; saved; start it again to go on"
+    assert (
+        record["error"]
+        == f"stopped by {signal.Signals(number).name} at iteration 5 of 18; saved; start it again to go on"
+    )
     assert [p.name for p in folder.checkpoints.glob("*.pt")] == ["checkpoint-000000005.pt"]
     ends_as(folder, undisturbed)
     assert folder.record()["attempts"] == 2  # type: ignore[index]
@@ -134,6 +150,7 @@ def test_a_signal_before_the_first_iteration_loses_nothing(tmp_path: Path, undis
 
 def ends_early(folder: RunFolder, iteration: int, act: Callable[[], object]) -> float:
     """Let `act` end an attempt by whose clock a second is an hour; the wall time it left behind."""
+
     def attempt() -> None:
         roadmap.train.execute.time = SimpleNamespace(monotonic=lambda: 3600 * time.monotonic())  # type: ignore[assignment]
         train_until(folder, iteration, act)
@@ -147,13 +164,18 @@ def ends_early(folder: RunFolder, iteration: int, act: Callable[[], object]) -> 
 def wall_seconds(folder: RunFolder, *, force: bool = False) -> tuple[float, float]:
     """Train to the end: what the record says it took, and what this attempt took."""
     started = time.monotonic()
-    record = execute(folder, Machine(), force=force)
+    record = execute(folder, Runtime(), force=force)
     assert record["status"] == "finished"
     return record["wall_seconds"], time.monotonic() - started
 
 
-@pytest.mark.parametrize(("act", "left"), [(kill_self, None), (lambda: os.kill(os.getpid(), signal.SIGTERM), "interrupted"), (lambda: 1 / 0, "failed")])
-def test_the_time_of_attempts_that_were_killed_stopped_or_failed_is_counted_once(act: Callable[[], object], left: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("act", "left"),
+    [(kill_self, None), (lambda: os.kill(os.getpid(), signal.SIGTERM), "interrupted"), (lambda: 1 / 0, "failed")],
+)
+def test_the_time_of_attempts_that_were_killed_stopped_or_failed_is_counted_once(
+    act: Callable[[], object], left: str | None, tmp_path: Path
+) -> None:
     folder = make_run(tmp_path, make_trial())
     first = ends_early(folder, 12, act)
     assert (folder.record() or {}).get("status") == left
@@ -172,7 +194,9 @@ def test_a_heartbeat_is_not_behind_the_checkpoint_so_that_the_time_of_what_is_in
 
 @pytest.mark.slow
 @pytest.mark.parametrize("heartbeat", ['{"state": "running"}', "", None])
-def test_negative_control_without_its_heartbeat_a_killed_attempt_is_not_counted_but_resumed(heartbeat: str | None, tmp_path: Path) -> None:
+def test_negative_control_without_its_heartbeat_a_killed_attempt_is_not_counted_but_resumed(
+    heartbeat: str | None, tmp_path: Path
+) -> None:
     """An old heartbeat, a torn one, none."""
     folder = make_run(tmp_path, make_trial())
     ends_early(folder, 12, kill_self)
@@ -205,7 +229,9 @@ def test_negative_control_with_draws_from_generator_state_a_resumed_run_differs(
     assert hash_of(broken) != hash_of(whole)
 
 
-def test_other_settings_of_the_machine_continue_the_same_run(tmp_path: Path, undisturbed: tuple[str, RunFolder]) -> None:
+def test_other_settings_of_the_machine_continue_the_same_run(
+    tmp_path: Path, undisturbed: tuple[str, RunFolder]
+) -> None:
     folder = make_run(tmp_path, make_trial())
     killed_at(folder, 11)
     train(folder, workers=1, checkpoint_every=2)
@@ -215,5 +241,8 @@ def test_other_settings_of_the_machine_continue_the_same_run(tmp_path: Path, und
 def test_checkpoints_are_written_every_n_epochs_and_the_last_two_kept(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(epochs=4))
     train(folder)
-    assert [p.name for p in sorted(folder.checkpoints.glob("*.pt"))] == ["checkpoint-000000027.pt", "checkpoint-000000036.pt"]
-    assert len(list(folder.checkpoints.iterdir())) == checkpoint.KEEP * 2
+    assert [p.name for p in sorted(folder.checkpoints.glob("*.pt"))] == [
+        "checkpoint-000000027.pt",
+        "checkpoint-000000036.pt",
+    ]
+    assert len(list(folder.checkpoints.iterdir())) == checkpoints.KEEP * 2

@@ -1,0 +1,1 @@
+"""Which toggle gives how much of a gain."""

@@ -1,0 +1,289 @@
+"""The numbers on a lattice: Shapley values, pair interactions, and the seeds' uncertainty of both. Top-1 in percent, everything else in points.
+
+The averages are own code: the libraries for Shapley values (shapiq, shap) take a value for every one of the 2^n subsets, and have neither cells that cannot be built nor
+cells that nobody trained. All are weighted sums of cell means, so that intervals need the weights once and not a game a resample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from math import factorial
+from typing import TYPE_CHECKING
+
+from analysis.attribution.assignment import Placed
+from analysis.attribution.coalitions import Lattice, Player, is_training, paths
+from analysis.load import accuracy
+from analysis.stats.comparisons import CONFIDENCE
+
+if TYPE_CHECKING:
+    import numpy as np
+
+RESAMPLES, BOOTSTRAP_SEED, BLOCK = 4000, 0, 128
+
+Weights = Mapping[int, float]  # by cell; an estimate is the sum of weight x mean top-1
+Means = dict[int, dict[int, float]]  # cell -> {seed: top-1}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Points of top-1 with the bootstrap's 95 % interval; None where no cell was trained twice, for then no error is known."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Value(Estimate):
+    """A player's share. `settings` says what it switches, `kind` is 'recipe', 'architecture' or 'both'."""
+
+    player: str
+    settings: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """By how many points two players together give more than the sum of each alone; over `squares` of `legal` ones (None: not counted), no value without one."""
+
+    a: str
+    b: str
+    value: float | None
+    low: float | None
+    high: float | None
+    squares: int
+    legal: int | None
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The estimates of one lattice. `sums` are the values of all recipe and of all architecture players; `missing` holds (cell, orders it completes, orders through it), best first."""
+
+    gain: Estimate | None
+    values: tuple[Value, ...]
+    interactions: tuple[Interaction, ...]
+    sums: tuple[Estimate, Estimate] | None
+    kinds: tuple[str, ...]
+    used: int
+    legal_orders: int | None
+    legal_cells: int | None
+    missing: list[tuple[int, int, int]]
+    error: str
+
+
+def solve(lattice: Lattice, placed: Placed, regime: str, scatter: Placed | None = None) -> Solved:
+    """scatter: the runs whose error counts, where these are another lattice's, such as the whole study's for the game of two."""
+    means = _means(placed)
+    players, top = lattice.game.players, lattice.top
+    legal = lattice.legal()
+    through = paths(legal, lattice.size) if legal is not None else None
+    shares, used = shapley_weights(means, lattice.size)
+    squares = {(i, j): interaction_weights(means, i, j, lattice.size) for i, j in combinations(range(lattice.size), 2)}
+    allowed = _legal_squares(legal, lattice.size) if legal is not None else None
+    kinds = [_kind(p, regime) for p in players]
+    sums = (
+        [_add(w for w, kind in zip(shares, kinds, strict=True) if kind == side) for side in ("recipe", "architecture")]
+        if shares and "both" not in kinds
+        else []
+    )
+    gain = [{0: -1.0, top: 1.0}] if {0, top} <= means.keys() else []
+    rows = [*gain, *shares, *sums, *(w for w, n in squares.values() if n)]
+    found = estimates(
+        means,
+        rows,
+        scatter=_means(scatter) if scatter else None,
+        streams={cell: _stream(lattice.settings(cell)) for cell in means},
+    )
+    estimate = iter(found[0])
+    return Solved(
+        gain=next(estimate) if gain else None,
+        values=tuple(Value(**asdict(next(estimate)), player=p.name, settings=p.words, kind=kind) for p, kind in zip(players, kinds, strict=True)) if shares else (),
+        sums=(next(estimate), next(estimate)) if sums else None,
+        interactions=tuple(
+            Interaction(players[i].name, players[j].name, **(asdict(next(estimate)) if n else {"value": None, "low": None, "high": None}), squares=n, legal=allowed[i, j] if allowed else None)
+            for (i, j), (_, n) in squares.items()
+        ),
+        kinds=tuple(kinds),
+        used=used,
+        legal_orders=through[0].get(top, 0) if through else None,
+        legal_cells=len(legal) if legal is not None else None,
+        missing=_ranked(means, through, lattice.size) if through else [],
+        error=found[1],
+    )  # fmt: skip
+
+
+def _means(placed: Placed) -> Means:
+    """Sorted, so that the bootstrap draws alike in whatever order the runs are listed."""
+    return {
+        cell: dict(sorted((int(t["seed"]), float(accuracy(t))) for t in found))
+        for cell, found in sorted(placed.runs.items())
+    }
+
+
+def _stream(settings: Mapping[str, object]) -> int:
+    """A number of a cell's settings alone: the cell draws the same errors in every lattice that has it, so that one quantity has one interval."""
+    return int.from_bytes(hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()[:8])
+
+
+def shapley_weights(trained: Mapping[int, object], size: int) -> tuple[list[Weights], int]:
+    """For each player the weights of its mean contribution over all orders whose every cell is in `trained`, and how many orders these are; no weights without one."""
+    up, down = paths(trained.keys(), size)
+    orders = up.get((1 << size) - 1, 0) if 0 in trained else 0
+    if not orders:
+        return [], 0
+    weights: list[dict[int, float]] = [defaultdict(float) for _ in range(size)]
+    for cell in trained:
+        for i in range(size):
+            after = cell | 1 << i
+            if after != cell and after in trained and (passing := up[cell] * down[after]):
+                share = passing / orders  # Python divides whole numbers of any size correctly rounded
+                weights[i][after] += share
+                weights[i][cell] -= share
+    return [dict(w) for w in weights], orders
+
+
+def interaction_weights(trained: Mapping[int, object], i: int, j: int, size: int) -> tuple[Weights, int]:
+    """The weights of the mean second difference of two players over the squares in `trained`, and how many squares these are.
+
+    A square that stands on s other players weighs s! (n - s - 2)! / (n - 1)! in the index; with all squares trained these sum to one.
+    """
+    a, b = 1 << i, 1 << j
+    squares = [c for c in trained if not c & (a | b) and c | a in trained and c | b in trained and c | a | b in trained]
+    shares = [factorial(c.bit_count()) * factorial(size - c.bit_count() - 2) for c in squares]
+    weights: dict[int, float] = {}
+    for c, share in zip(squares, shares, strict=True):
+        weights |= {
+            c: share / sum(shares),
+            c | a: -share / sum(shares),
+            c | b: -share / sum(shares),
+            c | a | b: share / sum(shares),
+        }
+    return weights, len(squares)
+
+
+def _legal_squares(legal: Sequence[int], size: int) -> dict[tuple[int, int], int]:
+    """How many squares of each pair of players can be built."""
+    import numpy as np
+
+    cells = np.array(legal, dtype=int)
+    known = np.zeros(1 << size, bool)
+    known[cells] = True
+
+    def count(i: int, j: int) -> int:
+        low = cells[cells & (1 << i | 1 << j) == 0]
+        return int((known[low | 1 << i] & known[low | 1 << j] & known[low | 1 << i | 1 << j]).sum())
+
+    return {(i, j): count(i, j) for i, j in combinations(range(size), 2)}
+
+
+def _add(rows: Iterable[Weights]) -> Weights:
+    total: dict[int, float] = defaultdict(float)
+    for row in rows:
+        for cell, weight in row.items():
+            total[cell] += weight
+    return dict(total)
+
+
+def _kind(player: Player, regime: str) -> str:
+    """A player that changes the network is architecture, also where LayerScale or stochastic depth goes with it; one that changes recipe and network is both."""
+    network = any(not is_training(key, regime) for key in player.settings)
+    trained_otherwise = any(key.startswith("recipe.") for key in player.settings)
+    return "both" if network and trained_otherwise else "architecture" if network else "recipe"
+
+
+def _ranked(
+    trained: Mapping[int, object], through: tuple[dict[int, int], dict[int, int]], size: int
+) -> list[tuple[int, int, int]]:
+    """Untrained cells on legal orders: (cell, orders it alone completes, orders that pass it), the most useful first."""
+    up, down = paths(trained.keys(), size)
+    bits = [1 << i for i in range(size)]
+    top = (1 << size) - 1
+    found = []
+    for cell, ways in through[0].items():
+        if cell not in trained and (orders := ways * through[1][cell]):
+            before = sum(up.get(cell ^ b, 0) for b in bits if cell & b) if cell else 1
+            after = sum(down.get(cell | b, 0) for b in bits if not cell & b) if cell != top else 1
+            found.append((cell, before * after, orders))
+    return sorted(found, key=lambda x: (-x[1], -x[2], x[0].bit_count(), x[0]))
+
+
+def estimates(
+    cells: Means, rows: Sequence[Weights], *, scatter: Means | None = None, streams: Mapping[int, int] | None = None
+) -> tuple[list[Estimate], str]:
+    """Each row's weighted sum of cell means with its interval, and a few words on the error behind the intervals.
+
+    The bootstrap draws every cell's runs anew from the residuals of all cells: two or three runs of one cell are too few to draw from. Residuals are inflated to
+    the variance that n - 1 (or, where all cells have the same seeds, the model cell + seed) leaves, for a plain bootstrap of n runs is too narrow by
+    sqrt((n - 1) / n); and by the ratio of the t to the normal quantile, for that variance is itself an estimate. Assumes one error variance in all cells.
+    scatter: whose residuals are drawn, with their degrees of freedom; those of `cells` unless given. streams: each cell's own random numbers; its number unless given.
+    """
+    import numpy as np
+
+    values = [sum(weight * _mean(cells[cell]) for cell, weight in row.items()) for row in rows]
+    pool, words = _residuals(cells if scatter is None else scatter, cells)
+    if pool is None:
+        return [Estimate(value, None, None) for value in values], words
+    names = sorted({cell for row in rows for cell in row})
+    weights = np.zeros((len(rows), len(names)))
+    at = {cell: k for k, cell in enumerate(names)}
+    for r, row in enumerate(rows):
+        for cell, weight in row.items():
+            weights[r, at[cell]] = weight
+    drawn = np.zeros((RESAMPLES, len(rows)))
+    for block in np.array_split(np.arange(len(names)), -(-len(names) // BLOCK)) if names else []:
+        streams_of = [
+            np.random.default_rng([BOOTSTRAP_SEED, streams[names[k]] if streams else names[k]]) for k in block
+        ]
+        errors = [
+            pool[rng.integers(len(pool), size=(RESAMPLES, len(cells[names[k]])))].mean(axis=1)
+            for k, rng in zip(block, streams_of, strict=True)
+        ]
+        drawn += np.column_stack(errors) @ weights[:, block].T
+    edges = np.quantile(drawn, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2], axis=0)
+    return [
+        Estimate(value, value + float(low), value + float(high))
+        for value, (low, high) in zip(values, edges.T, strict=True)
+    ], words
+
+
+def _residuals(cells: Means, asked: Means) -> tuple[np.ndarray | None, str]:
+    """The inflated residuals of all cells, None where no cell has two runs; and what they are.
+
+    Where all cells, and those that are `asked` about, share their seeds, a seed's own effect is taken out: it is in all of them alike and cancels from every difference.
+    """
+    import numpy as np
+    from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped,unused-ignore]
+
+    several = [found for found in cells.values() if len(found) > 1]
+    if not several:
+        return None, "no interval: no cell has two finished runs"
+    runs = sum(map(len, several))
+    if len(cells) > 1 and len({frozenset(found) for found in (*cells.values(), *asked.values())}) == 1:
+        table = np.array([[found[seed] for seed in sorted(found)] for found in cells.values()])
+        left = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0, keepdims=True) + table.mean()
+        freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
+        pool = left.ravel() * np.sqrt(runs / freedom)
+        words = f"the residuals of {len(several)} cells less the effect of the seeds they share"
+    else:
+        freedom = runs - len(several)
+        pool = np.concatenate(
+            [
+                (np.array(list(found.values())) - _mean(found)) * np.sqrt(len(found) / (len(found) - 1))
+                for found in several
+            ]
+        )
+        words = f"the residuals of the {len(several)} cells with two runs or more"
+    wider = float(stdtrit(freedom, 0.5 + CONFIDENCE / 2) / ndtri(0.5 + CONFIDENCE / 2))
+    return (
+        pool * wider,
+        f"95 % intervals: {RESAMPLES:,} bootstrap resamples of {words} ({runs} runs, {freedom} degrees of freedom)",
+    )
+
+
+def _mean(by_seed: Mapping[int, float]) -> float:
+    return sum(by_seed.values()) / len(by_seed)

@@ -1,0 +1,1 @@
+"""What is trained, as values: model, recipe, data, trial. No torch."""

@@ -1,0 +1,270 @@
+"""Opening a data set: a Split gives image i as PIL and its label. Arrays stay in memory, folders are read as asked.
+
+Torchvision downloads only when asked; whatever timm's `create_dataset` reads is taken as it comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from roadmap.config.data import Data
+from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, DataError, Listing, find_split, list_split
+from roadmap.data.registry import IMAGE_FOLDERS, TIMM_PREFIXES
+
+DIGITS_TEST_IMAGES = 500
+STREAM_LIMIT_BYTES = 2 << 30
+CHECK_ALL_UP_TO = 100_000
+
+
+class Split(Protocol):
+    """A sequence of labelled images."""
+
+    @property
+    def labels(self) -> Sequence[int]: ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """uint8 pixels (N, H, W) or (N, H, W, C) in memory."""
+
+    pixels: np.ndarray
+    labels: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pixels[index])
+
+    def resized(self, size: int, interpolation: str) -> ArrayImages:
+        """The same images at size x size, by PIL as the transforms would."""
+        if self.pixels.shape[1:3] == (size, size):
+            return self
+        how = Image.Resampling[interpolation.upper()]
+        return ArrayImages(
+            np.stack([np.asarray(self.image(i).resize((size, size), how)) for i in range(len(self))]), self.labels
+        )
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """Files of a listing, decoded when asked for."""
+
+    files: Listing
+    mode: str
+
+    @property
+    def labels(self) -> Sequence[int]:
+        return self.files.labels
+
+    def __len__(self) -> int:
+        return len(self.files.files)
+
+    def image(self, index: int) -> Image.Image:
+        path = self.files.root / self.files.files[index]
+        try:
+            with Image.open(path) as opened:
+                return opened.convert(self.mode)
+        except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as e:
+            raise DataError(f"image {path} cannot be decoded: {e}; legal: whole images; replace or remove it") from e
+
+
+@dataclass(frozen=True)
+class TimmImages:
+    """A map-style data set of timm's."""
+
+    name: str
+    dataset: Any
+    labels: Sequence[int]
+    mode: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        try:
+            return self.dataset[index][0].convert(self.mode)
+        except (OSError, SyntaxError, RuntimeError) as e:
+            raise DataError(
+                f"image {index} of {self.name!r} cannot be decoded: {e}; legal: whole images; repair the data set"
+            ) from e
+
+
+def open_data(data: Data, *, data_dir: Path | None, download: bool = False) -> tuple[Split, Split]:
+    """(train, test) of a data set. Raises DataError: missing, not downloaded, unreadable, or with labels outside num_classes."""
+    mode = "L" if data.in_chans == 1 else "RGB"
+    if data.name == "digits":
+        train, test = _digits()
+    elif data.name in IMAGE_FOLDERS:
+        train, test = (FolderImages(list_split(data.name, data_dir, f), mode) for f in (TRAIN_FOLDERS, TEST_FOLDERS))
+    elif data.name.startswith(TIMM_PREFIXES):
+        train, test = _timm(data, "train", data_dir, download, mode), _timm_test(data, data_dir, download, mode)
+    else:
+        train, test = _torchvision(data.name, data_dir, download)
+    for split in (train, test):
+        if len(split) == 0 or not 0 <= min(split.labels) <= max(split.labels) < data.num_classes:
+            raise DataError(
+                f"data {data.name!r} has labels up to {max(split.labels, default=None)} in {len(split)} images; legal: 0 to {data.num_classes - 1}; check --num-classes"
+            )
+    return train, test
+
+
+def _digits() -> tuple[Split, Split]:
+    """scikit-learn's 1,797 handwritten digits, 8x8; 500 of them, drawn once and for all, are the test split."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
+    order = np.random.RandomState(0).permutation(len(pixels))  # RandomState: its stream is frozen by NumPy's policy
+    test, train = order[:DIGITS_TEST_IMAGES], order[DIGITS_TEST_IMAGES:]
+    return tuple(ArrayImages(pixels[part], bunch.target[part].tolist()) for part in (train, test))  # type: ignore[return-value]
+
+
+_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
+
+
+def _torchvision(name: str, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
+    import torchvision
+
+    root = data_dir or Path("data")
+    maker = getattr(torchvision.datasets, _TORCHVISION[name])
+    try:
+        parts = [maker(str(root), train=train, download=download) for train in (True, False)]
+    except (RuntimeError, OSError) as e:
+        raise DataError(
+            f"data {name!r} is not in {root} ({str(e).splitlines()[0]}); legal: torchvision's files there; say --data-dir DIR, or --download to fetch them"
+        ) from e
+    return tuple(ArrayImages(np.asarray(p.data), [int(t) for t in p.targets]) for p in parts)  # type: ignore[return-value]
+
+
+def _timm(data: Data, split: str, data_dir: Path | None, download: bool, mode: str) -> Split:
+    """A data set of timm's; a stream, which has no order of its own, is read into memory once so that samples have indices."""
+    from timm.data import create_dataset
+    from torch.utils.data import IterableDataset
+
+    try:
+        dataset = create_dataset(
+            data.name, root=str(data_dir) if data_dir else None, split=split, download=download, input_img_mode=mode
+        )
+    except Exception as e:  # the readers raise whatever their library does
+        raise DataError(
+            f"data {data.name!r}, split {split!r}, cannot be opened in {data_dir}: {type(e).__name__}: {e}; legal: what timm.data.create_dataset reads; check the name, --data-dir and its package"
+        ) from e
+    if isinstance(dataset, IterableDataset):
+        return _from_stream(dataset, data.name, mode)
+    return _from_map(dataset, data.name, mode)
+
+
+def _from_map(dataset: Any, name: str, mode: str) -> Split:
+    if hasattr(dataset, "_max_retries"):
+        dataset._max_retries = 1  # timm would show a damaged image's neighbour in its place, under the wrong label
+    return TimmImages(name, dataset, _labels(dataset), mode)
+
+
+def _timm_test(data: Data, data_dir: Path | None, download: bool, mode: str) -> Split:
+    """The split `test`, or `validation` where public sets keep the test labels to themselves (-1) or have no such split."""
+    try:
+        test = _timm(data, "test", data_dir, download, mode)
+    except DataError:
+        return _timm(data, "validation", data_dir, download, mode)
+    return test if min(test.labels, default=-1) >= 0 else _timm(data, "validation", data_dir, download, mode)
+
+
+def _labels(dataset: Any) -> list[int]:
+    """Labels without decoding images, where the data set (torchvision's) or its reader (timm's) can tell them."""
+    if hasattr(dataset, "targets"):
+        return [int(label) for label in dataset.targets]
+    reader = getattr(dataset, "reader", dataset)
+    if hasattr(reader, "samples"):
+        return [int(label) for _, label in reader.samples]
+    if hasattr(reader, "label_key"):
+        return [int(x) for x in reader.dataset[reader.label_key]]
+    return [int(reader[i][1]) for i in range(len(dataset))]
+
+
+def _from_stream(dataset: Any, name: str, mode: str) -> Split:
+    pixels, labels, size = [], [], 0
+    for image, label in dataset:
+        pixels.append(np.asarray(image.convert(mode)))
+        labels.append(int(label))
+        size += pixels[-1].nbytes
+        if size > STREAM_LIMIT_BYTES:
+            raise DataError(
+                f"data {name!r} is a stream of more than {STREAM_LIMIT_BYTES >> 30} GiB; legal: streams that fit in memory (every sample needs an index to be drawn alike on every machine); "
+                "unpack it and use --data imagefolder"
+            )
+    return StreamedImages(pixels, labels)
+
+
+@dataclass(frozen=True)
+class StreamedImages:
+    """Images of any size, uint8 (H, W) or (H, W, C), read from a stream."""
+
+    pixels: Sequence[np.ndarray]
+    labels: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pixels[index])
+
+
+def cut_validation(labels: Sequence[int], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (train, validation) of a training split: the same fraction of every class, drawn from `seed`, each sorted."""
+    array = np.asarray(labels)
+    rng = np.random.RandomState(seed)
+    chosen = [
+        rng.permutation(members)[: round(fraction * len(members))]
+        for members in (np.flatnonzero(array == c) for c in np.unique(array))
+    ]
+    validation = np.sort(np.concatenate(chosen)) if chosen else np.array([], dtype=int)
+    return np.setdiff1d(np.arange(len(array)), validation), validation
+
+
+def class_names(data: Data, *, data_dir: Path | None) -> list[str]:
+    """The classes' names in the order of their labels: folder names where there are folders, else the labels."""
+    if data.name in IMAGE_FOLDERS:
+        return sorted(e.name for e in os.scandir(find_split(data.name, data_dir, TRAIN_FOLDERS)) if e.is_dir())
+    return [str(i) for i in range(data.num_classes)]
+
+
+def check_images(data: Data, *, data_dir: Path | None) -> int:
+    """Decode every image of a small folder once, so that a damaged one is refused before any training; returns how many were decoded.
+
+    The result is remembered in the user's cache, by the folder's digest and the files' times. Above 100,000 images only names and sizes are checked.
+    """
+    if data.name != "imagefolder":
+        return 0
+    splits = [
+        FolderImages(list_split(data.name, data_dir, folders), "RGB") for folders in (TRAIN_FOLDERS, TEST_FOLDERS)
+    ]
+    seen = hashlib.sha256(json.dumps([data.digest, *(s.files.times for s in splits)]).encode()).hexdigest()
+    marker = _cache() / f"{seen}.checked"
+    if marker.exists() or sum(map(len, splits)) > CHECK_ALL_UP_TO:
+        return 0
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        count = sum(1 for split in splits for _ in pool.map(split.image, range(len(split)), chunksize=256))
+    with contextlib.suppress(OSError):  # only a memory of the check; without it the check is made again
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    return count
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convnext-roadmap" / "data"

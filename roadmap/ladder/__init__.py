@@ -1,0 +1,1 @@
+"""Ladders as data: the ConvNeXt roadmap, and the published networks."""

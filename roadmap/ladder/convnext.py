@@ -1,0 +1,513 @@
+"""The ladder as data: each step is one named change of its parent, each regime the base network and sizes it runs in.
+
+A spec is the fold of the changes along the path from `baseline`; what two specs differ in is computed, never typed.
+Sources: the ConvNeXt paper (arXiv 2201.03545 v2), sections 2.1-2.6, Figure 2 and Tables 1, 10 and 11; the ConvNeXt V2
+paper (arXiv 2301.00808) for the last step; docs/decisions.md tells for each entry whether it is paper-backed, inferred or open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from roadmap.config.errors import ConfigError, lookup
+from roadmap.config.model import ModelSpec, with_settings
+
+MODERN = "modern"
+RECIPE = "recipe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """What the paper prints for a step: top-1 in %, its standard deviation over three seeds, multiply-adds in G; None where it prints none."""
+
+    top1: float
+    std: float | None
+    gflops: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One change of `parent`. `change` maps toggles to settings; the key `recipe` switches to the regime's modern recipe,
+    a key `recipe.<field>` sets that field of it.
+
+    `structure` declares what the change does to the modules (see roadmap.model.module_diff): `+role` appears, `-role`
+    disappears, `~role` is another module or another shape. A regime may add to change and structure.
+    """
+
+    id: str | None
+    name: str
+    parent: str | None
+    title: str
+    group: str
+    change: Mapping[str, Any] = field(default_factory=dict)
+    structure: frozenset[str] = frozenset()
+    on_path: bool = True
+    source: str
+    evidence: str = "paper"
+
+
+GROUPS = ("start", "macro design", "ResNeXt", "inverted bottleneck", "large kernel", "micro design", "beyond the paper")
+
+BLOCK_WEIGHTS = frozenset(
+    {
+        "~block.conv_dw",
+        "~block.mlp.fc1",
+        "~block.mlp.fc2",
+        "~block.mlp.norm1",
+        "~block.norm",
+        "~block.mlp.norm2",
+        "~block.shortcut.0",
+        "~block.shortcut.1",
+        "~block.gamma",
+    }
+)
+EVERYTHING = BLOCK_WEIGHTS | {"~stem.0", "~head.fc"}
+
+_LADDER = (
+    Step(
+        id="0",
+        name="baseline",
+        parent=None,
+        title="ResNet, original recipe",
+        group="start",
+        source="Section 2, Table 10",
+    ),
+    Step(
+        id="1",
+        name="recipe",
+        parent="baseline",
+        title="modern training recipe",
+        group="start",
+        source="Section 2.1, A.1, Table 5",
+        change={"recipe": MODERN, "layer_scale": 1e-6, "init": "trunc_normal"},
+        structure=frozenset({"+block.gamma", "+block.drop_path"}),
+    ),
+    Step(
+        id="2",
+        name="stage-ratio",
+        parent="recipe",
+        title="stage ratio",
+        group="macro design",
+        source="Section 2.2",
+        structure=frozenset({"~block.drop_path"}),
+    ),
+    Step(
+        id="3",
+        name="patchify-stem",
+        parent="stage-ratio",
+        title="patchify stem",
+        group="macro design",
+        source="Section 2.2",
+        evidence="inferred",
+        change={"stem": "patchify"},
+        structure=frozenset({"~stem.0", "-stem.1", "-stem.2"}),
+    ),
+    Step(
+        id="4",
+        name="depthwise",
+        parent="patchify-stem",
+        title="depthwise convolution",
+        group="ResNeXt",
+        source="Section 2.3",
+        change={"depthwise": True},
+        structure=frozenset({"~block.conv_dw"}),
+    ),
+    Step(
+        id="4b",
+        name="width",
+        parent="depthwise",
+        title="width",
+        group="ResNeXt",
+        source="Section 2.3",
+        structure=EVERYTHING,
+    ),
+    Step(
+        id="5",
+        name="inverted-bottleneck",
+        parent="width",
+        title="inverted bottleneck",
+        group="inverted bottleneck",
+        source="Section 2.4",
+        change={"inverted_bottleneck": True},
+        structure=BLOCK_WEIGHTS | {"-block.shortcut.0", "-block.shortcut.1", "~head.fc"},
+    ),
+    Step(
+        id="5b",
+        name="move-up-depthwise",
+        parent="inverted-bottleneck",
+        title="depthwise moved up",
+        group="large kernel",
+        source="Section 2.5",
+        change={"move_up_depthwise": True},
+        structure=frozenset({"~block.conv_dw", "~block.norm"}),
+    ),
+    Step(
+        id="6",
+        name="kernel-7",
+        parent="move-up-depthwise",
+        title="kernel size 7",
+        group="large kernel",
+        source="Section 2.5",
+        change={"kernel_size": 7},
+        structure=frozenset({"~block.conv_dw"}),
+    ),
+    Step(
+        id=None,
+        name="kernel-5",
+        parent="move-up-depthwise",
+        title="kernel size 5",
+        group="large kernel",
+        source="Section 2.5",
+        on_path=False,
+        change={"kernel_size": 5},
+        structure=frozenset({"~block.conv_dw"}),
+    ),
+    Step(
+        id=None,
+        name="kernel-9",
+        parent="move-up-depthwise",
+        title="kernel size 9",
+        group="large kernel",
+        source="Section 2.5",
+        on_path=False,
+        change={"kernel_size": 9},
+        structure=frozenset({"~block.conv_dw"}),
+    ),
+    Step(
+        id=None,
+        name="kernel-11",
+        parent="move-up-depthwise",
+        title="kernel size 11",
+        group="large kernel",
+        source="Section 2.5",
+        on_path=False,
+        change={"kernel_size": 11},
+        structure=frozenset({"~block.conv_dw"}),
+    ),
+    Step(
+        id="7",
+        name="gelu",
+        parent="kernel-7",
+        title="ReLU to GELU",
+        group="micro design",
+        source="Section 2.6",
+        change={"activation": "gelu"},
+        structure=frozenset({"~block.act", "~block.act_dw", "~block.mlp.act"}),
+    ),
+    Step(
+        id="7b",
+        name="fewer-activations",
+        parent="gelu",
+        title="fewer activations",
+        group="micro design",
+        source="Section 2.6",
+        change={"activations": "one"},
+        structure=frozenset({"-block.act", "-block.act_dw"}),
+    ),
+    Step(
+        id="7c",
+        name="fewer-norms",
+        parent="fewer-activations",
+        title="fewer norms",
+        group="micro design",
+        source="Section 2.6",
+        evidence="inferred",
+        change={"norms": "one"},
+        structure=frozenset({"-block.mlp.norm1", "-block.mlp.norm2"}),
+    ),
+    Step(
+        id="8",
+        name="layernorm",
+        parent="fewer-norms",
+        title="BatchNorm to LayerNorm (and block biases)",
+        group="micro design",
+        source="Section 2.6",
+        evidence="inferred",
+        change={"norm": "layer", "conv_bias": True},
+        structure=frozenset({"~block.norm", "~block.shortcut.1", "~block.conv_dw", "~block.mlp.fc1", "~block.mlp.fc2"}),
+    ),
+    # The first block of a stage now runs at the stage's own width: its k x k, norm and first 1x1 change shape.
+    Step(
+        id="9",
+        name="separate-downsampling",
+        parent="layernorm",
+        title="separate downsampling: ConvNeXt",
+        group="micro design",
+        source="Section 2.6",
+        change={"downsampling": "separate"},
+        structure=frozenset(
+            {
+                "+stem.1",
+                "+head.norm",
+                "+downsample.0",
+                "+downsample.1",
+                "-block.shortcut.0",
+                "-block.shortcut.1",
+                "~block.conv_dw",
+                "~block.norm",
+                "~block.mlp.fc1",
+            }
+        ),
+    ),
+    Step(
+        id="10",
+        name="ema",
+        parent="separate-downsampling",
+        title="moving average of the weights",
+        group="beyond the paper",
+        source="Table 1, Table 5, A.1",
+        change={"recipe.ema_decay": 0.9999},
+    ),
+    Step(
+        id="11",
+        name="grn",
+        parent="ema",
+        title="GRN instead of LayerScale: ConvNeXt V2",
+        group="beyond the paper",
+        source="ConvNeXt V2 (arXiv 2301.00808), Section 4",
+        change={"grn": True, "layer_scale": None},
+        structure=frozenset({"+block.mlp.grn", "-block.gamma"}),
+    ),
+)
+
+STEPS: Mapping[str, Step] = MappingProxyType({s.name: s for s in _LADDER})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regime:
+    """The base network and target sizes a ladder runs in, with the recipes and data it uses by default.
+
+    `changes` and `structure` add to the step of that name; `paper` holds the printed numbers; `reference` is the
+    dashed Transformer line (name, top-1 in %, multiply-adds in G).
+    """
+
+    name: str
+    title: str
+    image_size: int
+    base: ModelSpec
+    changes: Mapping[str, Mapping[str, Any]]
+    structure: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    recipes: Mapping[str, str]
+    data: str
+    paper: Mapping[str, Paper] = field(default_factory=dict)
+    reference: tuple[str, float, float] | None = None
+
+
+def _paper(table: str) -> Mapping[str, Paper]:
+    """Rows of `name top1 std gflops`; `-` where the paper prints no such number."""
+    rows = (line.split() for line in table.strip().splitlines())
+    return {name: Paper(top1=float(top1), std=_number(std), gflops=_number(gflops)) for name, top1, std, gflops in rows}
+
+
+def _number(text: str) -> float | None:
+    return None if text == "-" else float(text)
+
+
+# Figure 2 and Table 10: mean and standard deviation over three seeds. ema: Table 1; grn: the V2 paper's supervised V2-T.
+PAPER_RESNET50 = _paper("""
+baseline              76.13 -    4.09
+recipe                78.82 0.07 4.09
+stage-ratio           79.36 0.07 4.53
+patchify-stem         79.51 0.18 4.42
+depthwise             78.28 0.08 2.35
+width                 80.50 0.02 5.27
+inverted-bottleneck   80.64 0.03 4.64
+move-up-depthwise     79.92 0.08 4.07
+kernel-7              80.57 0.14 4.15
+kernel-5              80.35 0.08 4.10
+kernel-9              80.57 0.06 4.21
+kernel-11             80.47 0.11 4.29
+gelu                  80.62 0.14 4.15
+fewer-activations     81.27 0.06 4.15
+fewer-norms           81.41 0.09 4.15
+layernorm             81.47 0.09 4.46
+separate-downsampling 81.97 0.06 4.49
+ema                   82.1  -    -
+grn                   82.5  -    -
+""")
+
+# Table 11: single runs. ema: Table 1; grn: the V2 paper's supervised V2-B.
+PAPER_RESNET200 = _paper("""
+baseline              78.20 - 15.01
+recipe                81.14 - 15.01
+stage-ratio           81.33 - 14.52
+patchify-stem         81.59 - 14.38
+depthwise             80.54 - 7.23
+width                 81.85 - 16.76
+inverted-bottleneck   82.64 - 15.68
+move-up-depthwise     82.04 - 14.63
+kernel-7              82.30 - 14.81
+kernel-5              82.32 - 14.70
+kernel-9              82.27 - 14.95
+kernel-11             82.18 - 15.13
+gelu                  82.19 - 14.81
+fewer-activations     82.71 - 14.81
+fewer-norms           83.17 - 14.81
+layernorm             83.35 - 14.81
+separate-downsampling 83.60 - 15.35
+ema                   83.8  - -
+grn                   84.3  - -
+""")
+
+_FULL_SIZE = {"baseline": "pytorch-90ep", MODERN: "convnext-300ep"}
+_BLOCKS_MOVED = {"stage-ratio": frozenset({"+block", "-block"})}
+_POOL_REMOVED = {"patchify-stem": frozenset({"-stem.3"})}
+
+_REGIMES = (
+    Regime(
+        name="resnet50",
+        title="ResNet-50 to ConvNeXt-T",
+        image_size=224,
+        base=ModelSpec(),
+        recipes=_FULL_SIZE,
+        data="imagenet",
+        changes={"recipe": {"drop_path_rate": 0.1}, "stage-ratio": {"depths": (3, 3, 9, 3)}, "width": {"width": 96}},
+        structure=_BLOCKS_MOVED | _POOL_REMOVED,
+        paper=PAPER_RESNET50,
+        reference=("Swin-T", 81.30, 4.50),
+    ),
+    Regime(
+        name="resnet200",
+        title="ResNet-200 to ConvNeXt-B",
+        image_size=224,
+        base=ModelSpec(depths=(3, 24, 36, 3)),
+        recipes=_FULL_SIZE,
+        data="imagenet",
+        changes={
+            "recipe": {"drop_path_rate": 0.5},
+            "stage-ratio": {"depths": (3, 3, 27, 3), "width": 84},
+            "width": {"width": 128},
+        },
+        structure={"stage-ratio": EVERYTHING | {"-block", "~stem.1"}} | _POOL_REMOVED,
+        paper=PAPER_RESNET200,
+        reference=("Swin-B", 83.50, 15.43),
+    ),
+    Regime(
+        name="cifar",
+        title="small ResNet to the size of ConvNeXt V2 Atto, 32 px",
+        image_size=32,
+        base=ModelSpec(depths=(2, 3, 4, 2), width=28, stem_stride=2, num_classes=10),
+        recipes={"baseline": "cifar-sgd", MODERN: "cifar-adamw"},
+        data="cifar10",
+        changes={
+            "recipe": {"drop_path_rate": 0.1},
+            "stage-ratio": {"depths": (2, 2, 6, 2)},
+            "width": {"width": 40},
+            "ema": {"recipe.ema_decay": 0.999},
+        },
+        structure=_BLOCKS_MOVED,
+    ),
+    Regime(
+        name="micro",
+        title="laptop ladder, 16 px",
+        image_size=16,
+        base=ModelSpec(depths=(1, 1, 1, 1), width=16, stem_stride=2, num_classes=10, in_chans=1),
+        recipes={"baseline": "digits-sgd", MODERN: "digits-adamw"},
+        data="digits",
+        changes={
+            "recipe": {"drop_path_rate": 0.05},
+            "stage-ratio": {"depths": (1, 1, 3, 1)},
+            "width": {"width": 24},
+            "ema": {"recipe.ema_decay": 0.99},
+        },
+        structure={"stage-ratio": frozenset({"+block"})},
+    ),
+    # As ResNet-200 is to ResNet-50: deeper, and the blocks move from the second stage to the third.
+    Regime(
+        name="micro-deep",
+        title="deeper laptop ladder, 16 px",
+        image_size=16,
+        base=ModelSpec(depths=(1, 3, 3, 1), width=16, stem_stride=2, num_classes=10, in_chans=1),
+        recipes={"baseline": "digits-sgd", MODERN: "digits-adamw"},
+        data="digits",
+        changes={
+            "recipe": {"drop_path_rate": 0.1},
+            "stage-ratio": {"depths": (1, 1, 5, 1)},
+            "width": {"width": 24},
+            "ema": {"recipe.ema_decay": 0.99},
+        },
+        structure=_BLOCKS_MOVED,
+    ),
+)
+
+REGIMES: Mapping[str, Regime] = MappingProxyType({r.name: r for r in _REGIMES})
+
+
+def find_regime(name: str) -> Regime:
+    return lookup("regime", name, REGIMES)
+
+
+def find_step(key: str | int) -> Step:
+    """A step by its id ('4b') or its name ('width'). Raises ConfigError naming the legal ones."""
+    by_key = {s.id: s for s in _LADDER if s.id is not None} | dict(STEPS)
+    return lookup("step", str(key), by_key)
+
+
+def ladder(*, side_steps: bool = False) -> list[Step]:
+    """The steps in order; with `side_steps` also those that the paper tried and did not adopt."""
+    return [s for s in _LADDER if s.on_path or side_steps]
+
+
+def path(step: Step) -> list[Step]:
+    """The steps from the baseline to this one, both included."""
+    return [*(path(STEPS[step.parent]) if step.parent else []), step]
+
+
+def change_of(step: Step, regime: Regime) -> dict[str, Any]:
+    """All settings that the step changes in this regime, `recipe` and `recipe.<field>` among them."""
+    return {**step.change, **regime.changes.get(step.name, {})}
+
+
+def structure_of(step: Step, regime: Regime) -> frozenset[str]:
+    """All that the step declares to change among the modules in this regime."""
+    return step.structure | regime.structure.get(step.name, frozenset())
+
+
+def resolve(step: str | int, regime: str = "resnet50", **settings: Any) -> ModelSpec:
+    """The network of a step: the fold of all changes on its path, then `settings` on top. Raises ConfigError."""
+    at, where = find_step(step), find_regime(regime)
+    toggled = {name: value for name, value in _fold(at, where).items() if name.partition(".")[0] != RECIPE}
+    return with_settings(where.base, {**toggled, **settings})
+
+
+def _fold(step: Step, regime: Regime) -> dict[str, Any]:
+    """The changes along the path to the step, the later ones winning."""
+    folded: dict[str, Any] = {}
+    for s in path(step):
+        folded |= change_of(s, regime)
+    return folded
+
+
+def recipe_changes(step: str | int, regime: str) -> dict[str, Any]:
+    """The fields that the path to the step sets on top of its recipe, such as {"ema_decay": 0.9999}."""
+    folded = _fold(find_step(step), find_regime(regime))
+    return {name.removeprefix(f"{RECIPE}."): value for name, value in folded.items() if name.startswith(f"{RECIPE}.")}
+
+
+def recipe_of(step: str | int, regime: str) -> str:
+    """The name of the recipe a step is trained with in its regime."""
+    modern = any(s.change.get("recipe") == MODERN for s in path(find_step(step)))
+    return find_regime(regime).recipes[MODERN if modern else "baseline"]
+
+
+__all__ = [
+    "GROUPS",
+    "REGIMES",
+    "STEPS",
+    "Paper",
+    "Regime",
+    "ConfigError",
+    "Step",
+    "change_of",
+    "find_regime",
+    "find_step",
+    "ladder",
+    "path",
+    "recipe_changes",
+    "recipe_of",
+    "resolve",
+    "structure_of",
+]

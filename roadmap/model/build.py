@@ -1,0 +1,84 @@
+"""What a trial trains: our own network of a ModelSpec, or timm's of a TimmSpec. Built, counted, and kept in a file in one way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from roadmap.config.errors import ConfigError, nearest
+from roadmap.config.fields import from_plain, plain
+from roadmap.config.model import AnySpec, TimmSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+TIMM_SPEC, IMAGE_SIZE = "roadmap.timm", "roadmap.image_size"
+
+
+def build_subject(spec: AnySpec, image_size: int) -> nn.Module:
+    """The network of either kind of spec, with random weights. `image_size`: for architectures that are built for one size. Raises ConfigError."""
+    if isinstance(spec, TimmSpec):
+        return _from_timm(spec, image_size)
+    from roadmap.model.network import ModernizableResNet
+
+    return ModernizableResNet(spec)
+
+
+def _from_timm(spec: TimmSpec, image_size: int) -> nn.Module:
+    import timm
+
+    if not timm.is_model(spec.timm):
+        raise ConfigError(
+            f"TimmSpec.timm is {spec.timm!r}, which timm does not know; legal: the {len(timm.list_models())} names of timm.list_models(); {nearest(spec.timm, timm.list_models())}"
+        )
+    drop = {"drop_path_rate": spec.drop_path_rate} if spec.drop_path_rate else {}
+    try:
+        card = timm.get_pretrained_cfg(spec.timm)  # refuses an unknown tag after the name's dot
+        sized = {"img_size": image_size} if card is not None and card.fixed_input_size else {}
+        model: nn.Module = timm.create_model(
+            spec.timm, pretrained=False, num_classes=spec.num_classes, in_chans=spec.in_chans, **sized, **drop
+        )
+    except (TypeError, ValueError, AssertionError, RuntimeError) as e:
+        raise ConfigError(
+            f"TimmSpec {spec.timm} cannot be built at {image_size} px ({type(e).__name__}: {e}); legal: sizes and settings that timm's {spec.timm} takes; change --image-size or drop_path_rate"
+        ) from e
+    return model
+
+
+def macs_by_operator(model: nn.Module, in_chans: int, image_size: int) -> int:
+    """Multiply-adds of one image over all of torch's operators: unlike a count over layers it sees the products inside attention."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # type: ignore[assignment]  # the fused operator has no count outside GPUs
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model.eval()(torch.zeros(1, in_chans, image_size, image_size, device=next(model.parameters()).device))
+    return counter.get_total_flops() // 2
+
+
+def save_timm(model: nn.Module, spec: TimmSpec, image_size: int, path: Path) -> Path:
+    """Write a timm network's weights with its name inside; `roadmap.load` rebuilds it."""
+    from safetensors.torch import save as to_bytes
+
+    from roadmap.runs.io import write_bytes
+
+    metadata = {"format": "pt", TIMM_SPEC: json.dumps(plain(spec)), IMAGE_SIZE: str(image_size)}
+    write_bytes(
+        path, to_bytes({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, metadata)
+    )
+    return path
+
+
+def timm_from_metadata(metadata: dict[str, str], where: str) -> nn.Module:
+    """The network that `save_timm` described, with random weights. Raises ConfigError for a description that is damaged."""
+    try:
+        values, image_size = dict(json.loads(metadata[TIMM_SPEC])), int(metadata[IMAGE_SIZE])
+    except (KeyError, ValueError, TypeError) as e:
+        raise ConfigError(
+            f"weights.file {where} has a damaged {TIMM_SPEC} or {IMAGE_SIZE} ({e}); legal: files that a finished run wrote; train it again"
+        ) from e
+    return _from_timm(from_plain(TimmSpec, values, f"{where}: spec"), image_size)

@@ -1,0 +1,99 @@
+"""What one network has that another has not: computed from the built modules, never restated.
+
+The unit is a leaf module or a bare parameter, by its name. A slot holding nn.Identity counts as absent. A *role* is a
+name without its place (`stages.2.blocks.5.mlp.fc1` -> `block.mlp.fc1`), which is what a step of the ladder declares.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+from roadmap.config.model import ModelSpec
+from roadmap.model.complexity import complexity, on_meta
+from roadmap.model.layers import ACTIVATIONS, NORMS
+
+_BLOCK = re.compile(r"^stages\.\d+\.blocks\.\d+")
+_STAGE = re.compile(r"^stages\.\d+\.")
+_NORM_TYPES = tuple(type(build(1)) for build in NORMS.values())
+_ACTIVATION_TYPES = tuple(type(build()) for build in ACTIVATIONS.values())
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A network's parts: {name: description}, and its counts."""
+
+    parts: dict[str, str]
+    params: int
+    macs: int
+    norms: int
+    activations: int
+
+
+@dataclass(frozen=True)
+class StructureDiff:
+    """Parts of `after` that `before` lacks, the reverse, and those that differ: {name: (before, after)}."""
+
+    before: Inventory
+    after: Inventory
+    added: dict[str, str]
+    removed: dict[str, str]
+    changed: dict[str, tuple[str, str]]
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """`+role`, `-role` and `~role` of everything that differs. A block that appears or goes is one role, not its parts'."""
+        signs = (("+", self.added), ("-", self.removed), ("~", self.changed))
+        return frozenset(sign + role(name) for sign, names in signs for name in names)
+
+
+def role(name: str) -> str:
+    """A part's name without its place in the network."""
+    return _STAGE.sub("", _BLOCK.sub("block", name))
+
+
+def inventory(spec: ModelSpec, image_size: int) -> Inventory:
+    """Build the spec's network without memory and list its parts."""
+    model = on_meta(spec)
+    parts = {
+        name: repr(m) for name, m in model.named_modules() if not list(m.children()) and not isinstance(m, nn.Identity)
+    }
+    for name, p in model.named_parameters():
+        if name.rpartition(".")[0] not in parts:
+            parts[name] = f"Parameter{tuple(p.shape)}"
+    size = complexity(spec, image_size)
+    kinds = list(model.modules())
+    return Inventory(
+        parts,
+        size.params,
+        size.macs,
+        sum(isinstance(m, _NORM_TYPES) for m in kinds),
+        sum(isinstance(m, _ACTIVATION_TYPES) for m in kinds),
+    )
+
+
+def structure_diff(before: ModelSpec, after: ModelSpec, image_size: int) -> StructureDiff:
+    """Compare two specs' networks, multiply-adds at `image_size` pixels."""
+    a, b = inventory(before, image_size), inventory(after, image_size)
+    return StructureDiff(
+        before=a,
+        after=b,
+        added=_only_in(b.parts, a.parts),
+        removed=_only_in(a.parts, b.parts),
+        changed={n: (a.parts[n], b.parts[n]) for n in a.parts if n in b.parts and a.parts[n] != b.parts[n]},
+    )
+
+
+def _only_in(parts: dict[str, str], other: dict[str, str]) -> dict[str, str]:
+    """Parts whose name the other network lacks; all parts of a whole block that it lacks become that block."""
+    there = {m.group() for name in other if (m := _BLOCK.match(name))}
+    only: dict[str, str] = {}
+    for name, text in parts.items():
+        block = _BLOCK.match(name)
+        if block and block.group() not in there:
+            only[block.group()] = "Block"
+        elif name not in other:
+            only[name] = text
+    return only

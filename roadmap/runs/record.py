@@ -1,0 +1,5 @@
+"""How a run ended."""
+
+from __future__ import annotations
+
+FINISHED, FAILED, DIVERGED, INTERRUPTED = "finished", "failed", "diverged", "interrupted"

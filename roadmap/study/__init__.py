@@ -1,0 +1,1 @@
+"""A question and its trials: study file, designs, expansion. No torch."""

@@ -1,0 +1,90 @@
+"""The processes that train one run together: set up from torchrun's or Slurm's variables, or one process alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from roadmap.config.errors import RoadmapError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place: rank of world, on `device`."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    device: torch.device = torch.device("cpu")
+    host_group: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @classmethod
+    def start(cls, device: str = "auto", environment: Mapping[str, str] = os.environ) -> Ranks:
+        """Join the process group that the environment describes. Raises RoadmapError if a GPU is asked for and there is none."""
+        rank, world, local = place(environment)
+        cuda = torch.cuda.is_available()
+        if device == "cuda" and not cuda:
+            raise RoadmapError("device is 'cuda', but torch sees no GPU; legal: auto, cpu; leave --device out")
+        use_cuda = cuda and device != "cpu"
+        where = torch.device("cuda", local % torch.cuda.device_count()) if use_cuda else torch.device("cpu")
+        if use_cuda:
+            torch.cuda.set_device(where)
+        if world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if use_cuda else "gloo", rank=rank, world_size=world)
+        # What hosts agree on among themselves must not wait for their GPUs.
+        return cls(rank, world, local, where, dist.new_group(backend="gloo") if world > 1 and use_cuda else None)
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true on any rank. Between hosts: no device is waited for."""
+        if self.world_size == 1:
+            return value
+        found = torch.tensor([value], dtype=torch.uint8)
+        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.host_group)
+        return bool(found)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def max(self, values: Tensor) -> Tensor:
+        """Elementwise maximum over all ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+
+def place(environment: Mapping[str, str]) -> tuple[int, int, int]:
+    """(rank, world, local rank) from torchrun's variables, else from a Slurm step's, else one process alone."""
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", 0))
+    if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1:
+        _slurm_rendezvous(environment)
+        return (
+            int(environment["SLURM_PROCID"]),
+            int(environment["SLURM_NTASKS"]),
+            int(environment.get("SLURM_LOCALID", 0)),
+        )
+    return 0, 1, 0
+
+
+def _slurm_rendezvous(environment: Mapping[str, str]) -> None:
+    """Address and port of rank 0, from the job and its restart count so that stale ranks of an earlier attempt cannot join."""
+    attempt = int(environment["SLURM_JOB_ID"]) * 64 + int(environment.get("SLURM_RESTART_COUNT", 0))
+    os.environ.setdefault("MASTER_ADDR", environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
+    os.environ.setdefault("MASTER_PORT", str(20_000 + attempt % 20_000))
