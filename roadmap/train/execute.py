@@ -35,23 +35,23 @@ from roadmap.train.loop import Diverged, Interrupted, Trainer, precision_of
 from roadmap.train.progress import Reporter
 
 
-def execute(folder: RunFolder, machine: Runtime, *, force: bool = False) -> dict[str, Any]:
+def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> dict[str, Any]:
     """Train the folder's trial to its end and return its record; a finished one is returned as it is, unless `force`.
 
     Every outcome leaves a record: finished, diverged, interrupted (it goes on when started again), failed.
     Raises RunError only where the folder itself cannot be used; then nothing in it is changed.
     """
     trial = folder.trial()
-    ranks = Ranks.start(machine.device)
+    ranks = Ranks.start(runtime.device)
     if not ranks.is_main:
-        return _attempt(folder, trial, machine, ranks)
+        return _attempt(folder, trial, runtime, ranks)
     with folder.lease():
         record = folder.record()
         if record and record["status"] == FINISHED and not force:
             return record
         if force:
             set_aside(folder)
-        return _attempt(folder, trial, machine, ranks)
+        return _attempt(folder, trial, runtime, ranks)
 
 
 def set_aside(folder: RunFolder) -> None:
@@ -75,7 +75,7 @@ def set_aside(folder: RunFolder) -> None:
         path.rename(target / path.name)
 
 
-def _attempt(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) -> dict[str, Any]:
+def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
     began = time.monotonic() - (_seconds_before(folder) if ranks.is_main else 0.0)  # as if all attempts were one
 
     def beat(state: Mapping[str, Any]) -> None:
@@ -83,10 +83,10 @@ def _attempt(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) ->
 
     _forget_peak_memory(ranks)
     if ranks.is_main:
-        _note_attempt(folder, trial, machine, ranks)
-    record = _describe(folder, trial, machine, ranks)
+        _note_attempt(folder, trial, runtime, ranks)
+    record = _describe(folder, trial, runtime, ranks)
     try:
-        record |= _train(folder, trial, machine, ranks, beat)
+        record |= _train(folder, trial, runtime, ranks, beat)
         record["status"] = FINISHED
     except Diverged as e:
         record |= {"status": DIVERGED, "error": str(e)}
@@ -119,17 +119,17 @@ def _seconds_before(folder: RunFolder) -> float:
 
 
 def _train(
-    folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
+    folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
     """Train to the end; returns what the record adds."""
     pipeline = Pipeline.open(
         trial,
-        data_dir=machine.data_dir,
-        download=machine.download,
-        workers=machine.workers,
+        data_dir=runtime.data_dir,
+        download=runtime.download,
+        workers=runtime.workers,
         pin_memory=ranks.device.type == "cuda",
     )
-    trainer = Trainer(trial, pipeline, ranks, machine, init=_initial_weights(trial, machine))
+    trainer = Trainer(trial, pipeline, ranks, runtime, init=_initial_weights(trial, runtime))
     store = CheckpointStore(folder.checkpoints)
     state = _load(store, trial, ranks)
     if state:
@@ -151,20 +151,20 @@ def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> dict[str, Any] 
     return state if ranks.is_main else store.load(trial.fingerprint)
 
 
-def _initial_weights(trial: Trial, machine: Runtime) -> Callable[[nn.Module], object] | None:
+def _initial_weights(trial: Trial, runtime: Runtime) -> Callable[[nn.Module], object] | None:
     """What puts the trial's initial weights into the network; a head of other classes starts anew. Raises RoadmapError for another file than the trial's."""
     if not trial.init:
         return None
-    found = file_digest(machine.init) if machine.init else "no file"
+    found = file_digest(runtime.init) if runtime.init else "no file"
     if found != trial.init:
         raise RoadmapError(
-            f"--init is {machine.init} ({found[:10]}), but the trial starts from weights {trial.init[:10]}; legal: the same file; give it with --init"
+            f"--init is {runtime.init} ({found[:10]}), but the trial starts from weights {trial.init[:10]}; legal: the same file; give it with --init"
         )
 
     def load(model: nn.Module) -> None:
         from roadmap.model.weights import load_weights
 
-        print(load_weights(model, machine.init, adapt=True), file=sys.stderr)  # type: ignore[arg-type]
+        print(load_weights(model, runtime.init, adapt=True), file=sys.stderr)  # type: ignore[arg-type]
 
     return load
 
@@ -179,7 +179,7 @@ def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
         save_timm(model, spec, trainer.trial.data.image_size, path)
     else:
         save(model, path)
-    names = class_names(trainer.trial.data, data_dir=trainer.machine.data_dir)
+    names = class_names(trainer.trial.data, data_dir=trainer.runtime.data_dir)
     write_json(folder.path / "classes.json", names)
 
 
@@ -200,7 +200,7 @@ def _results(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _describe(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) -> dict[str, Any]:
+def _describe(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
     """What is known of a run before it ends."""
     size = complexity(trial.model, trial.data.image_size)
     return {
@@ -227,9 +227,9 @@ def _describe(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) -
         "global_batch": trial.recipe.batch_size,
         "precision": precision_of(trial.recipe, ranks.device),
         "configuration": trial.configuration,
-        "workers": machine.workers,
-        "compile": machine.compile,
-        "channels_last": machine.channels_last,
+        "workers": runtime.workers,
+        "compile": runtime.compile,
+        "channels_last": runtime.channels_last,
         **git_state(),
         "packages": package_versions(),
         "hardware": hardware(ranks),
@@ -261,7 +261,7 @@ def _earlier_circumstances(folder: RunFolder, ranks: Ranks, trial: Trial) -> lis
     return found
 
 
-def _note_attempt(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) -> None:
+def _note_attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> None:
     """One line for each start, so that a resume with another commit, machine or setting is on record."""
     start = {
         "time": _now(),
@@ -274,7 +274,7 @@ def _note_attempt(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Rank
         "attempts.jsonl",
         {
             **start,
-            "machine": machine.to_json(),
+            "machine": runtime.to_json(),
             **git_state(),
             "packages": package_versions(),
             "hardware": hardware(ranks),

@@ -90,19 +90,19 @@ class Trainer:
         trial: Trial,
         pipeline: Pipeline,
         ranks: Ranks,
-        machine: Runtime,
+        runtime: Runtime,
         *,
         init: Callable[[nn.Module], object] | None = None,
     ) -> None:
-        self.trial, self.recipe, self.pipeline, self.ranks, self.machine = trial, trial.recipe, pipeline, ranks, machine
+        self.trial, self.recipe, self.pipeline, self.ranks, self.runtime = trial, trial.recipe, pipeline, ranks, runtime
         self.my_groups = self.recipe.groups_per_rank(ranks.world_size)
-        self.memory_format = torch.channels_last if machine.channels_last else torch.contiguous_format
+        self.memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
         self.model = build_network(trial)
         if init:
             init(self.model)
         self.model.to(ranks.device).to(memory_format=self.memory_format)
         self.norms = batch_norms(self.model)
-        if machine.compile and self.norms and self.my_groups > 1:
+        if runtime.compile and self.norms and self.my_groups > 1:
             # Each group's momentum is a constant of the compiled graph: there would be one compilation a group.
             raise RoadmapError(
                 f"--compile with BatchNorm and {self.my_groups} groups on one device; legal: one group a device, or a network without BatchNorm; leave --compile out, or use {self.recipe.groups} GPUs"
@@ -130,7 +130,7 @@ class Trainer:
             model = DistributedDataParallel(
                 model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
             )
-        return torch.compile(model) if self.machine.compile else model
+        return torch.compile(model) if self.runtime.compile else model
 
     # State ------------------------------------------------------------------------------------------------------------
 
@@ -281,7 +281,7 @@ class Trainer:
             note(line, losses)
         self.losses.zero_()
         reporter.epoch(line, self.recipe.epochs)
-        if epoch % self.machine.checkpoint_every == 0 or epoch == self.recipe.epochs:
+        if epoch % self.runtime.checkpoint_every == 0 or epoch == self.recipe.epochs:
             self.save(store)
 
     def _save_and_leave(self, store: CheckpointStore, stop: StopSignal) -> None:
