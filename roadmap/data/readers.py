@@ -201,7 +201,7 @@ def _cut_test(name: str, whole: Any, fraction: float, mode: str) -> tuple[Split,
 
 
 def _timm(data: Data, split: str, data_dir: Path | None, download: bool, mode: str) -> Split:
-    """A data set of timm's. A stream has no order of its own: it is read into memory once so that samples have indices."""
+    """A data set of timm's. A stream has no order of its own: read into memory once, its samples have indices."""
     from timm.data import create_dataset
     from torch.utils.data import IterableDataset
 
@@ -226,7 +226,7 @@ def _from_map(dataset: Any, name: str, mode: str) -> Split:
 
 
 def _timm_test(data: Data, data_dir: Path | None, download: bool, mode: str) -> Split:
-    """The split `test`, or `validation` where public sets keep the test labels to themselves (-1) or have no such split."""
+    """The split `test`, or `validation` where a public set keeps the test labels to itself (-1) or has no test."""
     try:
         test = _timm(data, "test", data_dir, download, mode)
     except DataError:

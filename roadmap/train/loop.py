@@ -232,7 +232,7 @@ class Trainer:
         self, store: CheckpointStore, note: Callable[[dict[str, Any], list[float]], None], reporter: Reporter
     ) -> None:
         """Train to the end; `note` receives each epoch's metrics and losses. Raises Interrupted after saving, Diverged."""
-        sampler = self.pipeline.sampler(start=self.iteration, rank=self.ranks.rank, world=self.ranks.world_size)
+        sampler = self.pipeline.sampler(start=self.iteration, rank=self.ranks.rank, world_size=self.ranks.world_size)
         stream = iter(self.pipeline.stream(sampler))
         self.model.train()
         reporter.start(self.iteration, self.iteration // self.per_epoch)
@@ -311,5 +311,5 @@ class Trainer:
         return scores
 
     def _scores(self, model: nn.Module, part: str) -> dict[str, float]:
-        views = self.pipeline.views(part, rank=self.ranks.rank, world=self.ranks.world_size)
+        views = self.pipeline.views(part, rank=self.ranks.rank, world_size=self.ranks.world_size)
         return evaluate(model, views, self.ranks, autocast=self.autocast, memory_format=self.memory_format)

@@ -34,7 +34,7 @@ TWENTY = {"epochs": 3, "batch_size": 128, "group_size": 64, "random_erasing": 0.
 def twenty_losses(trial: Trial, ranks: Ranks | None = None) -> list[float]:
     """The trainer's losses of 20 iterations."""
     trainer = Trainer(trial, Pipeline.open(trial), ranks or Ranks(), Runtime(channels_last=False))
-    sampler = trainer.pipeline.sampler(rank=trainer.ranks.rank, world=trainer.ranks.world_size)
+    sampler = trainer.pipeline.sampler(rank=trainer.ranks.rank, world_size=trainer.ranks.world_size)
     stream, found = iter(trainer.pipeline.stream(sampler)), []
     for _ in range(20):
         trainer.step(stream)
