@@ -29,7 +29,7 @@ from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, file_digest, read_lines, write_json
 from roadmap.runs.provenance import git_state, package_versions
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED
-from roadmap.train.checkpoints import CheckpointStore
+from roadmap.train.checkpoints import CheckpointStore, TrainingState
 from roadmap.train.distributed import Ranks
 from roadmap.train.loop import Diverged, Interrupted, Trainer, precision_of
 from roadmap.train.progress import Reporter
@@ -110,7 +110,11 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) ->
 
 
 def _seconds_before(folder: RunFolder) -> float:
-    """Wall time of all attempts before this one. One that was killed left no record, but its heartbeat said it seconds before; the record stands in for a heartbeat that is torn or old."""
+    """Wall time of all attempts before this one.
+
+    One that was killed left no record, but its heartbeat said it seconds before; the record stands in for
+    a heartbeat that is torn or old.
+    """
     try:
         beat = folder.heartbeat() or {}
     except RunError:
@@ -144,7 +148,7 @@ def _train(
     return _results(trainer)
 
 
-def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> dict[str, Any] | None:
+def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> TrainingState | None:
     """The newest whole checkpoint. The first rank looks before the others, so that only it sets broken ones aside."""
     state = store.load(trial.fingerprint) if ranks.is_main else None
     ranks.barrier()
@@ -152,13 +156,17 @@ def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> dict[str, Any] 
 
 
 def _initial_weights(trial: Trial, runtime: Runtime) -> Callable[[nn.Module], object] | None:
-    """What puts the trial's initial weights into the network; a head of other classes starts anew. Raises RoadmapError for another file than the trial's."""
+    """What puts the trial's initial weights into the network; a head of other classes starts anew.
+
+    Raises RoadmapError for another file than the trial's.
+    """
     if not trial.init:
         return None
-    found = file_digest(runtime.init) if runtime.init else "no file"
-    if found != trial.init:
+    digest = file_digest(runtime.init) if runtime.init else "no file"
+    if digest != trial.init:
         raise RoadmapError(
-            f"--init is {runtime.init} ({found[:10]}), but the trial starts from weights {trial.init[:10]}; legal: the same file; give it with --init"
+            f"--init is {runtime.init} ({digest[:10]}), but the trial starts from weights {trial.init[:10]}; "
+            "legal: the same file; give it with --init"
         )
 
     def load(model: nn.Module) -> None:
@@ -170,7 +178,10 @@ def _initial_weights(trial: Trial, runtime: Runtime) -> Callable[[nn.Module], ob
 
 
 def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
-    """The trained network in one file, and its classes' names: what `roadmap predict` and `roadmap.load` read. The moving average where it is on."""
+    """Write the trained network, or its moving average where it is on, and its classes' names.
+
+    `roadmap predict` and `roadmap.load` read them.
+    """
     from roadmap.model.files import save
 
     model: Any = trainer.ema.module if trainer.ema else trainer.model
@@ -185,14 +196,16 @@ def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
 
 def _results(trainer: Trainer) -> dict[str, Any]:
     """Test accuracy of the last epoch (or of the best on validation, where the recipe says so), and the run's rates."""
-    scores = trainer.best if trainer.best else trainer.evaluate("test")
-    validation = trainer.evaluate("validation")["top1"] if len(trainer.pipeline.validation_indices) else None
+    evaluation = trainer.best.evaluation if trainer.best else trainer.evaluate("test")
+    epoch = trainer.best.epoch if trainer.best else trainer.recipe.epochs
+    validation = trainer.evaluate("validation").weights.top1 if len(trainer.pipeline.validation_indices) else None
+    metrics = evaluation.to_json()
     keys = ("top1", "top5", "loss", "ema_top1", "ema_top5", "ema_loss")
     return {
-        **{k: scores.get(k) for k in keys},
-        "test_images": scores["images"],
+        **{k: metrics.get(k) for k in keys},
+        "test_images": evaluation.weights.images,
         "validation_top1": validation,
-        "accuracy_epoch": trainer.best["epoch"] if trainer.best else trainer.recipe.epochs,
+        "accuracy_epoch": epoch,
         "images_per_second": trainer.images_per_second,
         "iterations": trainer.iteration,
         "train_images": len(trainer.pipeline.train_indices),
