@@ -421,3 +421,13 @@ def parse_change(name: str, value: Any) -> Setting:
         legal = [*known, *CROSSED, "recipe.FIELD"]
         raise ConfigError(f"changes.{name} is unknown; legal: {listing(legal)}; {nearest(name, legal)}")
     return parse_setting("ModelSpec", ModelSpec, f"{name}={text}")
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of study files: a plan's keys, of which the name is the file's unless given, and the digits section."""
+    from pydantic import TypeAdapter
+
+    schema = TypeAdapter(Plan).json_schema()
+    schema["required"] = [key for key in schema["required"] if key != "name"]
+    schema["properties"][DIGITS] = {"type": "object"}
+    return schema
