@@ -68,11 +68,13 @@ class FoundStudy:
         )
 
     def _advice(self, names: list[str]) -> str:
-        if self.file is not None:
-            return (
-                f"train it with `roadmap run --study {self.file}{' --digits' if self.digits else ''}`, or check --runs"
-            )
-        return f"see `roadmap report {self.name}`" if self.results else f"{nearest(self.name, names)} Or check --runs"
+        """What to do where a part of the study is missing."""
+        if self.results is not None:
+            return f"its runs have ended, see `roadmap report {self.name}`, or check --runs"
+        if self.file is None:
+            return nearest(self.name, names)
+        name = self.name if self.file.parent == EXPERIMENTS else self.file
+        return f"train it with `roadmap run --study {name}`, or check --runs"
 
 
 def find_study(name: str | Path | None, runs: Path = RUNS) -> FoundStudy:
