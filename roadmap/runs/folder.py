@@ -63,11 +63,11 @@ class RunFolder:
         except OSError as e:
             raise RunError(
                 f"output folder {self.path} cannot be made: {e.strerror}; legal: a writable folder; choose "
-                "another with --out"
+                "another with --runs"
             ) from e
         if not os.access(self.path, os.W_OK):
             raise RunError(
-                f"output folder {self.path} is not writable; legal: a writable folder; choose another with --out"
+                f"output folder {self.path} is not writable; legal: a writable folder; choose another with --runs"
             )
         present = read_json(self.path / "trial.json")
         if present is None:
@@ -169,7 +169,7 @@ def write_study(
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
         raise RunError(
-            f"output folder {folder} cannot be made: {e.strerror}; legal: a writable folder; choose another with --out"
+            f"output folder {folder} cannot be made: {e.strerror}; legal: a writable folder; choose another with --runs"
         ) from e
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two calls at once shall both be noted

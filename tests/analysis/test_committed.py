@@ -26,5 +26,5 @@ def test_the_measured_tables_are_made_from_the_committed_records(study: Path, tm
     report_study(study, tmp_path)
     for name in (*TABLES, "records.jsonl"):
         assert (tmp_path / name).read_bytes() == (study / name).read_bytes(), (
-            f"run `roadmap report results/{study.name}`"
+            "run `make results`"
         )
