@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 NOT_PROVEN = 1
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"
-PAPER_REGIME = "resnet50"
 
 
 def open_named(name: str | None, runs: Path) -> Study:
@@ -59,10 +58,10 @@ def write_report(
 def write_paper(*, regime: str | None, ladder: str | None, runs: Path, out: Path | None, as_json: bool) -> int:
     """Write the paper's own table and figure; print the table and the files."""
     from analysis.report.report import paper_table, report_paper
-    from roadmap.cli.ladder import check_ladder
+    from roadmap.ladder import find_ladder
 
-    check_ladder(ladder)
-    regime = regime or PAPER_REGIME
+    of = find_ladder(ladder) if ladder else find_ladder()
+    regime = regime or of.printed_regime(of.default_regime).name
     rows, caption = paper_table(regime, REFERENCE)
     paths = report_paper(regime, REFERENCE, out or runs / f"paper-{regime}" / api.REPORT)
     _print_report(rows, caption.title, paths, as_json)
