@@ -120,8 +120,7 @@ def check_study(name: str | None, *, runs: Path, as_json: bool) -> int:
     status = NOT_PROVEN if bad or not proven else 0
     if as_json:
         keys = ("label", "parent", "ids", "parent_ids", "proof", "contrast")
-        selected = [{key: row[key] for key in keys} for row in found]
-        print_json({"study": study.name, "comparisons": selected})
+        print_json({"study": study.name, "comparisons": [_selected(row, keys) for row in found]})
         return status
     columns = ["child", "parent", "declared change", "proof", "note"]
     title = f"{study.name}: is the declared change all that differs?"
@@ -135,6 +134,10 @@ def check_study(name: str | None, *, runs: Path, as_json: bool) -> int:
         f"{missing} without finished runs on both sides"
     )
     return status
+
+
+def _selected(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: row[key] for key in keys}
 
 
 def _compared(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Any]]:

@@ -192,15 +192,13 @@ def _another_question(base: Plan, options: StudyOptions, given: Mapping[str, Any
 
     It is another study then, so that no table mixes its runs with the default's.
     """
-    parts = [
-        given.get("ladder"),
-        options.variant or given.get("regime", base.regime),
-        options.data,
-        options.recipe,
-        f"{options.epochs}ep" if options.epochs else None,
-        f"b{options.batch_size}" if options.batch_size else None,
-        "finetune" if options.init else None,
-    ]
+    parts = [given.get("ladder"), options.variant or given.get("regime", base.regime), options.data, options.recipe]
+    if options.epochs:
+        parts.append(f"{options.epochs}ep")
+    if options.batch_size:
+        parts.append(f"b{options.batch_size}")
+    if options.init:
+        parts.append("finetune")
     name = "-".join(part.replace("/", "-").replace(":", "-") for part in parts if part)
     changed: dict[str, Any] = {"name": name, "question": "", "controls": ()}
     if "regime" in given and not options.data:
