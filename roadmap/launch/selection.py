@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from roadmap.config.errors import ConfigError, listing, nearest
+from roadmap.config.errors import ConfigError, nearest
 from roadmap.ladder.convnext import find_step
 from roadmap.launch.status import CANCELLED_STATE, LOST, NEW, OUT_OF_MEMORY, STOPPED, TIMED_OUT, RunState, study_states
 from roadmap.runs.io import RunError
