@@ -3,56 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from roadmap.cli.console import print_json, print_table
-from roadmap.config.errors import ConfigError, lookup
-from roadmap.config.fields import diff, parse_setting, show
+from roadmap.config.errors import ConfigError, listing
+from roadmap.config.fields import diff, show
 from roadmap.config.model import ModelSpec
-from roadmap.ladder.convnext import Step, change_of, find_regime, find_step, ladder, resolve
-from roadmap.study.designs import step_recipe
+from roadmap.config.recipe import Recipe
+from roadmap.config.recipes import find_recipe
+from roadmap.ladder import Ladder, Regime, Step, find_ladder
+from roadmap.ladder.ladder import RECIPE
+from roadmap.study.plan import FIELD, Override, parse_text
 
 if TYPE_CHECKING:
     from roadmap.model.module_diff import StructureDiff
 
-DEFAULT_LADDER, DEFAULT_REGIME = "convnext", "resnet50"
 COUNTS = ("params", "macs", "norms", "activations")
+LAYER_SCALE, USUAL_SCALE = "layer_scale", 1e-6
+Differences = Mapping[str, tuple[Any, Any]]
 
 
-def check_ladder(name: str | None) -> None:
-    """Refuse a ladder that is not there. Raises ConfigError."""
-    lookup("ladder", name or DEFAULT_LADDER, {DEFAULT_LADDER: "ConvNeXt"})
+def _overrides(texts: Sequence[str], regime: Regime) -> list[Override]:
+    """What --set says, read for the networks of the regime. Raises ConfigError."""
+    return [parse_text(text, type(regime.base)) for text in texts]
 
 
-def _overrides(texts: Sequence[str]) -> dict[str, Any]:
-    """{toggle: typed value} of what --set says."""
-    return dict(parse_setting("ModelSpec", ModelSpec, text) for text in texts)
+# steps ----------------------------------------------------------------------------------------
 
 
-# steps --------------------------------------------------------------------------------------------
-
-
-def show_steps(regime: str | None, settings: Sequence[str], *, ladder_name: str | None, as_json: bool) -> int:
-    """Print the ladder, every network counted as it is built."""
-    check_ladder(ladder_name)
-    where = find_regime(regime or DEFAULT_REGIME)
-    overrides = _overrides(settings)
-    rows = [_step_json(step, where.name, overrides) for step in ladder(side_steps=True)]
+def show_steps(ladder: Ladder, regime: Regime, settings: Sequence[str], *, as_json: bool) -> int:
+    """Print the ladder, every network counted as it is built; `settings`: overrides, as texts."""
+    toggles = _toggles(_overrides(settings, regime))
+    rows = [_step_json(ladder, step, regime, toggles) for step in ladder.order(side_steps=True)]
     if as_json:
         print_json(rows)
         return 0
     columns = ["id", "step", "changes", "params", "GMACs", "paper top-1", "paper std", "paper GFLOPs"]
-    title = f"{where.name}: {where.title}, {where.image_size} px"
+    title = f"{regime.name}: {regime.title}, {regime.image_size} px"
     print_table(title, columns, [_step_row(row) for row in rows], left=3)
-    if "layer_scale" not in overrides:
-        print(
-            "params: without LayerScale, as the paper's networks are usually counted; "
-            "--set layer_scale=1e-6 counts it in"
-        )
+    if isinstance(regime.base, ModelSpec) and LAYER_SCALE not in toggles:
+        usual = "params: without LayerScale, as the paper's networks are usually counted"
+        print(f"{usual}; --set {LAYER_SCALE}={show(USUAL_SCALE)} counts it in")
     for row in rows:
         if "not_defined" in row:
             print(f"{row['name']}: not defined: {row['not_defined']}")
     return 0
+
+
+def _toggles(overrides: Sequence[Override]) -> dict[str, Any]:
+    """{toggle: value}. Raises ConfigError for what sets no network, which counts nothing."""
+    if others := [o.text for o in overrides if not o.is_toggle]:
+        raise ConfigError(
+            f"--set {listing(others)} is no toggle of a network; legal: toggles; "
+            "reason: steps counts networks, which it leaves as they are; leave it out"
+        )
+    return {o.name: o.value for o in overrides}
 
 
 def _step_row(row: Mapping[str, Any]) -> list[str]:
@@ -68,15 +74,10 @@ def _two_decimals(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _step_json(step: Step, regime: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """One step as data. `params` leaves LayerScale out unless an override asks for it;
-
-    `params_layer_scale` counts it in.
-    """
-    from roadmap.model.complexity import complexity
-
-    where = find_regime(regime)
-    paper = where.paper.get(step.name)
+def _step_json(ladder: Ladder, step: Step, regime: Regime, toggles: Mapping[str, Any]) -> dict[str, Any]:
+    """One step as data, with its network's counts or the reason why it is not defined."""
+    paper = regime.paper.get(step.name)
+    overrides = ladder.overrides(step, regime.name)
     row: dict[str, Any] = {
         "id": step.id,
         "name": step.name,
@@ -84,47 +85,54 @@ def _step_json(step: Step, regime: str, overrides: Mapping[str, Any]) -> dict[st
         "on_path": step.on_path,
         "title": step.title,
         "group": step.group,
-        "change": {name: _as_json(value) for name, value in change_of(step, where).items()},
-        "params": None,
-        "params_layer_scale": None,
-        "macs": None,
-        "paper_top1": paper.top1 if paper else None,
-        "paper_top1_std": paper.std if paper else None,
-        "paper_gflops": paper.gflops if paper else None,
+        "change": {name: _as_json(value) for name, value in overrides.items()},
+        "paper_top1": paper and paper.top1,
+        "paper_top1_std": paper and paper.std,
+        "paper_gflops": paper and paper.gflops,
         "source": step.source,
         "evidence": step.evidence,
     }
     try:
-        bare = resolve(step.name, regime, **{"layer_scale": None, **overrides})
-        scaled = resolve(step.name, regime, **{**overrides, "layer_scale": 1e-6})
-        counted = complexity(bare, where.image_size)
-        with_scale = complexity(scaled, where.image_size)
+        return {**row, **_counts(ladder, step, regime, toggles)}
     except ConfigError as e:
-        return {**row, "not_defined": str(e)}
-    return {**row, "params": counted.params, "params_layer_scale": with_scale.params, "macs": counted.macs}
+        return {**row, **dict.fromkeys(("params", "params_layer_scale", "macs")), "not_defined": str(e)}
 
 
-# diff ---------------------------------------------------------------------------------------------
+def _counts(ladder: Ladder, step: Step, regime: Regime, toggles: Mapping[str, Any]) -> dict[str, int | None]:
+    """Parameters and multiply-adds of a step's network.
+
+    `params` leaves LayerScale out unless a toggle asks for it; `params_layer_scale` counts it in, and
+    is None of networks that do not have it as a toggle.
+    """
+    from roadmap.model.complexity import complexity
+
+    without: dict[str, Any] = {}
+    with_scale = None
+    if isinstance(regime.base, ModelSpec):
+        without = {LAYER_SCALE: None}
+        scaled = ladder.model(step.name, regime.name, **{**toggles, LAYER_SCALE: USUAL_SCALE})
+        with_scale = complexity(scaled, regime.image_size).params
+    counted = complexity(ladder.model(step.name, regime.name, **{**without, **toggles}), regime.image_size)
+    return {"params": counted.params, "params_layer_scale": with_scale, "macs": counted.macs}
 
 
-def show_diff(
-    a: str, b: str, regime: str | None, settings: Sequence[str], *, ladder_name: str | None, as_json: bool
-) -> int:
+# diff -----------------------------------------------------------------------------------------
+
+
+def show_diff(ladder: Ladder, regime: Regime, a: str, b: str, settings: Sequence[str], *, as_json: bool) -> int:
     """Print everything in which two steps differ; the overrides apply to the second."""
     from roadmap.model.module_diff import structure_diff
 
-    check_ladder(ladder_name)
-    first, second, where = find_step(a), find_step(b), find_regime(regime or DEFAULT_REGIME)
-    overrides = _overrides(settings)
-    before, after = resolve(first.name, where.name), resolve(second.name, where.name, **overrides)
-    structure = structure_diff(before, after, where.image_size)
-    differences = {
-        "spec": diff(before, after),
-        "recipe": diff(step_recipe(first, where.name), step_recipe(second, where.name)),
-    }
+    first, second = ladder.find_step(a).name, ladder.find_step(b).name
+    overrides = _overrides(settings, regime)
+    before = ladder.model(first, regime.name)
+    after = ladder.model(second, regime.name, **{o.name: o.value for o in overrides if o.is_toggle})
+    recipes = ladder.recipe(first, regime.name), _overridden(ladder.recipe(second, regime.name), overrides)
+    structure = structure_diff(before, after, regime.image_size)
+    differences = {"spec": diff(before, after), "recipe": diff(*recipes)}
     if as_json:
-        names = {"a": first.name, "b": second.name, "regime": where.name}
-        overridden = {name: show(value) for name, value in overrides.items()}
+        names = {"a": first, "b": second, "regime": regime.name}
+        overridden = {o.name: show(o.value) for o in overrides}
         print_json({**names, "set": overridden, **_differences_json(differences), **_structure_json(structure)})
         return 0
     rows = [row for kind, found in differences.items() for row in _difference_rows(kind, found)]
@@ -132,13 +140,24 @@ def show_diff(
         x, y = _pair(structure, name)
         rows.append(["counts", name, f"{x:,}", f"{y:,}"])
     changed = " with " + " ".join(settings) if settings else ""
-    title = f"{first.name} -> {second.name}{changed} ({where.name}, {where.image_size} px)"
-    print_table(title, ["of", "what", first.name, second.name], rows)
+    title = f"{first} -> {second}{changed} ({regime.name}, {regime.image_size} px)"
+    print_table(title, ["of", "what", first, second], rows)
     _print_structure(structure)
     return 0
 
 
-Differences = Mapping[str, tuple[Any, Any]]
+def _overridden(recipe: Recipe, overrides: Sequence[Override]) -> Recipe:
+    """The recipe with the overrides that are its own, a whole one first."""
+    for o in overrides:
+        if o.name == RECIPE:
+            recipe = find_recipe(o.value)
+    for o in overrides:
+        if o.name == "batch_size":
+            recipe = recipe.with_batch_size(o.value)
+        elif o.name == "epochs":
+            recipe = recipe.with_epochs(o.value)
+    fields = {o.name.removeprefix(FIELD): o.value for o in overrides if o.name.startswith(FIELD)}
+    return replace(recipe, **fields)
 
 
 def _difference_rows(kind: str, differences: Differences) -> list[list[str]]:
@@ -184,3 +203,28 @@ def _print_structure(structure: StructureDiff) -> None:
     if examples:
         rows = [[verb, of_role, lines[0], str(len(lines))] for (verb, of_role), lines in examples.items()]
         print_table("modules", ["", "role", "example", "count"], rows, left=3)
+
+
+# Names ----------------------------------------------------------------------------------------
+
+
+def find_ladder_and_regime(ladder: str | None, regime: str | None) -> tuple[Ladder, Regime]:
+    """The ladder of that name and a regime of it, the first ones unless given. Raises ConfigError."""
+    found = find_ladder(ladder) if ladder else find_ladder()
+    return found, found.find_regime(regime or found.default_regime)
+
+
+def list_names(ladder: str | None) -> int:
+    """Print the names of steps, regimes, recipes, data sets and ladders."""
+    from roadmap.config.recipes import RECIPES
+    from roadmap.data.registry import NAMED
+    from roadmap.ladder import known_ladders
+
+    found, _ = find_ladder_and_regime(ladder, None)
+    print(f"steps of {found.name}")
+    for step in found.order(side_steps=True):
+        print(f"  {step.id or '':<3} {step.name:<24} {step.title}")
+    names = {"regimes": found.regimes, "recipes": RECIPES, "data sets": NAMED, "ladders": known_ladders()}
+    for title, table in names.items():
+        print(f"{title}\n  {listing(table)}")
+    return 0

@@ -22,7 +22,7 @@ from roadmap.cli.parser import (
 )
 from roadmap.cli.results_options import RESULTS, results_verbs
 from roadmap.cli.study_options import StudyOptions, asked_study, study_options
-from roadmap.config.errors import RoadmapError, listing
+from roadmap.config.errors import RoadmapError
 
 if TYPE_CHECKING:
     from roadmap.api import Study
@@ -115,7 +115,7 @@ def _run_verb(p: Parser) -> None:
 
 def _step_options(p: Parser) -> None:
     ladder_option(p)
-    p.add_argument("--regime", metavar="NAME", help="resnet50 (the default), resnet200, cifar, micro or micro-deep")
+    p.add_argument("--regime", metavar="NAME", help="a regime of the ladder, such as micro; its first unless given")
     set_option(p)
     json_option(p)
 
@@ -158,7 +158,9 @@ def _study(args: argparse.Namespace) -> Study:
 
 def run(args: argparse.Namespace) -> int:
     if args.list:
-        return _list_names()
+        from roadmap.cli.ladder import list_names
+
+        return list_names(args.ladder)
     if args.dry_run and not args.slurm:
         return plan(args)
     if args.slurm:
@@ -195,15 +197,16 @@ def plan(args: argparse.Namespace) -> int:
 
 
 def steps(args: argparse.Namespace) -> int:
-    from roadmap.cli.ladder import show_steps
+    from roadmap.cli.ladder import find_ladder_and_regime, show_steps
 
-    return show_steps(args.regime, args.set, ladder_name=args.ladder, as_json=args.json)
+    return show_steps(*find_ladder_and_regime(args.ladder, args.regime), args.set, as_json=args.json)
 
 
 def diff(args: argparse.Namespace) -> int:
-    from roadmap.cli.ladder import show_diff
+    from roadmap.cli.ladder import find_ladder_and_regime, show_diff
 
-    return show_diff(args.a, args.b, args.regime, args.set, ladder_name=args.ladder, as_json=args.json)
+    where = find_ladder_and_regime(args.ladder, args.regime)
+    return show_diff(*where, args.a, args.b, args.set, as_json=args.json)
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -226,19 +229,6 @@ def schema(args: argparse.Namespace) -> int:
     from roadmap.cli.tools import show_schema
 
     return show_schema()
-
-
-def _list_names() -> int:
-    from roadmap.config.recipes import RECIPES
-    from roadmap.data.registry import NAMED
-    from roadmap.ladder.convnext import REGIMES, ladder
-
-    print("steps")
-    for s in ladder(side_steps=True):
-        print(f"  {s.id or '':<3} {s.name:<24} {s.title}")
-    for title, names in (("regimes", REGIMES), ("recipes", RECIPES), ("data sets", NAMED)):
-        print(f"{title}\n  {listing(names)}")
-    return 0
 
 
 # Verbs for a cluster ------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.ArgumentDefaultsHelpFormatter, **kwargs})
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        words = [_with_dashes(word) for word in (sys.argv[1:] if args is None else args)]
+        given = sys.argv[1:] if args is None else args
+        words = [_with_dashes(word) for word in given]
         self._refuse_old_spellings(words)
         known, unknown = self.parse_known_args(words, namespace)
         if unknown:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 NOT_PROVEN = 1
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"
-PAPER_REGIME = "resnet50"
 
 
 def open_named(name: str | None, runs: Path) -> Study:
@@ -59,10 +58,10 @@ def write_report(
 def write_paper(*, regime: str | None, ladder: str | None, runs: Path, out: Path | None, as_json: bool) -> int:
     """Write the paper's own table and figure; print the table and the files."""
     from analysis.report.report import paper_table, report_paper
-    from roadmap.cli.ladder import check_ladder
+    from roadmap.ladder import find_ladder
 
-    check_ladder(ladder)
-    regime = regime or PAPER_REGIME
+    of = find_ladder(ladder) if ladder else find_ladder()
+    regime = regime or of.printed_regime(of.default_regime).name
     rows, caption = paper_table(regime, REFERENCE)
     paths = report_paper(regime, REFERENCE, out or runs / f"paper-{regime}" / api.REPORT)
     _print_report(rows, caption.title, paths, as_json)
@@ -121,8 +120,7 @@ def check_study(name: str | None, *, runs: Path, as_json: bool) -> int:
     status = NOT_PROVEN if bad or not proven else 0
     if as_json:
         keys = ("label", "parent", "ids", "parent_ids", "proof", "contrast")
-        selected = [{key: row[key] for key in keys} for row in found]
-        print_json({"study": study.name, "comparisons": selected})
+        print_json({"study": study.name, "comparisons": [_selected(row, keys) for row in found]})
         return status
     columns = ["child", "parent", "declared change", "proof", "note"]
     title = f"{study.name}: is the declared change all that differs?"
@@ -136,6 +134,10 @@ def check_study(name: str | None, *, runs: Path, as_json: bool) -> int:
         f"{missing} without finished runs on both sides"
     )
     return status
+
+
+def _selected(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: row[key] for key in keys}
 
 
 def _compared(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Any]]:

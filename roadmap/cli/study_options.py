@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from roadmap.study.file import Plan
 
 DEFAULT_STUDY = "digits"
-VARIANT_REGIME = "resnet50"  # published variants are networks for 224 pixels
 LONGEST_NAME = 100
 # Options that are fields of a plan, under the same name.
 SAME_IN_PLAN = (
@@ -125,7 +124,7 @@ def _training_options(p: argparse.ArgumentParser) -> None:
 
 
 def _data_options(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--regime", metavar="NAME", help="resnet50, resnet200, cifar, micro or micro-deep")
+    p.add_argument("--regime", metavar="NAME", help="a regime of the ladder, such as cifar or micro")
     p.add_argument(
         "--data",
         metavar="NAME",
@@ -152,11 +151,9 @@ def asked_study(options: StudyOptions) -> Study:
 
 def asked_plan(options: StudyOptions) -> Plan:
     """The plan of the study's file, with what the options say in its place."""
-    from roadmap.cli.ladder import check_ladder
     from roadmap.study.file import read_plan
     from roadmap.study.find import find_study
 
-    check_ladder(options.ladder)
     if options.step and options.variant:
         raise RoadmapError(
             f"--step {options.step[0]} and --variant {options.variant} are both given; "
@@ -164,50 +161,59 @@ def asked_plan(options: StudyOptions) -> Plan:
         )
     study = find_study(options.study or DEFAULT_STUDY, options.runs)
     base = read_plan(study.study_file(), digits=options.digits or study.digits)
-    given = _given(options)
+    given = _given(options, base)
     if given and not options.study:
-        base = _another_question(base, options, given)
+        given |= _another_question(base, options, given)
     if options.variant and not options.regime:
-        given["regime"] = VARIANT_REGIME
-    given |= _asked_cells(options, base)
-    plan = replace(base, **given, set=(*base.set, *options.set))
-    name = options.name or plan.name
+        given["regime"] = ""  # the ladder's first one, not the default study's small one
+    given |= _asked_cells(options, given.get("design", base.design))
+    given["set"] = (*base.set, *options.set)
+    name = options.name or given.get("name", base.name)
     _check_name(name)
-    return replace(plan, name=name, question=plan.question or f"What does each step do ({plan.name})?")
+    question = given.get("question", base.question) or f"What does each step do ({name})?"
+    return replace(base, **{**given, "name": name, "question": question})
 
 
-def _given(options: StudyOptions) -> dict[str, Any]:
-    """What replaces the file's own data, training and network."""
+def _given(options: StudyOptions, base: Plan) -> dict[str, Any]:
+    """What replaces the file's own ladder, data, training and network."""
     given: dict[str, Any] = {name: getattr(options, name) for name in SAME_IN_PLAN}
     given["model"] = (options.variant,) if options.variant else None
     given["init"] = str(options.init) if options.init else None
-    return {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    if options.ladder in (None, base.ladder):
+        return given
+    # Steps and regimes are of a ladder: those of the file's do not go with another one.
+    own = {"steps": None, "through": None, "base": None, "regime": ""}
+    return {"ladder": options.ladder, **own, **given}
 
 
-def _another_question(base: Plan, options: StudyOptions, given: Mapping[str, Any]) -> Plan:
-    """The default study under another name, so that no table mixes its runs with other ones."""
-    parts = [
-        options.variant or given.get("regime", base.regime),
-        options.data,
-        options.recipe,
-        f"{options.epochs}ep" if options.epochs else None,
-        f"b{options.batch_size}" if options.batch_size else None,
-        "finetune" if options.init else None,
-    ]
-    name = "-".join(part.replace("/", "-") for part in parts if part)
-    data = None if options.regime else base.data
-    return replace(base, name=name, question="", controls=(), data=data)
+def _another_question(base: Plan, options: StudyOptions, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and question of the default study where it is asked for in another way.
+
+    It is another study then, so that no table mixes its runs with the default's.
+    """
+    parts = [given.get("ladder"), options.variant or given.get("regime", base.regime), options.data, options.recipe]
+    if options.epochs:
+        parts.append(f"{options.epochs}ep")
+    if options.batch_size:
+        parts.append(f"b{options.batch_size}")
+    if options.init:
+        parts.append("finetune")
+    name = "-".join(part.replace("/", "-").replace(":", "-") for part in parts if part)
+    changed: dict[str, Any] = {"name": name, "question": "", "controls": ()}
+    if "regime" in given and not options.data:
+        changed["data"] = None
+    return changed
 
 
-def _asked_cells(options: StudyOptions, base: Plan) -> dict[str, Any]:
+def _asked_cells(options: StudyOptions, design: str) -> dict[str, Any]:
     """Design, steps, seeds and controls; a step alone is one run without controls."""
-    cells: dict[str, Any] = {}
-    design = options.design or base.design
-    cells["design"] = design
+    design = options.design or design
+    cells: dict[str, Any] = {"design": design}
     if options.step and design != "ladder":
         if len(options.step) > 1:
             raise RoadmapError(
-                f"--step is given {len(options.step)} times, but the study's design is {base.design}; "
+                f"--step is given {len(options.step)} times, but the study's design is {design}; "
                 "legal: one step, as its base; leave the others out"
             )
         cells["base"] = options.step[0]

@@ -58,7 +58,8 @@ def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> i
                 console.print(shown)
             else:
                 live.update(shown, refresh=True)
-            quiet = 0 if any(s.state in UNDER_WAY for s in states) else quiet + 1
+            at_work = any(s.state in UNDER_WAY for s in states)
+            quiet = 0 if at_work else quiet + 1
             waiting = any(s.state in (NEW, STOPPED) for s in states)
             if quiet >= (QUIET_LOOKS if waiting else 1):
                 return 0

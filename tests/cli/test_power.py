@@ -11,6 +11,7 @@ import pytest
 from small_studies import SCATTER, small_study, write_planned
 from study_files import make_trial, write_runs
 
+from roadmap.config.trial import Trial
 from roadmap.study.file import Plan
 
 Command = Callable[..., Any]
@@ -55,7 +56,11 @@ def test_power_takes_scatter_and_comparisons_from_a_studys_own_runs(
 
 def test_power_after_a_pilot_counts_what_is_planned(command: Command, power: Power, tmp_path: Path) -> None:
     plan = Plan(name="pilot", question="?", regime="micro", through="9", seeds=(0, 1, 2), controls=("a-a", "no-op"))
-    write_planned(tmp_path, plan, lambda t: {"top1": 80 + SCATTER[t.seed]} if t.step == "baseline" else None)
+
+    def only_the_first_step(t: Trial) -> dict[str, float] | None:
+        return {"top1": 80 + SCATTER[t.seed]} if t.step == "baseline" else None
+
+    write_planned(tmp_path, plan, only_the_first_step)
     found = power("pilot", "--resolve", "0.5")
     assert (found["comparisons"], found["planned_comparisons"]) == (13, 13)
     assert found["std"] == pytest.approx(0.1)

@@ -42,7 +42,7 @@ REFUSED = [
     Case("run --regime resnet5O", "regime", "'resnet5O'", "resnet50, resnet200", "'resnet50'"),
     Case("run --recipe digits-adam", "recipe", "'digits-adam'", "pytorch-90ep", "'digits-adamw'"),
     Case("run --data cifar-10", "data", "'cifar-10'", "digits, cifar10", "'cifar10'"),
-    Case("run --set kernel=9", "toggle", "'kernel'", "depths", "'kernel_size'"),
+    Case("run --set kernel=9", "override", "'kernel'", "depths", "'kernel_size'"),
     Case("run --set norm=layr", "norm", "'layr'", "batch, layer", "'layer'"),
     Case("run --step 0 --set downsampling=separate", "downsampling", "separate"),
     Case("run --set downsampling=none", "downsampling", "none"),

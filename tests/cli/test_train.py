@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from roadmap.config.trial import Trial
-from roadmap.ladder.convnext import REGIMES, ladder, resolve
+from roadmap.ladder import find_ladder
 
 Command = Callable[..., Any]
 MakeFolder = Callable[..., Path]
@@ -24,8 +24,8 @@ def test_list_names_every_step_regime_recipe_and_data_set(command: Command) -> N
     from roadmap.data.registry import NAMED
 
     out = command("run", "--list").out
-    names = [step.name for step in ladder(side_steps=True)]
-    for name in (*names, *REGIMES, *RECIPES, *NAMED):
+    ladder = find_ladder()
+    for name in (*ladder.steps, *ladder.regimes, *RECIPES, *NAMED):
         assert name in out
 
 
@@ -50,6 +50,7 @@ def test_plan_shows_what_is_not_defined(command: Command) -> None:
     [
         ((), "digits"),
         (("--regime", "cifar"), "cifar"),
+        (("--ladder", "deit"), "deit"),
         (("--batch-size", "32"), "micro-b32"),
         (("--variant", "timm/test_vit", "--recipe", "digits-adamw"), "timm-test_vit-digits-adamw"),
         (("--study", "kernel", "--digits"), "kernel-digits"),
@@ -141,4 +142,4 @@ def test_the_network_of_a_step_trains_with_a_change(command: Command, tmp_path: 
 
     [record] = command("run", "--step", "9", "--set", "kernel_size=3", "--epochs", "1", "--json").json()
     assert record["change"] == "kernel_size=3"
-    assert record["params"] == complexity(resolve("9", "micro", kernel_size=3), 16).params
+    assert record["params"] == complexity(find_ladder().model("9", "micro", kernel_size=3), 16).params

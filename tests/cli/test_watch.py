@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_studies import STEPS, small_study, top1
+from small_studies import STEPS, but_gelu, small_study, top1
 from study_files import make_record, make_trial, write_runs
 
 from roadmap.runs.folder import RunFolder
@@ -59,7 +59,7 @@ def test_watch_of_a_study_in_which_nothing_runs_ends_and_says_so(command: Comman
 
 
 def test_watch_waits_a_few_looks_for_the_next_run_of_a_queue(command: Command, tmp_path: Path) -> None:
-    small_study(tmp_path, values=lambda t: None if t.step == "gelu" else {"top1": top1(t)})
+    small_study(tmp_path, values=but_gelu)
     answer = command("watch", "small", "--every", "0.1")
     assert answer.status == 0 and answer.out.count("small: Which steps help?") == 3
     assert "seed 0: new" in answer.out
