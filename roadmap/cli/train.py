@@ -316,12 +316,12 @@ def _step_row(step: Step, regime: str, settings: dict[str, Any]) -> dict[str, An
 
 def show_diff(a: str, b: str, regime: str, settings: list[str], *, as_json: bool) -> int:
     """Everything in which two steps differ; the settings apply to the second."""
-    from roadmap.model.module_diff import structure_diff
+    from roadmap.model.module_diff import module_diff
 
     first, second, where = find_step(a), find_step(b), find_regime(regime)
     chosen = dict(parse_setting("ModelSpec", ModelSpec, text) for text in settings)
     before, after = resolve(first.name, regime), resolve(second.name, regime, **chosen)
-    structure = structure_diff(before, after, where.image_size)
+    structure = module_diff(before, after, where.image_size)
     differences = {"spec": diff(before, after), "recipe": diff(step_recipe(first, regime), step_recipe(second, regime))}
     values: dict[str, Any] = {
         "a": first.name,

@@ -1,4 +1,7 @@
-"""Networks: the one parametric ModernizableResNet, its variants, weights, complexity and structure. Names load on first use; the data does not need torch."""
+"""Networks: the one parametric ModernizableResNet, its variants, weights, complexity and structure.
+
+Names load on first use, so that importing the package imports no torch.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from roadmap.config.errors import ConfigError
 from roadmap.ladder.convnext import REGIMES, ladder, resolve
 from roadmap.ladder.published import VARIANTS, variant_spec
 from roadmap.model import ModernizableResNet, build_model, export_weights
-from roadmap.model.state_dict_formats import LAYOUTS
+from roadmap.model.state_dict_formats import FORMATS
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 STEPS = [s.name for s in ladder(side_steps=True)]
@@ -71,7 +71,7 @@ def test_a_variant_knows_where_its_published_weights_are(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name in ("timm", "torchvision", "official_v1")])
+@pytest.mark.parametrize("layout", [name for name in FORMATS if name in ("timm", "torchvision", "official_v1")])
 def test_timms_loader_takes_every_layout_for_a_registered_network(
     layout: str, tmp_path: Path, on_memory: OnMemory
 ) -> None:

@@ -20,7 +20,7 @@ from roadmap.config.errors import ConfigError
 from roadmap.config.model import ModelSpec
 from roadmap.ladder.published import VARIANTS
 from roadmap.model import ModernizableResNet, build_model, export_weights, load_weights, weights
-from roadmap.model.state_dict_formats import LAYOUTS, from_ours, recognize, to_ours
+from roadmap.model.state_dict_formats import FORMATS, from_ours, recognize, to_ours
 from roadmap.model.weights import WeightsError
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
@@ -131,7 +131,7 @@ def test_official_weights_load_strictly_and_give_the_official_outputs(
     theirs, ours = on_memory(lambda: Official(SPECS[kind])), on_memory(network(kind))
     nn.init.zeros_(ours.head.fc.weight)
     report = load_weights(ours, theirs.state_dict())
-    assert report.layout == layout and len(report.loaded) == len(ours.state_dict())
+    assert report.format == layout and len(report.loaded) == len(ours.state_dict())
     assert not report.adapted and not report.left and not report.unused
     x = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
@@ -159,7 +159,7 @@ def test_isotropic_variants_equal_the_official_ones_in_outputs_and_gradients(nam
     for y in outputs:
         y.backward(upstream)
     expected, _ = to_ours(
-        {n: p.grad for n, p in theirs.named_parameters() if p.grad is not None}, LAYOUTS["official_isotropic"]
+        {n: p.grad for n, p in theirs.named_parameters() if p.grad is not None}, FORMATS["official_isotropic"]
     )
     for n, p in ours.named_parameters():
         assert p.grad is not None and (p.grad.flatten() - expected[n].flatten()).norm() <= 1e-4 * expected[n].norm(), n
@@ -179,13 +179,13 @@ def test_layouts_round_trip(kind: str, first: str, second: str, on_memory: OnMem
     assert same(export_weights(last, first), one)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("kind", SPECS)
 def test_a_layout_that_cannot_hold_the_network_says_so(kind: str, layout: str, on_memory: OnMemory) -> None:
     if layout in HOLDING[kind]:
         export_weights(on_memory(network(kind)), layout)
         return
-    with pytest.raises(ConfigError, match=f"weights.layout {layout} .*; legal: networks that are .*; choose timm"):
+    with pytest.raises(ConfigError, match=f"weights.format {layout} .*; legal: networks that are .*; choose timm"):
         export_weights(on_memory(network(kind)), layout)
 
 
@@ -210,14 +210,14 @@ def test_exported_weights_have_torchvisions_names_and_shapes(name: str) -> None:
 
 def test_torchvisions_resnet50_round_trips_strictly(on_memory: OnMemory) -> None:
     theirs, ours = on_memory(torchvision.models.resnet50), on_memory(lambda: build_model(0))
-    assert load_weights(ours, theirs.state_dict()).layout == "torchvision_resnet"
+    assert load_weights(ours, theirs.state_dict()).format == "torchvision_resnet"
     assert same(export_weights(ours, "torchvision_resnet"), theirs.state_dict())
 
 
 def test_unknown_names_are_no_layout() -> None:
     with pytest.raises(
         ConfigError,
-        match="weights.layout of a state dict that starts with encoder.0 is unknown; legal: torchvision, .*; give weights",
+        match="weights.format of a state dict that starts with encoder.0 is unknown; legal: torchvision, .*; give weights",
     ):
         recognize({"encoder.0": torch.zeros(1)})
 
@@ -238,7 +238,7 @@ def test_checkpoints_are_read_through_their_nesting(
 def test_safetensors_files_are_read(tmp_path: Path, on_memory: OnMemory) -> None:
     source, target = on_memory(network("v2")), ModernizableResNet(SPECS["v2"])
     save_file({k: v.contiguous() for k, v in export_weights(source, "official_v2").items()}, tmp_path / "w.safetensors")
-    assert load_weights(target, str(tmp_path / "w.safetensors")).layout == "official_v2"
+    assert load_weights(target, str(tmp_path / "w.safetensors")).format == "official_v2"
     assert same(source.state_dict(), target.state_dict())
 
 
@@ -392,7 +392,7 @@ def test_names_are_fetched_from_their_library(
     with torch.device("meta"):
         model = build_model("separate-downsampling")
     report = load_weights(model.to_empty(device="cpu"), source)
-    assert report.layout == library
+    assert report.format == library
     assert asked == [
         (source.partition(":")[2] or source, {"pretrained": True} if library == "timm" else {"weights": "DEFAULT"})
     ]
@@ -405,7 +405,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(
         WeightsError,
-        match="weights.source 'convnext_tiny' cannot be fetched .OSError: no route to host.; legal: .*; check the network, or give a file",
+        match="weights.source 'convnext_tiny' cannot be fetched .OSError: no route to host.; legal: .*; check the connection, or give a file",
     ):
         load_weights(ModernizableResNet(SPECS["v1"]), "convnext_tiny")
 
