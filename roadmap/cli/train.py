@@ -384,7 +384,7 @@ def run_bench(device: str, *, pairs: int, out: Path) -> int:
     """Time all pairs and write them to `out`/<cpu or gpu>.json, hardware named."""
     from dataclasses import asdict
 
-    from roadmap.bench.subjects import all_pairs
+    from roadmap.bench.benchmarks import all_pairs
     from roadmap.runs.io import write_json
     from roadmap.runs.provenance import git_state, package_versions
     from roadmap.train.distributed import Ranks
@@ -415,6 +415,8 @@ def run_bench(device: str, *, pairs: int, out: Path) -> int:
 
 def measure_latency(name: str, device: str, *, rounds: int, runs: Path) -> int:
     """Time one image through each network of a study, in turn, and note it in the study's folder as latency.json, which its report shows."""
+    from dataclasses import asdict
+
     from roadmap.bench.latency import latencies
     from roadmap.runs.io import read_json, write_json
     from roadmap.runs.provenance import git_state, package_versions
@@ -429,8 +431,8 @@ def measure_latency(name: str, device: str, *, rounds: int, runs: Path) -> int:
         )
     ranks = Ranks.start(device)
     cells = {(t["step"], t["change"]): RunFolder(folder / t["id"]).trial() for t in planned["trials"]}
-    found = latencies({json.dumps(key): trial for key, trial in cells.items()}, ranks.device, rounds=rounds)
-    measured = [{"cell": json.loads(key), **values} for key, values in found.items()]
+    found = latencies(cells, ranks.device, rounds=rounds)
+    measured = [{"cell": list(cell), **asdict(latency)} for cell, latency in found.items()]
     write_json(
         folder / "latency.json",
         {

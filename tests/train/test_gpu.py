@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from roadmap.bench.subjects import batches, trainer
+from roadmap.bench.benchmarks import batches, trainer
 from roadmap.config.runtime import Runtime
 from roadmap.ladder.convnext import ladder
 from roadmap.train.loop import CHECK_EVERY_ON_GPU, Trainer
