@@ -6,7 +6,7 @@ from functools import lru_cache
 import pytest
 
 from roadmap.ladder.convnext import REGIMES, STEPS, Regime, Step, ladder, resolve, structure_of
-from roadmap.model.module_diff import inventory, role, module_diff
+from roadmap.model.module_diff import inventory, module_diff, role
 
 CHANGES = [
     pytest.param(s, r, id=f"{r.name}-{s.name}") for r in REGIMES.values() for s in ladder(side_steps=True) if s.parent
