@@ -1,4 +1,7 @@
-"""Parameters and multiply-adds, counted on the built module. torch is imported by the functions, so that the package loads without it."""
+"""Parameters and multiply-adds, counted on the built module.
+
+torch is imported by the functions, so that the package loads without it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Complexity:
-    """`params`: learnable scalars. `macs`: multiply-adds of convolutions and linear layers for one image, as the paper counts."""
+    """Size of a network.
+
+    params: learnable scalars. macs: multiply-adds of convolutions and linear layers for one image, as the
+    papers count.
+    """
 
     params: int
     macs: int

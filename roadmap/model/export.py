@@ -32,7 +32,10 @@ def export_program(model: ModernizableResNet, image_size: int = 224) -> Exported
 
 
 def export_onnx(model: ModernizableResNet, path: str | Path, image_size: int = 224) -> Path:
-    """Write the network as it evaluates to one ONNX file, input `images`, output `logits`. Needs the packages onnx and onnxscript."""
+    """Write the network as it evaluates to one ONNX file, input `images`, output `logits`.
+
+    Needs the packages onnx and onnxscript.
+    """
     target = Path(path)
     program = torch.onnx.export(
         export_program(model, image_size),
