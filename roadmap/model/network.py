@@ -102,7 +102,7 @@ class ModernizableResNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps at the end of the stages in `indices`; before them the last map, if it is asked for.
+        """The maps at the end of the stages in `indices`; the last map before them if asked for.
 
         indices: None for all, an int for that many last ones. norm: timm's argument; there is no norm after
         the last stage to apply. stop_early: stages after the last index are not run. Raises ValueError.
