@@ -24,7 +24,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True)
 class Latency:
-    """Milliseconds of a forward pass over `rounds` of them: ms is the median, low and high are the quartiles."""
+    """Milliseconds of a forward pass: ms is the median of `rounds`, low and high its quartiles."""
 
     ms: float
     low: float

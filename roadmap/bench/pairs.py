@@ -1,4 +1,4 @@
-"""Timing of two things in turn, A B A B, and the ratio pair by pair: it survives a machine whose speed drifts."""
+"""Timing of two things in turn, A B A B: the ratio of each pair survives a drifting machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """A over B: the median of the pairs' ratios with their range, and each side's median seconds."""
+    """A over B: the median of the pairs' ratios, their range, and each side's median seconds."""
 
     name: str
     a: str

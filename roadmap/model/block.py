@@ -9,8 +9,8 @@ x + drop_path(gamma * branch(x)), then `act`; the branch is three convolutions i
     expand  = mlp.fc1, mlp.norm1, mlp.act     1x1 from the input's width to the hidden one
     project = mlp.grn, mlp.fc2, mlp.norm2     1x1 to the block's output
 
-Names are timm's, so that the last step's weights are timm's own; `conv_dw` is dense before the step `depthwise`.
-Slots that a setting empties hold nn.Identity.
+Names are timm's, so that the last step's weights are timm's own; `conv_dw` is dense before the step
+`depthwise`. Slots that a setting empties hold nn.Identity.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """(N, C_in, H, W) -> (N, C_out, H/stride, W/stride). `drop_path` is this block's own stochastic-depth rate."""
+    """(N, C_in, H, W) -> (N, C_out, H/stride, W/stride).
+
+    `drop_path` is this block's own stochastic-depth rate.
+    """
 
     def __init__(self, spec: ModelSpec, c_in: int, c_out: int, *, stride: int = 1, drop_path: float = 0.0) -> None:
         super().__init__()

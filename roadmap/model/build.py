@@ -1,4 +1,7 @@
-"""The network of a trial: our own of a ModelSpec, or timm's of a TimmSpec. Built, counted and saved in one way."""
+"""The network of a trial: our own of a ModelSpec, or timm's of a TimmSpec.
+
+Built, counted and saved in one way.
+"""
 
 from __future__ import annotations
 
@@ -126,7 +129,10 @@ def save_timm(model: nn.Module, spec: TimmSpec, image_size: int, path: Path) -> 
 
 
 def timm_from_metadata(metadata: Mapping[str, str], file: str) -> nn.Module:
-    """The network that `save_timm` described, with random weights. Raises ConfigError for a damaged description."""
+    """The network that `save_timm` described, with random weights.
+
+    Raises ConfigError for a damaged description.
+    """
     try:
         values, image_size = dict(json.loads(metadata[TIMM_SPEC])), int(metadata[IMAGE_SIZE])
     except (KeyError, ValueError, TypeError) as e:

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a block's activations are computed again in the backward pass instead of being kept."""
+"""Gradient checkpointing: the backward pass computes a block's activations again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager[None], Ab
 
 @contextlib.contextmanager
 def _statistics_kept(norms: list[_BatchNorm]) -> Iterator[None]:
-    """The second forward pass of a block uses batch statistics; running ones keep their values, and their count."""
+    """Keep running statistics, and their count, during the second forward pass of a block."""
     with contextlib.ExitStack() as stack:
         for norm in norms:
             stack.enter_context(_statistics_of_norm_kept(norm))

@@ -1,4 +1,7 @@
-"""A network in one file: safetensors with the spec inside, from which it is rebuilt. Nothing is unpickled."""
+"""A network in one file: safetensors with the spec inside, from which it is rebuilt.
+
+Nothing is unpickled.
+"""
 
 from __future__ import annotations
 
@@ -49,8 +52,8 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 def load(path: str | Path) -> Any:
     """The network that `save` wrote, on the CPU, in evaluation mode, in the file's number formats.
 
-    A ModernizableResNet, or timm's of a finished run that trained one. Toggles that are younger than the
-    file get their defaults. Raises WeightsError.
+    A ModernizableResNet, or timm's of a finished run that trained one. Toggles that are younger
+    than the file get their defaults. Raises WeightsError.
     """
     metadata, state = _read(Path(path))
     if TIMM_SPEC in metadata:

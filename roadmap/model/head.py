@@ -1,4 +1,7 @@
-"""The head: (N, C, h, w) -> (N, num_classes). Pooling, the norm that ends the network, the classifier."""
+"""The head: (N, C, h, w) -> (N, num_classes).
+
+Pooling, the norm that ends the network, the classifier.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ from roadmap.model.layers import NORMS
 
 
 def build_head(spec: ModelSpec, *, global_pool: str = "avg", drop_rate: float = 0.0) -> NormMlpClassifierHead:
-    """timm's head for the last of spec.stage_channels. Without striding blocks a norm follows the pooling."""
+    """timm's head for the last of spec.stage_channels.
+
+    Without striding blocks a norm follows the pooling.
+    """
     norm: Any = nn.Identity if spec.downsampling == "block" else NORMS[spec.norm]
     return NormMlpClassifierHead(
         spec.stage_channels[-1],
@@ -25,7 +31,7 @@ def build_head(spec: ModelSpec, *, global_pool: str = "avg", drop_rate: float = 
 
 
 def _without_factory(norm: Any) -> Any:
-    """timm's head passes device and dtype to its norm layer; the builders of the tables take channels only."""
+    """A norm that ignores what timm's head passes beside the channels: device and dtype."""
     return lambda channels, **_: norm(channels)
 
 

@@ -29,11 +29,12 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class GlobalResponseNorm(nn.Module):
-    """x + weight * (x * n) + bias with n = g / (mean of g over channels + eps), g the L2 norm of a channel over H, W.
+    """x + weight * (x * n) + bias with n = g / (mean of g over channels + eps).
 
-    (N, C, H, W) -> (N, C, H, W). Weight and bias start at zero, so that the layer starts as the identity;
-    the norms are taken in float32 at least. Source: ConvNeXt V2 (arXiv 2301.00808), its pseudo-code: Eq. 2
-    prints a sum over channels where the code has the mean.
+    (N, C, H, W) -> (N, C, H, W); g is the L2 norm of a channel over H, W. Weight and bias start at
+    zero, so that the layer starts as the identity; the norms are taken in float32 at least. Source:
+    ConvNeXt V2 (arXiv 2301.00808), its pseudo-code: Eq. 2 prints a sum over channels where the code
+    has the mean.
     """
 
     def __init__(self, channels: int) -> None:
@@ -53,10 +54,11 @@ class GlobalResponseNorm(nn.Module):
 
 
 class Pointwise(nn.Linear):
-    """A 1x1 convolution whose weight is a matrix (C_out, C_in): (N, C_in, H, W) -> (N, C_out, H, W).
+    """A 1x1 convolution with a matrix (C_out, C_in): (N, C_in, H, W) -> (N, C_out, H, W).
 
-    One parameter shape on the whole ladder, timm's `mlp.fc1` and `mlp.fc2`. With a bias, channels-last features go
-    through a matrix product, which fuses it; all else through a convolution, which is faster for ResNet-50 on a CPU.
+    One parameter shape on the whole ladder, timm's `mlp.fc1` and `mlp.fc2`. With a bias,
+    channels-last features go through a matrix product, which fuses it; all else through a
+    convolution, which is faster for ResNet-50 on a CPU.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Differences between two networks, computed from the built modules and never restated.
 
-The unit is a leaf module or a bare parameter, by its name. A slot holding nn.Identity counts as absent.
-A *role* is a name without its place (`stages.2.blocks.5.mlp.fc1` -> `block.mlp.fc1`), which is what a
-step of a ladder declares.
+The unit is a leaf module or a bare parameter, by its name. A slot holding nn.Identity counts as
+absent. A *role* is a name without its place (`stages.2.blocks.5.mlp.fc1` -> `block.mlp.fc1`), which
+is what a step of a ladder declares.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Inventory:
 
 @dataclass(frozen=True)
 class ModuleDiff:
-    """Parts of `after` that `before` lacks, the reverse, and those that differ: {name: (before, after)}."""
+    """Parts that `after` has gained, lost, and has otherwise: {name: (before, after)}."""
 
     before: Inventory
     after: Inventory
@@ -45,7 +45,10 @@ class ModuleDiff:
 
     @property
     def roles(self) -> frozenset[str]:
-        """`+role`, `-role` and `~role` of everything that differs. A block that appears or goes is one role."""
+        """`+role`, `-role` and `~role` of everything that differs.
+
+        A block that appears or goes is one role.
+        """
         signs = (("+", self.added), ("-", self.removed), ("~", self.changed))
         return frozenset(sign + role(name) for sign, names in signs for name in names)
 
@@ -86,7 +89,7 @@ def module_diff(before: AnySpec, after: AnySpec, image_size: int) -> ModuleDiff:
 
 
 def _only_in(parts: dict[str, str], other: dict[str, str]) -> dict[str, str]:
-    """Parts whose name the other network lacks; all parts of a whole block that it lacks become that block."""
+    """Parts whose name the other network lacks; those of a block that it lacks are one."""
     there = {m.group() for name in other if (m := _BLOCK.match(name))}
     only: dict[str, str] = {}
     for name, text in parts.items():

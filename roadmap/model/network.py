@@ -1,7 +1,9 @@
-"""The one network: stem, stages, head. From ResNet to ConvNeXt V2, every difference is a toggle of ModelSpec.
+"""The one network: stem, stages, head.
 
-Besides `forward` it offers what timm's tools ask of a network: feature maps, gradient checkpointing, a
-classifier that can be replaced, and parameter groups for layer-wise decay.
+From ResNet to ConvNeXt V2, every difference is a toggle of ModelSpec.
+
+Besides `forward` it offers what timm's tools ask of a network: feature maps, gradient
+checkpointing, a classifier that can be replaced, and parameter groups for layer-wise decay.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def _downsample(spec: ModelSpec, c_in: int, c_out: int, stride: int) -> nn.Seque
 
 
 def _build_stages(spec: ModelSpec) -> nn.Sequential:
-    """(N, width, H, W) -> (N, last of spec.stage_channels, H/r, W/r); each stage after the first halves H and W."""
+    """(N, width, H, W) -> (N, stage_channels[-1], H/r, W/r): stages after the first halve both."""
     rates: Any = calculate_drop_path_rates(spec.drop_path_rate, list(spec.depths), stagewise=True)
     stages: list[nn.Module] = []
     c_in, stride = spec.width, 1
@@ -57,7 +59,9 @@ def _build_stages(spec: ModelSpec) -> nn.Sequential:
 
 
 class ModernizableResNet(nn.Module):
-    """(N, in_chans, H, W) -> (N, num_classes). Built from a ModelSpec; state-dict keys are timm's ConvNeXt keys.
+    """(N, in_chans, H, W) -> (N, num_classes).
+
+    Built from a ModelSpec; state-dict keys are timm's ConvNeXt keys.
 
     global_pool: timm's pooling name; "" leaves a map of logits (N, num_classes, h, w).
     drop_rate: dropout before the classifier.
@@ -78,11 +82,11 @@ class ModernizableResNet(nn.Module):
         scale_classifier(self.head.fc, spec.head_init_scale)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) -> (N, num_features, H/s, W/s) with s the last of spec.stage_strides."""
+        """(N, in_chans, H, W) -> (N, num_features, H/s, W/s), s the last of spec.stage_strides."""
         return self.stages(self.stem(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(N, num_features, h, w) -> (N, num_classes), or (N, num_features) before the classifier."""
+        """(N, num_features, h, w) -> (N, num_classes), or (N, num_features) if pre_logits."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,7 +101,7 @@ class ModernizableResNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps at the end of the stages in `indices`, and before them the last map unless `intermediates_only`.
+        """The maps at the end of the stages in `indices`; the last map before them if asked for.
 
         indices: None for all, an int for that many last ones. norm: timm's argument; there is no norm after
         the last stage to apply. stop_early: stages after the last index are not run. Raises ValueError.
@@ -116,7 +120,10 @@ class ModernizableResNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages after the last index, and the head with them; the spec no longer describes what is left."""
+        """Drop the stages after the last index, and the head with them.
+
+        The spec no longer describes what is left.
+        """
         taken, last = _taken(len(self.stages), indices)
         cut = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
@@ -196,7 +203,7 @@ def _taken(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int],
 
 
 def _init_kaiming(model: nn.Module) -> None:
-    """torchvision's ResNet: fan-out normal convolutions, unit norms, PyTorch's classifier; the head stays as built."""
+    """torchvision's ResNet: fan-out normal convolutions, unit norms; the head stays as built."""
     for name, m in model.named_modules():
         if name and not name.startswith("head.") and isinstance(m, (nn.Conv2d, nn.Linear)):
             kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
@@ -205,7 +212,7 @@ def _init_kaiming(model: nn.Module) -> None:
 
 
 def _init_trunc_normal(model: nn.Module) -> None:
-    """Truncated normal of std .02, zero biases, as in the paper's Table 5 (which prints 0.2) and the authors' code."""
+    """Truncated normal of std .02, zero biases: the authors' code (their Table 5 prints 0.2)."""
     for m in model.modules():
         if isinstance(m, (nn.Conv2d, nn.Linear)):
             trunc_normal_(m.weight, std=0.02)

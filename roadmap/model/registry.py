@@ -1,10 +1,13 @@
-"""The networks under timm's roof. Importing this module registers them, and nothing else in the project imports it.
+"""The networks under timm's roof.
+
+Importing this module registers them, and nothing else in the project imports it.
 
     import roadmap.model.registry
     timm.create_model("modernizable_resnet", step="5", regime="resnet50")      any step, any toggle as an argument
     timm.create_model("roadmap_convnext_tiny", pretrained=True)                the variants, with timm's weights
 
-timm's scripts take them through `python -m roadmap.model.registry train.py --model roadmap_convnext_tiny ...`.
+timm's scripts take them through `python -m roadmap.model.registry train.py --model
+roadmap_convnext_tiny ...`.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ def _taken_out(arguments: dict[str, Any], names: Sequence[str]) -> dict[str, Any
 
 
 def _cfg(**values: Any) -> PretrainedCfg:
-    """timm's evaluation settings of a network: its defaults, and the names of first convolution and classifier."""
+    """timm's evaluation settings: its defaults, with our names of the first and last layer."""
     usual = {"input_size": (3, 224, 224), "pool_size": (7, 7), "crop_pct": 0.875, "interpolation": "bicubic"}
     return PretrainedCfg(**{**usual, "first_conv": "stem.0", "classifier": "head.fc", **values})
 

@@ -1,9 +1,9 @@
 """Formats of public state dicts: how each source names and shapes the tensors of our network.
 
-They are data, read in both directions. A rule is a pair of templates (ours, theirs). `{b}` stands for a
-block's number, `{p}` for a tensor's last name, `{n}` for any name; both sides have the same ones in the
-same order. Sources: the state dicts of timm 1.0, torchvision 0.2x and of the authors' repositories
-facebookresearch/ConvNeXt and ConvNeXt-V2.
+They are data, read in both directions. A rule is a pair of templates (ours, theirs). `{b}` stands
+for a block's number, `{p}` for a tensor's last name, `{n}` for any name; both sides have the same
+ones in the same order. Sources: the state dicts of timm 1.0, torchvision 0.2x and of the authors'
+repositories facebookresearch/ConvNeXt and ConvNeXt-V2.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _STAGES = range(4)
 class StateDictFormat:
     """One source's state dicts.
 
-    title: whose they are, as errors say it. mark: a name that this source has and the formats after it in
-    the list do not. shapes: for our names that match, the tensor as the source holds it. needs: what one of
-    our names must match for the source to have such a network.
+    title: whose they are, as errors say it. mark: a name that this source has and the formats after
+    it in the list do not. shapes: for our names that match, the tensor as the source holds it.
+    needs: what one of our names must match for the source to have such a network.
     """
 
     name: str
@@ -45,7 +45,10 @@ def _block(ours: str, theirs: str, names: Mapping[str, str]) -> Rules:
 
 
 def _blocks(theirs: Callable[[int], str], names: Mapping[str, str]) -> Rules:
-    """The rules of the blocks of four stages. theirs: the source's name of a block of stage i, with `{b}` in it."""
+    """The rules of the blocks of four stages.
+
+    theirs: the source's name of a block of stage i, with `{b}` in it.
+    """
     rules: Rules = ()
     for i in _STAGES:
         rules += _block(f"stages.{i}.blocks.{{b}}", theirs(i), names)
@@ -53,7 +56,7 @@ def _blocks(theirs: Callable[[int], str], names: Mapping[str, str]) -> Rules:
 
 
 def _pairs(ours: str, theirs: str) -> Rules:
-    """Rules of the two modules, a norm and a convolution, that a stem and a downsampling are made of."""
+    """Rules of the two modules, a norm and a convolution, of a stem or a downsampling."""
     return tuple((f"{ours}.{k}.{{p}}", f"{theirs}.{k}.{{p}}") for k in (0, 1))
 
 
@@ -217,7 +220,7 @@ def recognize(names: Mapping[str, object]) -> StateDictFormat:
 
 
 def to_ours(state: Mapping[str, Tensor], source: StateDictFormat) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict under our names, still in the source's shapes, and the names that have no place with us."""
+    """The state dict under our names, in the source's shapes, and names without a place here."""
     rules = tuple((theirs, ours) for ours, theirs in source.rules)
     placed: dict[str, Tensor] = {}
     unplaced = []
@@ -231,7 +234,10 @@ def to_ours(state: Mapping[str, Tensor], source: StateDictFormat) -> tuple[dict[
 
 
 def from_ours(state: Mapping[str, Tensor], format_name: str) -> dict[str, Tensor]:
-    """Our state dict as a source names and shapes it. Raises ConfigError where that source has no such network."""
+    """Our state dict as a source names and shapes it.
+
+    Raises ConfigError where that source has no such network.
+    """
     target = lookup("weights.format", format_name, FORMATS)
     theirs = {}
     for name, tensor in state.items():
@@ -255,7 +261,7 @@ def _no_such_network(target: StateDictFormat, problem: str) -> ConfigError:
 
 
 def from_torchvision_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A torchvision ResNet-50/101/152 state dict under our names; 1x1 convolutions of a block become matrices."""
+    """A torchvision ResNet's state dict under our names; 1x1 convolutions become matrices."""
     ours, _ = to_ours(state, FORMATS["torchvision_resnet"])
     for name, tensor in ours.items():
         if re.fullmatch(_MATRICES[0], name):

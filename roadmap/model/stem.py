@@ -21,7 +21,7 @@ def _resnet(spec: ModelSpec) -> list[nn.Module]:
 
 
 def _patchify(spec: ModelSpec) -> list[nn.Module]:
-    """One s x s / s convolution with bias; no norm, no activation (inferred from the authors' code)."""
+    """One s x s / s convolution with bias; no norm, no activation (from the authors' code)."""
     return [nn.Conv2d(spec.in_chans, spec.width, spec.stem_stride, stride=spec.stem_stride)]
 
 
@@ -34,6 +34,9 @@ STEMS: dict[str, Callable[[ModelSpec], list[nn.Module]]] = {"resnet": _resnet, "
 
 
 def build_stem(spec: ModelSpec) -> nn.Sequential:
-    """The stem of the setting. A norm ends it before separate downsampling, and always in the CIFAR stem."""
+    """The stem of the setting.
+
+    A norm ends it before separate downsampling, and always in the CIFAR stem.
+    """
     last = [NORMS[spec.norm](spec.width)] if spec.downsampling == "separate" or spec.stem == "cifar" else []
     return nn.Sequential(*STEMS[spec.stem](spec), *last)

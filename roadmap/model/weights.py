@@ -1,4 +1,4 @@
-"""Weights from anywhere into our network and back: state dicts, files, names that timm and torchvision fetch.
+"""Weights into our network and back: state dicts, files, names that timm and torchvision fetch.
 
 Files are never unpickled freely: `.safetensors`, or `torch.load` restricted to tensors.
 """
@@ -32,8 +32,8 @@ class WeightsError(RoadmapError, ValueError):
 class LoadReport:
     """What came of each tensor, under our names; `format` is the source's, by name.
 
-    loaded: copied as they are. adapted: changed on the way, and how. left: the network's own kept, and why.
-    unused: in the source, and without a place here.
+    loaded: copied as they are. adapted: changed on the way, and how. left: the network's own kept,
+    and why. unused: in the source, and without a place here.
     """
 
     format: str
@@ -52,11 +52,11 @@ class LoadReport:
 def load_weights(model: nn.Module, source: Mapping[str, Any] | str | Path, *, adapt: bool = False) -> LoadReport:
     """Copy weights into the network.
 
-    source: a state dict, a .pth or .safetensors file, or a name of timm or torchvision. A name may begin
-    with `timm:` or `torchvision:`; without, timm is asked first. The format is recognized.
-    adapt: keep the network's own head where the source's has other classes or none, and fit the first
-    convolution to other input channels; nothing else is ever adapted.
-    Raises WeightsError, and ConfigError for an unknown format; the network is then untouched.
+    source: a state dict, a .pth or .safetensors file, or a name of timm or torchvision. A name may
+    begin with `timm:` or `torchvision:`; without, timm is asked first. The format is recognized.
+    adapt: keep the network's own head where the source's has other classes or none, and fit the
+    first convolution to other input channels; nothing else is ever adapted. Raises WeightsError,
+    and ConfigError for an unknown format; the network is then untouched.
     """
     title, state = _read(source)
     source_format = recognize(state)
@@ -196,7 +196,10 @@ def _flat(title: str, content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
-    """The content of a .safetensors file, or of a torch file, in which nothing is executed. Raises WeightsError."""
+    """The content of a .safetensors file, or of a torch file, in which nothing is executed.
+
+    Raises WeightsError.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
