@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from roadmap.cli.cluster_options import cluster_verbs, given_resources, resource_options
+from roadmap.cli.cluster_options import cluster_verbs, given_resources, launcher_options, resource_options
 from roadmap.cli.results_options import QUESTIONS, question_verbs
 from roadmap.config.errors import RoadmapError, listing, nearest
 from roadmap.config.runtime import Runtime
@@ -94,7 +94,7 @@ def parser() -> Parser:
     _run_options(run)
     plan = verbs.add_parser("plan", help="what would run, without running it")
     _study_options(plan)
-    plan.add_argument("--slurm", action="store_true", help="as it would be submitted to a cluster")
+    launcher_options(plan)
     resource_options(plan)
     steps = verbs.add_parser("steps", help="the ladder as a table: change, parameters, GMACs, the paper's numbers")
     _ladder_options(steps)
@@ -203,7 +203,13 @@ def _study_options(p: Parser) -> None:
 
 
 def _run_options(p: Parser) -> None:
-    p.add_argument("--local", action="store_true", help="run on this machine (the default)")
+    launcher_options(p)
+    p.add_argument(
+        "--folder",
+        type=Path,
+        metavar="RUN",
+        help="train one prepared run folder with the settings it was launched with, as a launcher's job does",
+    )
     p.add_argument(
         "--jobs", type=_whole(1), default=1, metavar="N", help="runs side by side, each with cores / N threads"
     )
@@ -219,7 +225,6 @@ def _run_options(p: Parser) -> None:
     p.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     p.add_argument("--list", action="store_true", help="list steps, regimes, recipes and data sets, and stop")
     p.add_argument("--yes", action="store_true", help="ask nothing")
-    p.add_argument("--slurm", action="store_true", help="submit to the Slurm cluster and return")
     resource_options(p)
 
 
@@ -350,8 +355,8 @@ def _check_name(name: str) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.list:
         return _list_names()
-    if args.dry_run and not args.slurm:
-        return plan(args)
+    if args.dry_run:
+        return _dry_run(args)
     machine = Runtime(
         data_dir=args.data_dir,
         download=args.download,
@@ -362,7 +367,12 @@ def run(args: argparse.Namespace) -> int:
         checkpoint_every=args.checkpoint_every,
         init=args.init,
     )
-    if args.slurm:
+    if args.folder:
+        from roadmap.launch.prepared import run_prepared
+        from roadmap.runs.folder import RunFolder
+
+        return run_prepared(RunFolder(args.folder), machine)
+    if args.launcher not in (None, "local"):
         return _submit(args, machine)
     from roadmap.cli.train import run_study
 
@@ -378,27 +388,31 @@ def _order(args: argparse.Namespace, **more: Any) -> Any:
             f"--images-per-second is {rate:g}; legal: numbers above 0; give what one GPU trains in a second"
         )
     return Order(
+        launcher=args.launcher,
         given=given_resources(args),
         profile=args.profile,
-        freeze=not args.no_freeze,
+        snapshot=not args.no_snapshot,
         images_per_second=rate,
         as_json=args.json,
         **more,
     )
 
 
+def _dry_run(args: argparse.Namespace) -> int:
+    """The plan, and with a cluster's launcher the scripts too."""
+    return plan(args) if args.launcher in (None, "local") else _submit(args, Runtime())
+
+
 def _submit(args: argparse.Namespace, machine: Runtime) -> int:
     from roadmap.cli.cluster import submit_study
 
-    if args.local:
-        raise RoadmapError("--local and --slurm are both given; legal: one of them; leave one out")
     return submit_study(
         _study(args), machine, _order(args, yes=args.yes, dry_run=args.dry_run, force=args.force), out=args.out
     )
 
 
 def plan(args: argparse.Namespace) -> int:
-    if args.slurm:
+    if args.launcher not in (None, "local"):
         from roadmap.cli.cluster import show_submission_plan
 
         return show_submission_plan(_study(args), _order(args, dry_run=True), out=args.out)
@@ -436,15 +450,15 @@ def bench(args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    from roadmap.cli.cluster import show_status
+    from roadmap.cli.status import show_status
 
     return show_status(args.study, out=args.out, watch=args.watch, every=args.every, as_json=args.json)
 
 
-def _choice(args: argparse.Namespace) -> Any:
-    from roadmap.cli.cluster import Choice
+def _selection(args: argparse.Namespace) -> Any:
+    from roadmap.launch.selection import RunSelection
 
-    return Choice(
+    return RunSelection(
         study=args.study,
         out=args.out,
         words=tuple(args.runs),
@@ -455,27 +469,27 @@ def _choice(args: argparse.Namespace) -> Any:
 
 
 def logs(args: argparse.Namespace) -> int:
-    from roadmap.cli.cluster import show_logs
+    from roadmap.cli.status import show_logs
 
-    return show_logs(_choice(args), follow=args.follow, lines=args.lines)
+    return show_logs(_selection(args), follow=args.follow, lines=args.lines)
 
 
 def cancel(args: argparse.Namespace) -> int:
     from roadmap.cli.cluster import cancel_runs
 
-    return cancel_runs(_choice(args), yes=args.yes)
+    return cancel_runs(_selection(args), yes=args.yes)
 
 
 def retry(args: argparse.Namespace) -> int:
     from roadmap.cli.cluster import retry_runs
 
-    return retry_runs(_choice(args), _order(args, yes=args.yes))
+    return retry_runs(_selection(args), _order(args, yes=args.yes))
 
 
-def drill(args: argparse.Namespace) -> int:
-    from roadmap.cli.cluster import drill_run
+def preemption_test(args: argparse.Namespace) -> int:
+    from roadmap.cli.cluster import preemption_test as run_test
 
-    return drill_run(_choice(args), wait=args.wait, signal_name=args.signal)
+    return run_test(_selection(args), wait=args.wait, signal_name=args.signal)
 
 
 def _list_names() -> int:
@@ -502,6 +516,6 @@ VERBS = {
     "logs": logs,
     "cancel": cancel,
     "retry": retry,
-    "drill": drill,
+    "preemption-test": preemption_test,
     **QUESTIONS,
 }

@@ -306,7 +306,8 @@ def watch_study(name: str | None, *, runs: Path, every: float) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    from roadmap.launch.status import NEW, STOPPED, UNDER_WAY, counts, study_states
+    from roadmap.launch.base import UNDER_WAY, State
+    from roadmap.launch.status import counts, study_states
 
     folder = find_study(name, runs, "watch")
     if not (folder / "study.json").exists():
@@ -325,7 +326,7 @@ def watch_study(name: str | None, *, runs: Path, every: float) -> int:
             else:
                 live.update(filling, refresh=True)
             quiet = 0 if any(s.state in UNDER_WAY for s in states) else quiet + 1
-            waiting = any(s.state in (NEW, STOPPED) for s in states)
+            waiting = any(s.state in (State.NEW, State.STOPPED) for s in states)
             if quiet >= (QUIET_LOOKS if waiting else 1):
                 return 0
             time.sleep(every)

@@ -15,7 +15,9 @@ from roadmap.config.model import ModelSpec, TimmSpec
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.ladder.convnext import Step, change_of, find_regime, find_step, ladder, resolve
-from roadmap.launch.local import run_here, run_side_by_side
+from roadmap.launch.local import LocalLauncher
+from roadmap.launch.resources import Resources
+from roadmap.launch.snapshot import live_code
 from roadmap.runs.folder import RunFolder, study_folder, write_study
 from roadmap.runs.io import RunError
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED
@@ -83,10 +85,8 @@ def run_study(study: Study, machine: Runtime, *, out: Path, jobs: int, force: bo
         )
     report = _Lines(len(todo), quiet=alone and len(todo) == 1)
     if todo:
-        if alone:
-            run_here(todo, machine, force=force, finished=report.finished)
-        else:
-            run_side_by_side(todo, machine, jobs=jobs, force=force, finished=report.finished)
+        launcher = LocalLauncher(jobs=1 if alone else jobs, force=force, finished=report.finished)
+        launcher.launch(folder, todo, machine, Resources(), code=live_code())
     if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))):
         return 0  # one rank prints
     return _print_records(study, folders, as_json)

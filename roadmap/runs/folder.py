@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from roadmap.config.errors import listing
 from roadmap.config.trial import Trial
-from roadmap.runs.io import RunError, read_json, read_lines, write_bytes, write_json
+from roadmap.runs.io import RunError, RunHeld, read_json, read_lines, write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[None]:
-        """Hold the run for this process; the system frees it when the process ends, however it ends. Raises RunError naming the holder."""
+        """Hold the run for this process; the system frees it when the process ends, however it ends. Raises RunHeld naming the holder."""
         with open(self.path / "lease", "a+") as f:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as e:
-                raise RunError(
+                raise RunHeld(
                     f"{self.path.name} is being trained by {_holder(f)}; legal: one process a run; wait for it, or stop it first"
                 ) from e
             f.truncate(0)

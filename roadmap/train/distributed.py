@@ -14,6 +14,7 @@ from torch import Tensor
 from roadmap.config.errors import RoadmapError
 
 
+
 @dataclass(frozen=True)
 class Ranks:
     """This process's place: rank of world, on `device`."""
@@ -67,6 +68,16 @@ class Ranks:
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone. NCCL's and the store's errors have types of their own.
+
+    Gloo's are plain RuntimeErrors: only the library's file, which its text begins with, tells them from others.
+    """
+    if isinstance(error, dist.DistError | ConnectionError):
+        return True
+    return type(error) is RuntimeError and "gloo" in str(error).lower()
 
 
 def place(environment: Mapping[str, str]) -> tuple[int, int, int]:

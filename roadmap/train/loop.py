@@ -43,7 +43,11 @@ class Diverged(RoadmapError):
 
 
 class Interrupted(RoadmapError):
-    """The run was told to stop and has saved itself."""
+    """The run was told to stop and has saved itself. `signal`: what told this rank, empty where another rank was told."""
+
+    def __init__(self, message: str, *, signal: str = "") -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 @dataclass
@@ -287,7 +291,8 @@ class Trainer:
     def _save_and_leave(self, store: CheckpointStore, stop: StopSignal) -> None:
         self.save(store)
         raise Interrupted(
-            f"stopped by {stop.received or 'another rank'} at iteration {self.iteration} of {self.total}; saved; start it again to go on"
+            f"stopped by {stop.received or 'another rank'} at iteration {self.iteration} of {self.total}; saved; start it again to go on",
+            signal=stop.received,
         )
 
     def save(self, store: CheckpointStore) -> None:
