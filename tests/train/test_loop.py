@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_runs import make_run, make_trial, on_ranks, train
 from timm.data import Mixup
 from torch import nn
 
@@ -26,6 +25,7 @@ from roadmap.train.batchnorm import group_momentum
 from roadmap.train.distributed import Ranks
 from roadmap.train.loop import Diverged, StopSignal, Trainer
 from roadmap.train.optimizer import make_optimizer, make_schedule
+from tests.helpers.small_runs import make_run, make_trial, on_ranks, train
 
 BATCHNORM_STEP, LAYERNORM_STEP = "inverted-bottleneck", "separate-downsampling"
 TWENTY = {"epochs": 3, "batch_size": 128, "group_size": 64, "random_erasing": 0.25, "ema_decay": None}

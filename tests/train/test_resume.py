@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from small_runs import hash_of, in_child, make_run, make_trial, train
 
 import roadmap.data.pipeline
 import roadmap.train.execute
@@ -22,6 +21,7 @@ from roadmap.runs.folder import RunFolder
 from roadmap.train import checkpoints
 from roadmap.train.execute import execute
 from roadmap.train.loop import Trainer
+from tests.helpers.small_runs import hash_of, in_child, make_run, make_trial, train
 
 ITERATIONS = 18  # of make_trial: 2 epochs of 1,166 // 128
 
