@@ -99,7 +99,8 @@ def run_side_by_side(
     with _passing_on_signals(slots) as stopping:
         slots += [_open_slot(runtime, k, force) for k in range(min(jobs, len(folders)))]
         for slot in slots:
-            _hand_out(slot, waiting)
+            if not stopping:
+                _hand_out(slot, waiting)
         while any(s.folder for s in slots):
             for connection in wait([s.connection for s in slots if s.folder]):
                 k = next(k for k, s in enumerate(slots) if s.connection is connection)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from onebox import SHORT, TRIAL, Cluster, events, lines
+
+from tests.slurm.onebox import SHORT, TRIAL, Cluster, events, lines
 
 Check = Callable[[Path], None]
 

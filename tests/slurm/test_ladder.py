@@ -8,9 +8,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from onebox import SHORT, Cluster, lines
 
 from roadmap.launch.slurm.queue import past_jobs
+from tests.slurm.onebox import SHORT, Cluster, lines
 
 
 def test_the_micro_ladder_is_one_array_and_one_command_makes_its_table_and_figure(

@@ -11,7 +11,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from onebox import SHORT, SMALL, Cluster, events
+
+from tests.slurm.onebox import SHORT, SMALL, Cluster, events
 
 HELD = (*SHORT, "--hold")
 
