@@ -86,7 +86,9 @@ def test_a_refused_requeue_leaves_the_run_saved_and_says_how_to_go_on_and_it_goe
     ends_as_undisturbed(run)
 
 
-def test_a_run_begun_locally_goes_on_on_slurm_and_after_the_drill(cluster: Cluster, ends_as_undisturbed: Check) -> None:
+def test_a_run_begun_locally_goes_on_on_slurm_and_after_the_preemption_test(
+    cluster: Cluster, ends_as_undisturbed: Check
+) -> None:
     process = cluster.background(sys.executable, "-m", "roadmap", "run", *TRIAL, "--name", "moved")
     cluster.wait("the folder", lambda: (cluster.folder / "runs" / "moved" / "study.json").exists())
     run = cluster.runs("moved")[0]
@@ -99,8 +101,8 @@ def test_a_run_begun_locally_goes_on_on_slurm_and_after_the_drill(cluster: Clust
     cluster.wait("its resume", lambda: len(lines(run / "attempts.jsonl")) == 2)
     saved = lines(run / "attempts.jsonl")[1]["from_iteration"]
     cluster.wait("training", lambda: json.loads((run / "heartbeat.json").read_text()).get("iteration", 0) > saved)
-    drill = cluster.roadmap("drill", "--study", "moved", "--signal", "TERM", "--wait", "120")
-    assert "nothing was lost" in drill.stdout and "requeued" in drill.stdout, drill.stdout
+    test = cluster.roadmap("preemption-test", "--study", "moved", "--signal", "TERM", "--wait", "120")
+    assert "nothing was lost" in test.stdout and "requeued" in test.stdout, test.stdout
     cluster.wait_for_states("moved", "done", seconds=180)
     ends_as_undisturbed(run)
 
@@ -119,15 +121,9 @@ def test_a_step_that_slurm_could_not_create_is_tried_again(cluster: Cluster) -> 
     profile = cluster.folder / "config" / "roadmap" / "slurm.yaml"
     profile.parent.mkdir(parents=True, exist_ok=True)
     mark = cluster.folder / "failed-once"
-    profile.write_text(
-        json.dumps(
-            {
-                "onebox": {
-                    "setup": f'srun() {{ [ -e {mark} ] && command srun "$@" && return; touch {mark}; echo "srun: error: Unable to create step for job 1: reason" >&2; return 1; }}'
-                }
-            }
-        )
-    )
+    refused = 'echo "srun: error: Unable to create step for job 1: reason" >&2; return 1'
+    setup = f'srun() {{ [ -e {mark} ] && command srun "$@" && return; touch {mark}; {refused}; }}'
+    profile.write_text(json.dumps({"onebox": {"setup": setup}}))
     cluster.submit("no-step", trial=SHORT)
     profile.unlink()
     run = cluster.runs("no-step")[0]

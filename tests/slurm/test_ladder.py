@@ -1,4 +1,4 @@
-"""The whole ladder as one array, from the command to table and figure; runs of several ranks; an array that ends in every way."""
+"""The whole ladder as one array, from the command to table and figure; several ranks; an array that ends in every way."""
 
 from __future__ import annotations
 
