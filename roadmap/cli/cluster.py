@@ -1,4 +1,4 @@
-"""What the verbs for launchers do: launch and return, show what a launch would be, cancel, retry, preempt."""
+"""What the verbs for launchers do: launch, show what a launch would be, cancel, retry, preempt."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionPlan:
-    """What a launch of a study would be: its runs as they are now, those to launch by shape, and what they cost."""
+    """What a launch of a study would be: its runs as they are, those to launch, what they cost."""
 
     study: Study
     folder: Path
@@ -67,29 +67,32 @@ class SubmissionPlan:
 
     @classmethod
     def of(cls, study: Study, launcher: Launcher, order: Order, *, out: Path) -> SubmissionPlan:
-        """Look at the study's folder. Raises RoadmapError on resources that are not legal or divide no batch."""
+        """Look at the study's folder.
+
+        Raises RoadmapError on resources that are not legal or divide no batch.
+        """
         wanted = launcher.resources(order.given, profile=order.profile, offline=order.dry_run)
         folder = study_folder(out.resolve(), study.name)
         planned = [{"id": t.id, "step": t.step, "change": t.change, "seed": t.seed} for t in study.trials]
         states = {s.run: s for s in study_states(folder, planned, every=0)}
-        rates = _rates(study, folder)
         skipped = UNDER_WAY if order.force else IN_HAND
-        return cls(
-            study=study,
-            folder=folder,
-            wanted=wanted,
-            states=states,
-            batches=_by_shape((t, wanted) for t in study.trials if states[t.id].state not in skipped),
-            hours={t.id: gpu_hours(t, rates, order.images_per_second) for t in study.trials},
-        )
+        left = [(t, wanted) for t in study.trials if states[t.id].state not in skipped]
+        rates = _rates(study, folder)
+        hours = {t.id: gpu_hours(t, rates, order.images_per_second) for t in study.trials}
+        batches = _by_shape(left)
+        return cls(study=study, folder=folder, wanted=wanted, states=states, batches=batches, hours=hours)
 
     @property
     def to_launch(self) -> list[Trial]:
+        """The trials of all batches."""
         return [t for b in self.batches for t in b.trials]
 
 
-def _by_shape(wanted: Iterator[tuple[Trial, Resources]]) -> list[Batch]:
-    """Trials by the shape each one takes. Raises ConfigError naming every trial that cannot use the GPUs asked for."""
+def _by_shape(wanted: Sequence[tuple[Trial, Resources]]) -> list[Batch]:
+    """Trials by the shape each one takes.
+
+    Raises ConfigError naming every trial that cannot use the GPUs asked for.
+    """
     by_shape: dict[Resources, list[Trial]] = {}
     problems = []
     for trial, resources in wanted:
@@ -127,7 +130,7 @@ def submit_study(study: Study, runtime: Runtime, order: Order, *, out: Path) -> 
 
 
 def _as_jobs_need_it(runtime: Runtime, study: Study) -> Runtime:
-    """The settings with the study's initial weights and whole paths: jobs start in another working directory."""
+    """The settings with the study's initial weights and whole paths: jobs start elsewhere."""
     given = {"data_dir": runtime.data_dir, "init": Path(study.init) if study.init else runtime.init}
     whole = {name: str(path.resolve()) for name, path in given.items() if path}
     return Runtime.from_json({**runtime.to_json(), **whole})
@@ -135,7 +138,7 @@ def _as_jobs_need_it(runtime: Runtime, study: Study) -> Runtime:
 
 @contextmanager
 def _deciding(launcher: Launcher, folder: Path) -> Iterator[None]:
-    """Keep others from launching this study meanwhile; jobs of launches that died half-way are found again first."""
+    """Keep others from launching this study meanwhile; find jobs of half-way launches again first."""
     with launcher.exclusive(folder):
         for sentence in launcher.recover(folder):
             print(sentence, file=sys.stderr)
@@ -200,7 +203,10 @@ def _answered_yes(question: str) -> bool:
 
 
 def _scripts(plan: SubmissionPlan, launcher: Launcher, order: Order) -> list[str]:
-    """The script of each batch, after the cluster's estimate for it is printed. Raises where it would be refused."""
+    """The script of each batch, after the cluster's estimate for it is printed.
+
+    Raises where it would be refused.
+    """
     scripts = []
     for batch in plan.batches:
         count, shape = len(batch.trials), batch.shape
@@ -287,14 +293,14 @@ def _layout(trial: Trial, shape: Resources) -> str:
 
 
 def _rates(study: Study, folder: Path) -> dict[tuple[str, str], float]:
-    """Images per second of one GPU (or process) that a finished run of each (step, change) has measured."""
+    """Images per second of a GPU (or process), as a finished run of each (step, change) measured it."""
     records = [r for t in study.trials if (r := RunFolder(folder / t.id).record())]
     measured = [r for r in records if r["status"] == FINISHED and r.get("images_per_second")]
     return {(r["step"], r["change"]): r["images_per_second"] / r.get("world_size", 1) for r in measured}
 
 
 def gpu_hours(trial: Trial, rates: Mapping[tuple[str, str], float], stated: float | None) -> float | None:
-    """Of one run: images over images per second of a GPU, measured or stated; None where neither is known."""
+    """GPU-hours of one run: images over a GPU's rate, measured or stated; None without a rate."""
     images, rate = images_to_train(trial), rates.get((trial.step, trial.change), stated)
     return images / rate / 3600 if images and rate else None
 
@@ -332,7 +338,7 @@ def cancel_runs(selection: RunSelection, *, yes: bool) -> int:
 
 
 def retry_runs(selection: RunSelection, order: Order) -> int:
-    """Launch again what failed, was cancelled, was lost or never launched, as it was unless other options are given."""
+    """Launch again what failed, was cancelled, lost or never launched, as it was or as options say."""
     folder = find_study(selection.study, selection.out)
     launcher = find_launcher(order.launcher)
     launcher.resources(order.given, profile=order.profile)
@@ -344,7 +350,7 @@ def retry_runs(selection: RunSelection, order: Order) -> int:
         folders = [RunFolder(folder / s.run) for s in runs]
         before = {run.path.name: launcher.last_launch(run) for run in folders}
         trials = [run.trial() for run in folders]
-        batches = _by_shape((t, _resources_again(before[t.id], launcher, order)) for t in trials)
+        batches = _by_shape([(t, _resources_again(before[t.id], launcher, order)) for t in trials])
         for batch in batches:
             names = listing(t.id for t in batch.trials)
             print(f"{len(batch.trials)} runs on {shape_text(batch.shape)}: {names}", file=sys.stderr)
@@ -355,7 +361,7 @@ def retry_runs(selection: RunSelection, order: Order) -> int:
 
 
 def _resources_again(before: Launch | None, launcher: Launcher, order: Order) -> Resources:
-    """What the run had with this launcher, with what is given in its place; else as for a first launch."""
+    """What the run had with this launcher, the given options over it; else as for a first launch."""
     if before is None or before.launcher != launcher.name or order.profile is not None:
         return launcher.resources(order.given, profile=order.profile)
     return launcher.stored_resources(before.resources).replace(**order.given)

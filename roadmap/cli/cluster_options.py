@@ -76,7 +76,7 @@ def launcher_options(p: argparse.ArgumentParser, *, default: str | None = None) 
 
 
 def resource_options(p: argparse.ArgumentParser) -> None:
-    """Of one run on a cluster; what is not given comes from the profile, then from the built-in values."""
+    """Add what one run asks of a cluster; the profile, then built-in values stand for the rest."""
     g = p.add_argument_group(
         "with --launcher slurm or export", "defaults: the profile in ~/.config/roadmap/slurm.yaml, see docs/cluster.md"
     )

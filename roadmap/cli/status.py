@@ -88,11 +88,12 @@ def _time_left(seconds: float | None) -> str:
 
 
 def show_logs(selection: RunSelection, *, follow: bool, lines: int) -> int:
-    """The log of each selected run, its last `lines` lines (0: all); `follow` goes on with the first run's."""
+    """Print each selected run's log, its last `lines` lines (0: all); `follow` the first run's."""
     folder = find_study(selection.study, selection.out)
     runs = chosen_runs(folder, selection, every=MAX_AGE)
     reports = job_reports(folder, [s.run for s in runs])
-    paths = {s.run: reports[s.run].log if s.run in reports else RunFolder(folder / s.run).log for s in runs}
+    paths = {s.run: RunFolder(folder / s.run).log for s in runs}
+    paths |= {run: report.log for run, report in reports.items()}
     for run, path in paths.items():
         print(f"==> {run} ({path}) <==")
         print(_last_lines(path, lines), flush=True)

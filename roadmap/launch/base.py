@@ -1,9 +1,10 @@
 """What a launcher is: how prepared runs reach a machine, and what is known of them there. No torch.
 
-A launcher is a class below `Launcher` and a line in roadmap.launch.launchers. It gets run folders that are prepared
-(trial.json is written), notes in each what it is launched with (`Launch.write`), and has
-`roadmap.launch.prepared.train_prepared` called for it, here, in a job or by `roadmap run --folder RUN`.
-Everything else is told by the run folders, so that nothing has to stay alive to watch.
+A launcher is a class below `Launcher` and a line in roadmap.launch.launchers. It gets run folders
+that are prepared (trial.json is written), notes in each what it is launched with (`Launch.write`),
+and has `roadmap.launch.prepared.train_prepared` called for it, here, in a job or by `roadmap run
+--folder RUN`. Everything else is told by the run folders, so that nothing has to stay alive to
+watch.
 """
 
 from __future__ import annotations
@@ -84,7 +85,10 @@ class JobReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Launched:
-    """Runs that went out together. job: their id, where the launcher has one. text: the line that tells the user."""
+    """Runs that went out together.
+
+    job: their id, where the launcher has one. text: the line that tells the user.
+    """
 
     runs: tuple[str, ...]
     job: str
@@ -93,14 +97,20 @@ class Launched:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What a launch would be. script: what would be submitted; estimate: when it would start; empty where unknown."""
+    """What a launch would be.
+
+    script: what would be submitted; estimate: when it would start; empty where unknown.
+    """
 
     script: str = ""
     estimate: str = ""
 
 
 class Launcher(ABC):
-    """One way to run a study's runs. What a launcher has no notion of (a queue, a preemption) keeps the default."""
+    """One way to run a study's runs.
+
+    What a launcher has no notion of (a queue, a preemption) keeps the default.
+    """
 
     name: ClassVar[str]
     asks_first: ClassVar[bool] = True  # whether a launch is worth a question to the user
@@ -111,8 +121,8 @@ class Launcher(ABC):
     ) -> Sequence[Launched]:
         """Run or submit these prepared runs of a study folder, all with the same resources.
 
-        `code`: the folder that the package is imported from in a job. Raises RoadmapError where nothing, or not all,
-        could be launched; what is launched by then stays.
+        `code`: the folder that the package is imported from in a job. Raises RoadmapError where
+        nothing, or not all, could be launched; what is launched by then stays.
         """
 
     @abstractmethod
@@ -121,7 +131,8 @@ class Launcher(ABC):
     ) -> Mapping[str, JobReport]:
         """The latest job of each of these runs that this launcher has launched, by run.
 
-        Of `finished` runs only what costs no question to the cluster. `max_age`: seconds an earlier answer holds.
+        Of `finished` runs only what costs no question to the cluster. `max_age`: seconds an earlier
+        answer holds.
         """
 
     def resources(self, given: Mapping[str, object], *, profile: str | None = None, offline: bool = False) -> Resources:

@@ -1,7 +1,7 @@
-"""Export as a launcher: runs as lines of JSON and one script that runs any of them by its index, for other schedulers.
+"""Export as a launcher: lines of JSON and one script that runs any run by its index.
 
 <study>/export/runs.jsonl   one line a run: {index, run, argv, environment, resources}
-               run.sh       run.sh INDEX trains that run; without INDEX, the one that the scheduler's array index names
+               run.sh       run.sh INDEX trains that run; without INDEX, that of the array index
 
 Kubernetes indexed jobs, PBS and Slurm arrays, AWS Batch, HyperQueue, SkyPilot and GNU parallel
 can run a study so. An index is never given to another run: new ones are added at the end, and a
@@ -85,7 +85,10 @@ class ExportLauncher(Launcher):
     def launch(
         self, study: Path, runs: Sequence[RunFolder], runtime: Runtime, resources: Resources, *, code: Path
     ) -> Sequence[Launched]:
-        """Add these runs to the study's export, or renew them there. Raises RoadmapError for more than one node."""
+        """Add these runs to the study's export, or renew them there.
+
+        Raises RoadmapError for more than one node.
+        """
         if resources.nodes > 1:
             raise RoadmapError(
                 f"export.nodes is {resources.nodes}; legal: 1, with any number of GPUs; reason: a script cannot bring "
@@ -102,7 +105,7 @@ class ExportLauncher(Launcher):
         return [Launched(runs=tuple(run.path.name for run in runs), job="", text=text)]
 
     def _renewed(self, study: Path, runs: Sequence[RunFolder], resources: Resources, code: Path) -> list[ExportedRun]:
-        """All exported runs of the study, the given ones as they are now, each at the index it ever had."""
+        """All exported runs of the study, the given ones renewed, each at the index it ever had."""
         exported = {x.run: x for x in exported_runs(study)}
         for run in runs:
             name = run.path.name
@@ -119,7 +122,7 @@ class ExportLauncher(Launcher):
     def where(
         self, study: Path, runs: Sequence[str], *, finished: Collection[str] = (), max_age: float = MAX_AGE
     ) -> Mapping[str, JobReport]:
-        """The index of each run that was last launched so; whether it was started, only its folder tells."""
+        """The index of each run that was last launched so; its folder alone tells whether it began."""
         wanted = [x for x in exported_runs(study) if x.run in runs]
         reports = [self._report(RunFolder(study / x.run), x.index) for x in wanted]
         return {x.run: report for x, report in zip(wanted, reports, strict=True) if report}
@@ -154,7 +157,7 @@ def command(run: RunFolder, resources: Resources) -> list[str]:
 
 
 def environment(code: Path, resources: Resources) -> dict[str, str]:
-    """Variables of that command: which code runs, whatever lies in the working directory, and on how many threads."""
+    """Variables of that command: which code runs, wherever it is started, and on how many threads."""
     threads = limit_threads(resources.cpus_per_task) if resources.cpus_per_task else {}
     return {"PYTHONPATH": str(code.resolve()), "PYTHONSAFEPATH": "1", **threads}
 
@@ -167,7 +170,11 @@ def index_ranges(indexes: Iterable[int]) -> str:
             ranges[-1].append(index)
         else:
             ranges.append([index])
-    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in ranges)
+    return ",".join(_range_text(r[0], r[-1]) for r in ranges)
+
+
+def _range_text(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
 
 
 def _write(study: Path, exported: Sequence[ExportedRun]) -> None:

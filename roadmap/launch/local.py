@@ -1,6 +1,7 @@
-"""This machine as a launcher: runs wait for one of `jobs` slots, each a process that takes one run after another.
+"""This machine as a launcher: runs wait for one of `jobs` slots, each a process of its own.
 
-A slot keeps torch loaded, so a further run costs no start; one that dies takes only its own run with it. No torch here.
+A slot keeps torch loaded, so a further run costs no start; one that dies takes only its own run
+with it. No torch here.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ def _tell_nobody(folder: RunFolder, record: dict[str, Any]) -> None:
 
 
 class LocalLauncher(Launcher):
-    """Runs on this machine, and returns when all have ended. It knows no more of them than their folders tell.
+    """Runs on this machine, and returns when all have ended; their folders tell the rest.
 
-    jobs: runs side by side. force: train finished ones again. finished: called with each run and its record.
+    jobs: runs side by side. force: train finished ones again. finished: called with each run and
+    its record.
     """
 
     name = "local"
@@ -49,7 +51,7 @@ class LocalLauncher(Launcher):
     def launch(
         self, study: Path, runs: Sequence[RunFolder], runtime: Runtime, resources: Resources, *, code: Path
     ) -> Sequence[Launched]:
-        """Train the runs with the code of this process; `resources` and `code` are for launchers of other machines."""
+        """Train the runs with this process's code; `resources` and `code` are for other launchers."""
         if self.jobs == 1 or len(runs) == 1:
             run_here(runs, runtime, force=self.force, finished=self.finished)
         else:
@@ -131,7 +133,7 @@ def _open_slot(runtime: Runtime, number: int, force: bool) -> Slot:
 
 
 def _gpu_of(slot: int) -> dict[str, str]:
-    """Slots take the visible GPUs in turn, as the environment or else the driver lists them; torch is not asked."""
+    """The GPU of a slot: the visible ones in turn, as the environment or else the driver lists them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         installed = list(Path("/proc/driver/nvidia/gpus").glob("*"))
@@ -205,7 +207,8 @@ def _result(slot: Slot, folder: RunFolder, stopping: Sequence[str]) -> dict[str,
 def _work(connection: Connection, runtime_json: dict[str, Any], force: bool) -> None:
     """A worker's life: one run folder after another, its output in the run's log.
 
-    Between runs it ignores Ctrl-C (the parent passes on what concerns it), and ends when the parent closes the line.
+    Between runs it ignores Ctrl-C (the parent passes on what concerns it), and ends when the parent
+    closes the line.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from roadmap.train.execute import execute

@@ -1,6 +1,6 @@
 """One prepared run, trained as its launcher said: what every job of every launcher comes to.
 
-<run>/launch.json   what the run was last launched with: launcher, runtime settings, resources, submission
+<run>/launch.json   what it was last launched with: launcher, runtime, resources, submission
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ HELD_TRIES, HELD_WAIT = 24, 5.0  # a process that is being killed may hold its r
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What a run was launched with. resources: as JSON, for their class is the launcher's. submission: its id there."""
+    """What a run was launched with.
+
+    resources: as JSON, for their class is the launcher's. submission: its id there.
+    """
 
     launcher: str
     runtime: Runtime
@@ -56,10 +59,11 @@ class Launch:
 
 
 def train_prepared(run: RunFolder, runtime: Runtime, *, threads: int = 0, patient: bool = True) -> dict[str, Any]:
-    """Train a prepared run in this process and return its record; must be called before torch is imported.
+    """Train a prepared run in this process and return its record; call it before torch is imported.
 
     threads: of the CPU, where the runtime settings do not say; 0: OMP_NUM_THREADS, else all cores.
-    patient: wait up to two minutes for another process that holds the run. Raises RunError as `execute` does.
+    patient: wait up to two minutes for another process that holds the run. Raises RunError as
+    `execute` does.
     """
     threads = runtime.threads or threads or int(os.environ.get("OMP_NUM_THREADS") or cores())
     for name, value in limit_threads(threads).items():
@@ -76,7 +80,7 @@ def train_prepared(run: RunFolder, runtime: Runtime, *, threads: int = 0, patien
 
 
 def run_prepared(run: RunFolder, runtime: Runtime) -> int:
-    """Train a prepared run with the settings it was launched with, else with `runtime`. Returns the exit status.
+    """Train a prepared run as it was launched, else with `runtime`; returns the exit status.
 
     0: finished, now or before. 1: failed or diverged. 75: it was told to stop and has saved itself.
     """

@@ -46,7 +46,8 @@ Word = Annotated[
 class Resources(BaseModel):
     """What one run gets. Raises ConfigError naming every value that is not legal.
 
-    time: minutes. gpus_per_node: ranks on each node; 0 for one rank without GPU. cpus_per_task: cores of a rank.
+    time: minutes. gpus_per_node: ranks on each node; 0 for one rank without GPU. cpus_per_task:
+    cores of a rank.
     mem: of each node, such as 200G.
     """
 
@@ -79,14 +80,17 @@ class Resources(BaseModel):
 
     @property
     def ranks_per_node(self) -> int:
+        """One for each GPU, or one without."""
         return max(1, self.gpus_per_node)
 
     @property
     def ranks(self) -> int:
+        """Of all nodes."""
         return self.nodes * self.ranks_per_node
 
     @property
     def gpus(self) -> int:
+        """Of all nodes."""
         return self.nodes * self.gpus_per_node
 
     def replace(self, **values: Any) -> Self:
@@ -94,16 +98,18 @@ class Resources(BaseModel):
         return type(self)(**{**dict(self), **values})
 
     def to_json(self) -> dict[str, Any]:
+        """All fields, those at their defaults too."""
         return self.model_dump(mode="json")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`: lists become tuples."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+        return cls(**{**values, **lists})
 
 
 def shape_of(trial: Trial, wanted: Resources) -> Resources:
-    """What this trial runs on: as wanted, or on fewer whole nodes where its global batch has fewer groups than ranks.
+    """What this trial runs on: as wanted, or fewer whole nodes where it has fewer groups than ranks.
 
     A rank takes whole groups, so that BatchNorm sees the same images whatever the number of GPUs.
     Raises ConfigError where no number of these nodes divides.

@@ -26,7 +26,10 @@ TO_RETRY = (*ENDED_BADLY, State.NEW)
 
 @dataclass(frozen=True, kw_only=True)
 class RunSelection:
-    """Which runs a verb is for: words (run ids or their beginnings, job ids, steps), and options that narrow them."""
+    """Which runs a verb is for.
+
+    words: run ids or their beginnings, job ids, steps; the other options narrow them down.
+    """
 
     study: str | None = None
     out: Path = Path("runs")

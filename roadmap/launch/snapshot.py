@@ -69,7 +69,8 @@ def _files() -> dict[str, Path]:
 def _as_checkout(folder: Path) -> None:
     """Let the copy answer `git rev-parse HEAD` and `git status` as the original does.
 
-    It becomes a clone that shares the original's objects, without files; nothing where there is no git.
+    It becomes a clone that shares the original's objects, without files; nothing where there is no
+    git.
     """
     if git_state()["git_commit"] is None:
         return

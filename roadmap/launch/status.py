@@ -23,7 +23,8 @@ FRESH = 120.0  # seconds: a heartbeat this old says that nobody is training
 class RunState:
     """One line of `roadmap status`.
 
-    top1: percent, of the last evaluated epoch. seconds_left: None where not known. requeued: how often.
+    top1: percent, of the last evaluated epoch. seconds_left: None where not known. requeued: how
+    often.
     job: its id in the queue of `launcher`; both empty where no launcher has one.
     """
 
@@ -44,12 +45,13 @@ class RunState:
     launcher: str = ""
 
     def to_json(self) -> dict[str, Any]:
+        """All fields."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a run before it is judged. recorded: when its record was written, seconds since the epoch."""
+    """What is known of a run before it is judged. recorded: time of its record, in epoch seconds."""
 
     folder: RunFolder
     record: Mapping[str, Any]
@@ -95,8 +97,8 @@ def study_states(
 ) -> list[RunState]:
     """The state of each planned trial of a study.
 
-    planned: (id, step, change, seed) of each, study.json's unless given. every: seconds between two questions to a
-    cluster.
+    planned: (id, step, change, seed) of each, study.json's unless given. every: seconds between two
+    questions to a cluster.
     """
     if planned is None:
         planned = (read_json(study / "study.json") or {"trials": []})["trials"]
@@ -147,7 +149,8 @@ def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
     metrics = e.folder.metrics()
     last: Mapping[str, Any] = metrics[-1] if metrics else {}
     live: Mapping[str, Any] = e.heartbeat if state == State.RUNNING and e.training else {}
-    starts = e.report.starts if e.report else 0
+    # A run that no launcher has launched has neither job nor node.
+    report = e.report or JobReport(launcher="", phase=Phase.HANDED_OVER, log=e.folder.log)
     return RunState(
         run=planned["id"],
         step=planned["step"],
@@ -155,15 +158,15 @@ def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
         seed=planned["seed"],
         state=state,
         detail=detail,
-        requeued=max(0, starts - (state != State.REQUEUED)),
+        requeued=max(0, report.starts - (state != State.REQUEUED)),
         epoch=max(int(last.get("epoch", 0)), int(live.get("epoch", 0))),
         epochs=_planned_epochs(e.folder),
         top1=e.record.get("top1") if state == State.DONE else last.get("top1"),
         images_per_second=_rate(e, live, last),
         seconds_left=live.get("seconds_left"),
-        node=(e.report.node if e.report else "") or str(e.heartbeat.get("host", "")),
-        job=e.report.job if e.report else "",
-        launcher=e.report.launcher if e.report else "",
+        node=report.node or str(e.heartbeat.get("host", "")),
+        job=report.job,
+        launcher=report.launcher,
     )
 
 
@@ -183,7 +186,10 @@ def _planned_epochs(folder: RunFolder) -> int:
 
 
 def _state(e: Evidence) -> tuple[State, str]:
-    """The run's state and a few words to it. A record that is newer than the submission is the run's own last word."""
+    """The run's state and a few words to it.
+
+    A record that is newer than the submission is the run's own last word.
+    """
     report = e.report
     if e.status == FINISHED:
         return State.DONE, ""

@@ -1,4 +1,4 @@
-"""Launched studies, made by hand: a trial, a study, a submission, a Slurm that knows some jobs; and waiting."""
+"""Launched studies, made by hand: trials, a submission, a Slurm that knows jobs; waiting."""
 
 from __future__ import annotations
 

@@ -29,7 +29,11 @@ def run_folders(study: Path) -> list[RunFolder]:
 
 def export(study: Path, runs: list[RunFolder], **resources: Any) -> None:
     launched = ExportLauncher().launch(study, runs, Runtime(device="cpu"), Resources(**resources), code=CODE)
-    assert [x.runs for x in launched] == [tuple(r.path.name for r in runs)]
+    assert [list(x.runs) for x in launched] == [names(runs)]
+
+
+def names(runs: list[RunFolder]) -> list[str]:
+    return [r.path.name for r in runs]
 
 
 def call(study: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -52,7 +56,8 @@ def test_each_run_has_a_line_of_json_with_all_that_starts_it(study: Path) -> Non
     runs = run_folders(study)
     export(study, runs, gpus_per_node=0, cpus_per_task=3, mem="8G")
     lines = [json.loads(line) for line in (study / "export" / "runs.jsonl").read_text().splitlines()]
-    assert [(x["index"], x["run"]) for x in lines] == [(k, r.path.name) for k, r in enumerate(runs)]
+    assert [x["index"] for x in lines] == [0, 1, 2]
+    assert [x["run"] for x in lines] == names(runs)
     first = lines[0]
     assert first["argv"] == [sys.executable, "-m", "roadmap", "run", "--folder", str(runs[0].path)]
     assert first["environment"]["PYTHONPATH"] == str(CODE)
@@ -95,7 +100,7 @@ def test_an_index_is_never_given_to_another_run(study: Path) -> None:
     export(study, [runs[1]])
     export(study, [runs[2], runs[1]], cpus_per_task=2)
     export(study, [runs[0]])
-    assert [x.run for x in exported_runs(study)] == [runs[k].path.name for k in (1, 2, 0)]
+    assert [x.run for x in exported_runs(study)] == names([runs[1], runs[2], runs[0]])
     assert [x.resources["cpus_per_task"] for x in exported_runs(study)] == [2, 2, None]
 
 

@@ -1,4 +1,4 @@
-"""Runs side by side: all finish, one that dies takes down only itself, a stopped study goes on to the same weights."""
+"""Runs side by side: one that dies takes down only itself; a stopped study goes on."""
 
 import json
 import os

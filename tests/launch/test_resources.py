@@ -1,4 +1,4 @@
-"""What a run asks of a machine: what is legal, where it comes from, and the nodes that a batch divides over."""
+"""What a run asks of a machine: what is legal, whence it comes, and the nodes of a batch."""
 
 from __future__ import annotations
 

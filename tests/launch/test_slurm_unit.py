@@ -1,4 +1,4 @@
-"""What of the Slurm launcher can be held to account without a cluster: the script, and what a job does."""
+"""The Slurm launcher without a cluster: the script, and what a job does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is used of submitit is there, in one file, and what is missing is named with submitit's version."""
+"""What is used of submitit is there, in one file; what is missing is named with its version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watching runs on this machine: the table until all have ended, a log as it grows; GPUs handed to slots in turn."""
+"""Watching runs on this machine: the table, and a log as it grows; GPUs of slots."""
 
 from __future__ import annotations
 

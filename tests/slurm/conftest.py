@@ -61,7 +61,8 @@ def ladder(cluster: Cluster) -> str:
 def time_limited(cluster: Cluster) -> str:
     """A run that its time limit comes over; looked at by one of the last tests.
 
-    It stands still until Slurm's warning waits for it, so that no machine is fast enough to finish before.
+    It stands still until Slurm's warning waits for it, so that no machine is fast enough to finish
+    before.
     """
     cluster.submit("time-limited", "--nodelist", "n1", "--time", "1", "--signal-seconds", "10")
     run = cluster.runs("time-limited")[0]

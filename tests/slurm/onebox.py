@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,15 @@ class Cluster:
     ) -> subprocess.CompletedProcess[str]:
         return self.roadmap("run", "--slurm", *trial, "--name", study, *SMALL, *words, status=status, **environment)
 
+    @contextlib.contextmanager
+    def profile(self, **profiles: Mapping[str, object]) -> Iterator[None]:
+        """The user's file of profiles has these, meanwhile."""
+        path = self.folder / "config" / "roadmap" / "slurm.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(profiles))
+        yield
+        path.unlink()
+
     def runs(self, study: str) -> list[Path]:
         content = json.loads((self.folder / "runs" / study / "study.json").read_text())
         return [self.folder / "runs" / study / t["id"] for t in content["trials"]]
@@ -86,11 +95,12 @@ class Cluster:
         return "\n".join(f"== {p}\n{p.read_text()[-2000:]}" for p in paths)
 
     def wait_for_states(self, study: str, *expected: str, seconds: float = 120) -> list[dict[str, Any]]:
-        """Until each run is in one of these states."""
+        """The states of a study's runs, once each is one of these."""
 
         def look() -> list[dict[str, Any]] | None:
             states = self.states(study)
-            return states if all(s["state"] in expected for s in states) else None
+            present = {s["state"] for s in states}
+            return states if present <= set(expected) else None
 
         return list(self.wait(f"{study} in {expected}", look, seconds))
 
@@ -113,7 +123,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster_in(folder: Path, *, port: int) -> Iterator[Cluster]:
-    """A cluster of its own below this folder, on ports from `port`; skips the test where Slurm is not installed."""
+    """Start a cluster below this folder, on ports from `port`; skips the test without Slurm."""
     if missing := [t for t in TOOLS if shutil.which(t) is None]:
         pytest.skip(f"{', '.join(missing)} missing: apt-get install slurm-wlm slurmdbd munge mariadb-server")
     if os.getuid():
@@ -140,7 +150,10 @@ def cluster_in(folder: Path, *, port: int) -> Iterator[Cluster]:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The lines of a JSONL file; none where there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def events(run: Path, kind: str) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
-"""What a Slurm job does: one run, from wherever it stands, and back into the queue when the cluster wants the node.
+"""What a Slurm job does: one run, from wherever it stands, until the cluster wants the node.
 
-Slurm may send SIGUSR2 before the time limit and at a preemption, or SIGTERM alone; either means: save and leave.
+Slurm may send SIGUSR2 before the time limit and at a preemption, or SIGTERM alone; either means:
+save and leave.
   before training   rank 0 asks for a requeue at once: there is nothing to save
-  while training    the loop saves at the end of the iteration, all ranks agreeing; then rank 0 asks for the requeue
-A restart that finds a newer checkpoint than the last one is free; those that do not are counted, and refused beyond a
-limit.
+  while training    the loop saves at the iteration's end, all ranks agreeing; rank 0 asks then
+A restart that finds a newer checkpoint than the last one is free; those that do not are counted,
+and refused beyond a limit.
 
 <run>/launch.json   what the run was submitted with, see roadmap.launch.prepared
       jobs.jsonl    one line for each start, requeue and refused requeue
@@ -42,7 +43,7 @@ PEER_SECONDS = 3  # within which a rank that failed by itself has said so
 
 @dataclass(frozen=True)
 class Attempt:
-    """This process's place in the job: 12_3 for an array's task, the restart count, rank and world size."""
+    """This process's place in the job. job: 12_3 for an array's task. restart: how many before."""
 
     job: str
     restart: int
@@ -65,7 +66,10 @@ class Attempt:
 
 
 class RunJob:
-    """What is submitted: a run folder's path and nothing else. Called on every rank; the folder tells the rest."""
+    """What is submitted: a run folder's path and nothing else.
+
+    Called on every rank; the folder tells the rest.
+    """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -91,7 +95,7 @@ class RunJob:
         return str(record["status"])
 
     def checkpoint(self) -> Any:
-        """Start again as submitted: for a signal just before `__call__` takes over from submitit's handler."""
+        """Start again as submitted: for a signal before `__call__` takes over from submitit."""
         return submitit_adapter.submission_again(self)
 
 
@@ -105,7 +109,7 @@ def _why_interrupted(record: Mapping[str, Any]) -> str:
 
 
 def listen(run: RunFolder, here: Attempt) -> None:
-    """Listen until the loop does: rank 0 requeues at once, other ranks pass the signal on when the loop is there."""
+    """Listen until the loop does: rank 0 requeues at once, others pass the signal on to the loop."""
 
     def handle(number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
@@ -173,7 +177,7 @@ def _node() -> str:
 
 
 def _meet(run: RunFolder, here: Attempt) -> None:
-    """Agree on rank 0's address and a port that is free now, so that no process of an earlier attempt can be there.
+    """Agree on rank 0's address and a port that is free now: no earlier attempt can be there.
 
     Raises RunError after five minutes.
     """
@@ -204,13 +208,19 @@ def _meet(run: RunFolder, here: Attempt) -> None:
 
 
 def _train(run: RunFolder, here: Attempt) -> dict[str, Any]:
-    """Execute the run, on the cores of a rank. One rank alone waits for a process that is being killed."""
+    """Execute the run, on the cores of a rank.
+
+    One rank alone waits for a process that is being killed.
+    """
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK") or 0)
     return train_prepared(run, _launch(run).runtime, threads=threads, patient=here.world_size == 1)
 
 
 def _end_of_other_rank(run: RunFolder, here: Attempt, record: dict[str, Any]) -> str:
-    """Rank 0 speaks for all. An interrupted rank waits to be ended with the job, a failed one says why first."""
+    """Rank 0 speaks for all.
+
+    An interrupted rank waits to be ended with the job, a failed one says why first.
+    """
     if record["status"] == FINISHED:
         return FINISHED
     if record["status"] == INTERRUPTED or record.get("error_kind") == LOST_PEER:

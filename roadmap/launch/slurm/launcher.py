@@ -1,4 +1,7 @@
-"""Slurm as a launcher: arrays of jobs that requeue themselves. No torch; submitit only where something is submitted."""
+"""Slurm as a launcher: arrays of jobs that requeue themselves.
+
+No torch; submitit only where something is submitted.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ class SlurmLauncher(Launcher):
         return SlurmResources.from_json(values)
 
     def last_launch(self, run: RunFolder) -> Launch | None:
-        """What the run was last launched with; folders of before launch.json have it in two files of Slurm's."""
+        """What the run was last launched with; older folders have it in two files of Slurm's."""
         launch = super().last_launch(run)
         earlier = read_json(run.path / "slurm.json") if launch is None else None
         if earlier is None:
@@ -118,7 +121,7 @@ class SlurmLauncher(Launcher):
 
 
 def _of_slurm(shape: Resources) -> SlurmResources:
-    """The same resources with Slurm's own options at their defaults, where they are another launcher's."""
+    """These resources, with Slurm's own options at their defaults where another launcher made them."""
     return shape if isinstance(shape, SlurmResources) else SlurmResources(**dict(shape))
 
 

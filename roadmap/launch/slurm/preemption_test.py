@@ -14,9 +14,10 @@ from roadmap.runs.record import FINISHED
 
 
 def preemption_test(run: RunFolder, job: str, *, wait: float, signal_name: str) -> int:
-    """Signal the job that trains this run, wait for its requeue and resume, and say whether anything was lost.
+    """Signal the job that trains this run, wait for its resume, and say whether anything was lost.
 
-    wait: seconds for each stage. Returns the exit status; raises RunError where a stage does not come.
+    wait: seconds for each stage. Returns the exit status; raises RunError where a stage does not
+    come.
     """
     before = dict(run.heartbeat() or {})
     noted = len(_events(run))

@@ -1,4 +1,7 @@
-"""What Slurm knows: its settings and its jobs' states, by one squeue and one sacct for all. No torch, no submitit."""
+"""What Slurm knows: its settings and its jobs' states, by one squeue and one sacct for all.
+
+No torch, no submitit.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ OF_A_LAUNCHER = (
 
 
 class SlurmError(RoadmapError):
-    """A Slurm command that is missing, cannot reach the cluster, or was refused; `said` holds its own words."""
+    """A Slurm command that is missing, gets no answer or was refused; `said`: its own words."""
 
     def __init__(self, message: str, said: str = "") -> None:
         super().__init__(message)
@@ -61,16 +64,18 @@ class Seen:
 
     @property
     def waiting(self) -> bool:
+        """Whether it is in the queue."""
         return self.state in WAITING
 
     @property
     def alive(self) -> bool:
+        """Whether it waits or runs."""
         return self.state in WAITING or self.state in ACTIVE
 
 
 @contextlib.contextmanager
 def clean_environment() -> Iterator[None]:
-    """Without what a surrounding job or launcher has set, which a job submitted from within it would inherit."""
+    """Take away what a surrounding job or launcher has set, for a job would inherit it."""
     of_a_job = {k for k in os.environ if k.startswith(OF_A_JOB)} - set(KEPT_IN_JOBS)
     removed = {k: v for k, v in os.environ.items() if k in of_a_job or k in OF_A_LAUNCHER}
     for k in removed:
@@ -121,7 +126,7 @@ class Cluster:
 
 
 def live_jobs() -> dict[str, Seen]:
-    """The user's jobs in Slurm's memory, ended ones of the last minutes included, by id: 12, or 12_3 in an array."""
+    """The user's jobs in Slurm's memory, just ended ones included, by id: 12, or 12_3 in an array."""
     separator, columns = "\x1f", ("%i", "%T", "%r", "%N", "%k", "%j")
     wanted = f"--format={separator.join(columns)}"
     text = ask("squeue", "--noheader", "--array", "--states=all", f"--user={_user()}", wanted)
@@ -171,9 +176,10 @@ def _past_job(job: str, state: str, nodes: str, comment: str, name: str) -> Seen
 
 
 def jobs_of(ids: Iterable[str], cache: Path | None = None, *, max_age: float = MAX_AGE) -> dict[str, Seen] | None:
-    """The state of each of these jobs that Slurm still knows: one squeue, and one sacct for those it does not show.
+    """The state of each of these jobs that Slurm still knows: one squeue, one sacct for the rest.
 
-    `cache` keeps the answer for `max_age` seconds, for this process and for others. None where Slurm does not answer.
+    `cache` keeps the answer for `max_age` seconds, for this process and for others. None where
+    Slurm does not answer.
     """
     wanted = set(ids)
     if not wanted:

@@ -44,7 +44,7 @@ CAUSES = ("Killed", "Error", "error:", "Exited with", "Segmentation")  # in a lo
 
 @dataclass(frozen=True)
 class JobFiles:
-    """What the files of a study tell of a run's latest job. events: lines of its jobs.jsonl that are of this job."""
+    """What a study's files tell of a run's latest job. events: its lines of the run's jobs.jsonl."""
 
     folder: RunFolder
     submission: Submission
@@ -58,11 +58,12 @@ class JobFiles:
 
     @property
     def starts(self) -> list[Mapping[str, Any]]:
+        """The events with which it began."""
         return [e for e in self.events if e["event"] == "start"]
 
     @property
     def kept(self) -> str:
-        """Why the run, having saved itself, is not in the queue; empty if that is not how its job ended."""
+        """Why the run, having saved itself, is not in the queue; empty if it is not so."""
         last = self.events[-1] if self.events else {}
         return f"{last['why']}; not requeued: {last['said']}" if last.get("event") == "kept" else ""
 
@@ -73,7 +74,10 @@ def job_reports(study: Path, runs: Sequence[str], *, finished: Collection[str], 
     jobs = {run: _files_of(study / run, *submitted[run]) for run in runs if run in submitted}
     asked = [files.job for run, files in jobs.items() if files.job and run not in finished]
     seen = jobs_of(asked, study / "slurm" / QUEUE, max_age=max_age)
-    return {run: _finished(files) if run in finished else _judge(files, seen) for run, files in jobs.items()}
+    reports = {run: _judge(files, seen) for run, files in jobs.items() if run not in finished}
+    for run in jobs.keys() & set(finished):
+        reports[run] = _finished(jobs[run])
+    return reports
 
 
 def _files_of(path: Path, submission: Submission, job: str) -> JobFiles:
@@ -166,7 +170,7 @@ def _tail(path: Path, size: int = 8192) -> list[str]:
 
 
 def _from_log(log: Path) -> tuple[State | None, str]:
-    """How the job ended by its log's last lines since it began, and the line; (None, "") where they do not tell."""
+    """How the job ended by its log's last lines, and the line; (None, "") where they do not tell."""
     lines = _tail(log)
     begun = max((k for k, line in enumerate(lines) if "Starting with JobEnvironment" in line), default=0)
     of_slurm = [line for line in lines[begun:] if "slurmstepd" in line or "srun" in line]

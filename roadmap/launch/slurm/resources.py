@@ -1,7 +1,7 @@
 """What a run asks of a Slurm cluster: the command line's options over a profile over defaults. No torch.
 
-~/.config/roadmap/slurm.yaml has one profile a cluster; --profile chooses, else the profile named as the cluster, else
-`default`, else the only one:
+~/.config/roadmap/slurm.yaml has one profile a cluster; --profile chooses, else the profile named as
+the cluster, else `default`, else the only one:
 
     mycluster:
       partition: gpu
@@ -73,11 +73,15 @@ class SlurmResources(Resources):
 
 
 def profile_file() -> Path:
+    """The user's file of profiles."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "roadmap" / "slurm.yaml"
 
 
 def resources(given: Mapping[str, object], *, profile: str | None, cluster: str | None) -> SlurmResources:
-    """The options that were given over the profile's values. Raises RoadmapError on an illegal file or value."""
+    """The options that were given over the profile's values.
+
+    Raises RoadmapError on an illegal file or value.
+    """
     return SlurmResources(**{**_profile(profile, cluster), **given})
 
 
@@ -98,7 +102,8 @@ def _profile(name: str | None, cluster: str | None) -> dict[str, Any]:
         )
     options = {str(key).replace("-", "_"): value for key, value in values.items()}
     _check_keys(f"{path}: {name}", options)
-    return {key: _as_lines(value) if key in LINES else value for key, value in options.items()}
+    lines = {key: _as_lines(options[key]) for key in LINES if key in options}
+    return {**options, **lines}
 
 
 def _own_profile(profiles: Mapping[str, Any], cluster: str | None) -> str | None:
@@ -110,13 +115,17 @@ def _own_profile(profiles: Mapping[str, Any], cluster: str | None) -> str | None
 
 
 def _check_keys(where: str, options: Mapping[str, Any]) -> None:
-    """Refuse a profile's unknown keys here, where their place in the file is known. Raises ConfigError."""
+    """Refuse a profile's unknown keys here, where their place in the file is known.
+
+    Raises ConfigError.
+    """
     legal = list(SlurmResources.model_fields)
     unknown = [key for key in options if key not in legal]
     refuse([f"{where}.{key} is unknown; legal: {listing(legal)}; {nearest(key, legal)}" for key in unknown])
 
 
-def _as_lines(value: Any) -> Any:
+def _as_lines(value: object) -> tuple[object, ...]:
+    """A list of YAML as a tuple; one value alone, or none, as a tuple of that many."""
     if value is None:
         return ()
     return tuple(value) if isinstance(value, list) else (value,)

@@ -1,11 +1,11 @@
-"""Submission of runs as arrays: one for each resource shape, one task a run. No torch; submitit only when submitting.
+"""Submission of runs as arrays: one for each resource shape, one task a run. No torch.
 
 <study>/slurm/<submission>/submission.json   trials in the order of the array's tasks, resources,
                                              code; `job` once sbatch has answered
                            <job>_<task>_<rank>_log.out and submitit's own files
 
-The submission's id is in each job's comment and name, so that jobs whose submitter died before it could note them are
-found again.
+The submission's id is in each job's comment and name, so that jobs whose submitter died before it
+could note them are found again.
 """
 
 from __future__ import annotations
@@ -58,10 +58,12 @@ class Submission:
 
     @property
     def id(self) -> str:
+        """The name of its folder."""
         return self.folder.name
 
     @property
     def single(self) -> bool:
+        """Whether it is a plain job, no array."""
         return len(self.trials) == 1
 
     @property
@@ -88,10 +90,10 @@ def latest_jobs(study: Path) -> dict[str, tuple[Submission, str]]:
 
 
 def adopt(study: Path, *, wait: float = 20) -> list[Submission]:
-    """Find the jobs of submissions whose submitter died before it noted them; returns those found. Raises SlurmError.
+    """Find the jobs of submissions whose submitter died before it noted them. Raises SlurmError.
 
-    A submission of the last seconds is waited for: its sbatch may outlive the process that called it.
-    One that never reached the cluster is set aside.
+    A submission of the last seconds is waited for: its sbatch may outlive the process that called
+    it. One that never reached the cluster is set aside.
     """
     adopted = []
     while nameless := [s for s in submissions(study) if not s.job]:
@@ -118,6 +120,7 @@ def _note_job(folder: Path, job: str) -> None:
 
 
 def job_name(study: Path, submission: str) -> str:
+    """A submission's name in the queue."""
     return f"{study.name[:40]}-{submission}"
 
 
@@ -249,7 +252,10 @@ def _refuse_unprintable(*paths: Path) -> None:
 
 
 def _srun_words(shape: SlurmResources) -> list[str]:
-    """srun takes neither cpus-per-task (since 22.05) nor open-mode from sbatch; one dead rank ends the others."""
+    """Words for srun, which takes neither cpus-per-task (since 22.05) nor open-mode from sbatch.
+
+    One dead rank ends the others.
+    """
     words = ["--kill-on-bad-exit=1", "--open-mode=append"]
     if shape.cpus_per_task:
         words.append(f"--cpus-per-task={shape.cpus_per_task}")
@@ -267,7 +273,7 @@ def _sbatch_words(shape: SlurmResources, code: Path) -> dict[str, Any]:
 
 
 def _after_srun(folder: Path, restarts: int) -> list[str]:
-    """Shell lines after the run: a step that Slurm could not create goes back into the queue, a few times.
+    """Shell lines after the run: a step that Slurm could not create goes back into the queue.
 
     That happens when a node has just died.
     """
@@ -291,7 +297,10 @@ def script(study: Path, count: int, shape: SlurmResources, code: Path) -> str:
 
 
 def start_estimate(text: str) -> str:
-    """What `sbatch --test-only` says of a script: when it would start. Raises SlurmError where it would be refused."""
+    """What `sbatch --test-only` says of a script: when it would start.
+
+    Raises SlurmError where it would be refused.
+    """
     try:
         code, said = _test_only(re.sub(r"^#SBATCH --(chdir|output)=.*\n", "", text, flags=re.MULTILINE))
     except TimeoutError:
@@ -334,7 +343,10 @@ def _test_only(text: str) -> tuple[int, str]:
 
 
 def cancel(jobs: Mapping[RunFolder, str]) -> None:
-    """Mark each run as cancelled, so that it does not requeue itself, and cancel its job. Raises SlurmError."""
+    """Mark each run as cancelled, so that it does not requeue itself, and cancel its job.
+
+    Raises SlurmError.
+    """
     for run in jobs:
         write_json(run.path / CANCELLED, {"time": time.time()})
     ids = [j for j in jobs.values() if j]

@@ -1,7 +1,8 @@
-"""All that is used of submitit, its private members among it: nothing else in this package imports submitit.
+"""All that is used of submitit, private members included; nothing else imports submitit.
 
-`broken_members` says what of it is gone or has another signature; the test of it, and `_checked` before a submission,
-name submitit's version. No torch; submitit is imported only where something is submitted or a job begins.
+`broken_members` says what of it is gone or has another signature; the test of it, and `_checked`
+before a submission, name submitit's version. No torch; submitit is imported only where something is
+submitted or a job begins.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def version() -> str:
 
 
 def broken_members() -> list[str]:
-    """What this file uses of submitit and the installed version does not have, or has with other parameters."""
+    """What this file uses of submitit and the installed one lacks, or has with other parameters."""
     return [f"{name} {fault}" for name, parameters in MEMBERS.items() if (fault := _fault(name, parameters))]
 
 
@@ -96,7 +97,10 @@ def _fault(name: str, parameters: tuple[str, ...] | None) -> str:
 
 
 def _checked() -> None:
-    """Refuse a submitit that lacks what is used here, before anything is submitted. Raises RoadmapError."""
+    """Refuse a submitit that lacks what is used here, before anything is submitted.
+
+    Raises RoadmapError.
+    """
     if broken := broken_members():
         raise RoadmapError(
             f"submitit {version()} is not usable: {'; '.join(broken)}; legal: submitit{SUPPORTED}; "
@@ -105,7 +109,7 @@ def _checked() -> None:
 
 
 def _executor(folder: Path, module: str, python: str | None, parameters: Mapping[str, Any]) -> Any:
-    """submitit's executor, starting each task as `python -m MODULE FOLDER` instead of submitit's own module."""
+    """An executor of submitit's that starts each task as `python -m MODULE FOLDER`."""
     _checked()
     from submitit import SlurmExecutor
 
@@ -131,7 +135,10 @@ def submit(
     python: str | None,
     parameters: Mapping[str, Any],
 ) -> str:
-    """Submit these functions as one array, or as a job if there is one; returns its id. Raises SubmissionRefused."""
+    """Submit these functions as one array, or as a job if there is one; returns its id.
+
+    Raises SubmissionRefused.
+    """
     executor = _executor(folder, module, python, parameters)
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -153,7 +160,8 @@ def script(folder: Path, count: int, *, module: str, python: str | None, paramet
 def begin(folder: Path, job: str, rank: int, function: Callable[[], Any]) -> None:
     """Run the job's pickled function, making the pickle if the submitter died before it could.
 
-    Removes the half-written pickle of a process that was killed, which would fail the next preemption.
+    Removes the half-written pickle of a process that was killed, which would fail the next
+    preemption.
     """
     from submitit.core.submission import process_job
     from submitit.core.utils import DelayedSubmission, JobPaths
