@@ -56,7 +56,7 @@ test-all: setup lint
 
 # On a cluster that the tests start on this machine, as root: Debian's slurm-wlm, slurmdbd, munge and mariadb-server.
 test-slurm: setup
-	pytest -m slurm tests/slurm
+	pytest -m slurm tests/slurm tests/launch
 
 # Works on a bare GPU machine: its own python3, no network, this checkout as it is. Packages it lacks may lie in .whl/ as wheels.
 # CIFAR=DIR with train/CLASS and test/CLASS also trains steps 0, 1 and 9 on real images, 20 epochs each.

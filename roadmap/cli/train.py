@@ -12,12 +12,9 @@ from roadmap.api import Study
 from roadmap.cli.console import Progress, print_json, print_table
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
-from roadmap.launch.preflight import refuse_before_training
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED
 from roadmap.study.expand import images_to_train
-
-__all__ = ["print_table", "refuse_before_training", "run_study", "show_plan", "state_of"]
 
 STOPPED = 130  # exit status, as of a shell whose program was interrupted
 STATE_TEXTS = {
