@@ -19,7 +19,7 @@ from analysis.attribution.coalitions import LIMIT, Game, Lattice, Player, game_o
 from analysis.attribution.shapley import Estimate, Interaction, Solved, Value, solve
 from analysis.load import DEVICE_HOURS, Entry, Study, accuracy, device_hours, reason
 from analysis.report.tables import markdown_text
-from analysis.report.wording import NONE, one_line, signed_interval
+from analysis.wording import NONE, one_line, signed_interval
 from analysis.results.proof import prove
 from roadmap.config.errors import listing
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.figures.ladder import BAR, INK, LETTER, NORMAL, SMALL, STYLE, TINT
 from analysis.figures.svg import svg_bytes
-from analysis.report.wording import signed_interval
+from analysis.wording import signed_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from analysis.figures.ladder import INK, LETTER, NORMAL, SMALL
 from analysis.figures.svg import ALARM, DASHES, RULE, SERIES
 from analysis.load import Entry, outcome
-from analysis.report.wording import minus, one_line
+from analysis.wording import minus, one_line
 from roadmap.runs.record import FINISHED
 
 INCH = 72.0

@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from analysis.report.wording import as_change, scaled, signed, spread
+from analysis.wording import as_change, scaled, signed, spread
 from analysis.results.rows import Row
 from roadmap.ladder.convnext import Regime
 from roadmap.runs.io import write_bytes

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.load import MISSING, Entry, Study, common_words, outcome, reason, seed_order
-from analysis.report.wording import NONE, one_line, signed, signed_interval
+from analysis.wording import NONE, one_line, signed, signed_interval
 from analysis.results.comparisons import Findings, Row, change_of
 from analysis.results.proof import CONFOUNDED, CONTROLLED, UNPROVEN
 from analysis.stats.comparisons import binomial_se, contrast

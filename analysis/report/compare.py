@@ -12,7 +12,7 @@ from analysis.load import Entry, Study
 from analysis.report.caption import Caption
 from analysis.report.page import render
 from analysis.report.view import View, count_text, views
-from analysis.report.wording import NONE, one_line, plain, signed_interval, spread
+from analysis.wording import NONE, one_line, plain, signed_interval, spread
 from analysis.results.comparisons import least_std
 from analysis.results.proof import CIRCUMSTANCES, Proof, prove
 from analysis.results.rows import Row

@@ -12,7 +12,7 @@ from analysis.figures.curves import Panel, curves_svg, has_curves, shared_scales
 from analysis.figures.svg import inline
 from analysis.load import DEVICE_HOURS, Study, device_hours, outcome, seed_order
 from analysis.report.view import View, views
-from analysis.report.wording import one_line, spread
+from analysis.wording import one_line, spread
 from analysis.results.costs import Measure, comparable, measures, points
 from analysis.results.rows import Row
 from roadmap.runs.record import FINISHED

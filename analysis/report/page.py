@@ -21,7 +21,7 @@ from analysis.report import tables
 from analysis.report.caption import Caption
 from analysis.report.headline import headline, warnings
 from analysis.report.view import View, columns, verdict_text, views
-from analysis.report.wording import one_line, signed
+from analysis.wording import one_line, signed
 from analysis.results.rows import Row
 from roadmap.config.errors import RoadmapError
 

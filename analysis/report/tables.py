@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from analysis.report.caption import Caption, mark
-from analysis.report.wording import NONE, as_change, median_text, one_line, scaled, signed, signed_interval, spread
+from analysis.wording import NONE, as_change, median_text, one_line, scaled, signed, signed_interval, spread
 from analysis.results.rows import Row, rows
 
 if TYPE_CHECKING:

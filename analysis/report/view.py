@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.load import Entry, Study, accuracy, outcome, reason
-from analysis.report.wording import NONE, median_text, minus, one_line, plain, scaled, signed, signed_interval, spread
+from analysis.wording import NONE, median_text, minus, one_line, plain, scaled, signed, signed_interval, spread
 from analysis.results.costs import marks
 from analysis.results.rows import Row
 from roadmap.runs.record import FINISHED

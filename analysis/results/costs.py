@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis.load import DEVICE_HOURS
-from analysis.report.wording import NONE, scaled
+from analysis.wording import NONE, scaled
 from analysis.results.rows import DATA, Row
 
 

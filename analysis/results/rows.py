@@ -37,7 +37,7 @@ from analysis.load import (
     outcome,
     seed_order,
 )
-from analysis.report.wording import with_words
+from analysis.wording import with_words
 from analysis.results.comparisons import CONTROLS, EMPTY, Findings, Key, Row, beside_paper, compare, sampling_se
 from analysis.stats.comparisons import summarize
 from roadmap.config.errors import RoadmapError

@@ -180,7 +180,7 @@ def _changes(proof: dict[str, Any] | None) -> str:
     """The declared settings that differ; of a bundle the number."""
     if proof is None:
         return ""
-    from analysis.report.wording import plain
+    from analysis.wording import plain
 
     changed = [f"{name} {plain(before)} -> {plain(after)}" for name, (before, after) in proof["changed"].items()]
     return ", ".join(changed) if len(changed) <= 3 else f"{len(changed)} settings"
