@@ -8,7 +8,9 @@ from enum import StrEnum
 from typing import Any
 
 from roadmap.config.metric import Metric
-from roadmap.runs.record import Hardware, Record
+from roadmap.runs.record import DIVERGED, FINISHED, INTERRUPTED, MISSING, Hardware, Record
+
+GPU_HOURS, CORE_HOURS, DEVICE_HOURS = "GPU-hours", "core-hours", "device-hours"
 
 
 class Kind(StrEnum):
@@ -83,15 +85,27 @@ class Run:
     @property
     def recorded(self) -> bool:
         """Whether there is a record, whatever its status."""
-        raise NotImplementedError
+        return self.record.status != MISSING
 
     def outcome(self, metric: Metric) -> Outcome:
         """How the run counts where `metric` is asked about."""
-        raise NotImplementedError
+        if self.status == FINISHED:
+            return Outcome.FAILED if metric.value(self.record.metrics) is None else Outcome.FINISHED
+        return Outcome.MISSING if self.status in (MISSING, INTERRUPTED) else Outcome.FAILED
+
+    def finished(self, metric: Metric) -> bool:
+        """Whether the run has a value of the metric."""
+        return self.outcome(metric) is Outcome.FINISHED
 
     def value(self, metric: Metric) -> float:
-        """The finished run's value, of the averaged weights where there are any. Raises ValueError where it has none."""
-        raise NotImplementedError
+        """The finished run's value, of the averaged weights where there are any.
+
+        Raises ValueError where it has none.
+        """
+        value = metric.value(self.record.metrics)
+        if value is None:
+            raise ValueError(f"run {self.id} has no {metric.title}")
+        return float(value)
 
     def averaged(self, metric: Metric) -> bool:
         """Whether the value is one of averaged weights (EMA)."""
@@ -100,17 +114,31 @@ class Run:
     @property
     def machine(self) -> Machine:
         """What decides the run's speed beside its settings."""
-        raise NotImplementedError
+        hardware = self.record.hardware
+        on_cpu = hardware.device == "cpu"
+        cpu, threads = (hardware.cpu, hardware.threads) if on_cpu else (None, None)
+        return Machine(hardware.device, cpu, threads, self.record.world_size)
 
     @property
     def hours(self) -> DeviceHours:
         """Time x devices."""
-        raise NotImplementedError
+        hardware = self.record.hardware
+        on_cpu = hardware.device == "cpu"
+        devices = (self.record.world_size or 1) * ((hardware.threads or 1) if on_cpu else 1)
+        unit = CORE_HOURS if on_cpu else GPU_HOURS if hardware.device else DEVICE_HOURS
+        return DeviceHours(devices * (self.record.wall_seconds or 0) / 3600, unit)
 
-    @property
-    def reason(self) -> str:
+    def reason(self, metric: Metric) -> str:
         """Why the run is not averaged, in a few words."""
-        raise NotImplementedError
+        if self.record.error:
+            return f"{self.status}: {' '.join(str(self.record.error).split())}"
+        words = {
+            FINISHED: f"finished without a {metric.title}",
+            DIVERGED: "diverged",
+            INTERRUPTED: "interrupted, not finished",
+            MISSING: "no record",
+        }
+        return words.get(self.status, f"{self.status}, no error noted")
 
 
 @dataclass(frozen=True, slots=True)

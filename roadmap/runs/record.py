@@ -1,27 +1,27 @@
-"""A run's record: how it ended, what it measured, and all that decides or may explain the outcome. No torch, no pandas.
+"""A run's record: how it ended, what it measured, and all that decides or may explain the outcome.
 
-`roadmap.train.execute` writes it as record.json, `analysis.load` reads it, records.jsonl holds a study's. Values only: a file that this program wrote is not validated again,
-so that ten thousand are read in the time their JSON takes.
+`roadmap.train.execute` writes it as record.json, `analysis.load` reads it, records.jsonl holds a
+study's. What this program wrote is not validated again when it is read, so that ten thousand
+records are read in little more than the time of their JSON. No torch, no pandas.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
-
-from roadmap.config.errors import RoadmapError
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 VERSION = 2
 FINISHED, FAILED, DIVERGED, INTERRUPTED = "finished", "failed", "diverged", "interrupted"
-MISSING = "missing"  # no record.json: never written, only read as the absence of one
+MISSING = "missing"  # the status of a run without a record; never written by a run
 
-# A record's measured numbers, and the names that version 1 had for them beside everything else.
+# The numbers that a run measures; version 1 had them beside everything else.
 METRIC_KEYS = ("top1", "top5", "loss", "ema_top1", "ema_top5", "ema_loss", "validation_top1")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hardware:
+class Hardware(NamedTuple):
     """What a run ran on: `device` is the GPU's name or 'cpu', `threads` those at work."""
 
     device: str | None = None
@@ -29,24 +29,39 @@ class Hardware:
     cores: int | None = None
     threads: int | None = None
 
+    @classmethod
+    def from_json(cls, content: object) -> Hardware:
+        """Build it from JSON's object; anything else says nothing of the hardware."""
+        if not isinstance(content, dict):
+            return NO_HARDWARE
+        get = content.get
+        return cls(device=get("device"), cpu=get("cpu"), cores=get("cores"), threads=get("threads"))
+
+    def to_json(self) -> dict[str, Any]:
+        """All four, None where not known."""
+        return self._asdict()
+
 
 NO_HARDWARE = Hardware()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Record:
-    """A record of one run; None (or an empty mapping) stands for what its writer did not know of.
+    """The record of one run. None, or an empty mapping, stands for what its writer did not know of.
 
-    status        'finished', 'failed', 'diverged', 'interrupted'; `error` says why, in the writer's words. 'missing' stands for no record at all; `damaged`: the file could not be read
-    id ... change labels: where in a study the run stands; `init` is the digest of its initial weights
-    data ... test_images   the data set's title, registry name, digest of its file list, pixels a side, images
-    params, macs  parameters, multiply-adds of one image
-    precision ... packages, hardware   how it was computed and by which code (`roadmap.runs.provenance`)
-    configuration SHA-256 of all that decides the outcome but the seed; `resolved` is that content: {'model': {...}, 'recipe': {...}, 'data': {...}, ...}
-    metrics       {name: value} on the test split, percent or nats: top1, top5, loss, the same of the averaged weights as ema_..., validation_top1; `accuracy_epoch` says of which epoch
-    curves        {name: one value an epoch}, where they were gathered
-    earlier       of attempts before the last, what was not as in the last: {name: value}
-    extra         keys that this version does not know
+    status         finished, failed, diverged, interrupted; `error` says why, in the writer's words
+    damaged        the file could not be read: there is nothing but the error
+    id to init     labels: where in a study the run stands; `init` is its initial weights' digest
+    data to test_images   title and registry name, digest of the file list, pixels a side, images
+    params, macs   parameters; multiply-adds of one image
+    precision to hardware   how it was computed, and by which code (`roadmap.runs.provenance`)
+    configuration  SHA-256 of all that decides the outcome but the seed
+    resolved       that content: {'model': {...}, 'recipe': {...}, 'data': {...}, 'seed': 0, ...}
+    metrics        {one of METRIC_KEYS: value} on the test split (validation_...: on that), percent
+                   or nats, after epoch `accuracy_epoch`
+    curves         {name: a value for each epoch}, where they were gathered
+    earlier        of attempts before the last one, what was not as in the last: {name: value}
+    extra          what a newer version wrote and this one does not know
     """
 
     status: str
@@ -81,14 +96,14 @@ class Record:
     git_commit: str | None = None
     git_dirty: bool | None = None
     code_digest: str | None = None
-    packages: Mapping[str, str] = field(default_factory=dict)
+    packages: Mapping[str, str] | None = None
     hardware: Hardware = NO_HARDWARE
     configuration: str | None = None
-    resolved: Mapping[str, Any] = field(default_factory=dict)
+    resolved: Mapping[str, Any] | None = None
     attempts: int | None = None
     earlier: Sequence[Mapping[str, Any]] = ()
     metrics: Mapping[str, float | None] = field(default_factory=dict)
-    curves: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[Any]] | None = None
     accuracy_epoch: int | None = None
     iterations: int | None = None
     images_per_second: float | None = None
@@ -101,14 +116,40 @@ class Record:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Record:
-        """Build a record from the content of a record.json of any version."""
-        raise NotImplementedError
+        """Build a record from the content of a record.json of any version, which is used up."""
+        if content.get("version") != VERSION:
+            upgrade(content)
+        values = {**_DEFAULTS, **content, "hardware": Hardware.from_json(content.get("hardware"))}
+        extra = len(values) > len(_DEFAULTS)
+        values["extra"] = {name: content[name] for name in content if name not in _DEFAULTS} if extra else {}
+        # By place: JSON's keys are not interned, and as keywords each would be compared with all names.
+        return cls(*_by_place(values))
 
     def to_json(self) -> dict[str, Any]:
         """The content of record.json; what is not known is left out."""
-        raise NotImplementedError
+        content = {name: getattr(self, name) for name in _WRITTEN}
+        known = {name: value for name, value in content.items() if value is not None and value != ()}
+        if self.hardware is not NO_HARDWARE:
+            known["hardware"] = self.hardware.to_json()
+        return {**known, "metrics": dict(self.metrics), **({"damaged": True} if self.damaged else {}), **self.extra}
+
+    def replace(self, **values: Any) -> Record:
+        """A copy with other values."""
+        return dataclasses.replace(self, **values)
 
 
-def upgrade(content: dict[str, Any]) -> dict[str, Any]:
-    """Bring the content of a record of an older version up to date; one of today's is returned as it is."""
-    raise NotImplementedError
+_DEFAULTS = {f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(Record)}
+_by_place = itemgetter(*_DEFAULTS)
+_APART = ("hardware", "metrics", "damaged", "extra")
+_WRITTEN = tuple(name for name in _DEFAULTS if name not in _APART)
+
+
+def upgrade(content: dict[str, Any]) -> None:
+    """Bring the content of a record of version 1 up to date: its metrics stood beside everything else.
+
+    One of a newer version is left as it is.
+    """
+    if content.get("version", 1) == 1:
+        measured = {name: content.pop(name, None) for name in METRIC_KEYS}
+        content["metrics"] = {name: value for name, value in measured.items() if value is not None}
+        content["version"] = VERSION
