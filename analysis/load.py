@@ -75,7 +75,12 @@ def _tidy(run: Run) -> dict[str, Any]:
     resolved = content.pop("resolved", {})
     for apart in ("metrics", "hardware"):
         row |= content.pop(apart, {})
-    flat = {f"{part}.{name}": value for part, values in resolved.items() if isinstance(values, dict) for name, value in values.items()}
+    flat = {
+        f"{part}.{name}": value
+        for part, values in resolved.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    }
     skipped = ("version", "packages", "earlier", "curves")
     return row | {name: value for name, value in content.items() if name not in skipped} | flat
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from analysis.results.confounds import Proof, ProtocolDifference
+from analysis.results.confounds import Proof
+from analysis.results.protocol import ProtocolDifference
 from analysis.stats.comparisons import Change, ErrorTerm, FalsePositives
 from analysis.study import Cell, CellId, Latency, Machine
 from roadmap.config.metric import TOP1, Metric
@@ -125,8 +126,10 @@ class Effect:
 
     @property
     def change(self) -> Change:
-        """The effect as the statistics take it."""
-        raise NotImplementedError
+        """The effect as the statistics take it. Raises ValueError where there is none."""
+        if self.value is None or self.method is None:
+            raise ValueError(f"no effect against {self.parent}")
+        return Change(self.value, self.se, self.low, self.high, None, self.p, self.method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +196,9 @@ class Result:
 
     @property
     def is_step(self) -> bool:
-        """Whether the row is a step of the ladder as it is: on the path or beside it, with nothing set on top."""
-        raise NotImplementedError
+        """Whether the row is a step as it is: on the path or beside it, with nothing set on top."""
+        bare = self.cell is None or self.cell.whole
+        return self.role in (Role.STEP, Role.SIDE) and bool(self.step) and bare
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,6 @@
-"""How many seeds a step needs to resolve a change, and what a number of seeds can resolve. Effects and standard deviations in points of top-1.
+"""How many seeds a step needs to resolve a change, and what a number of seeds can resolve.
+
+Effects and standard deviations are in the metric's difference unit (top-1: points).
 
 The test planned for is the one that is run: two-sided Student's t between two steps of n seeds each, by statsmodels' TTestIndPower. Of the two sides only the right one counts:
 a gain that is called a loss is not resolved. For a ladder, alpha / comparisons is Holm's first threshold: every later one is easier, so the plan is on the safe side.
@@ -11,10 +13,8 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from analysis.load import Study
-from analysis.results.comparisons import CONTROLS
-from analysis.results.rows import analyse
-from analysis.stats.comparisons import ALPHA, CONFIDENCE, PAIRED, SEPARATE
+from analysis.stats.error_term import ALPHA, CONFIDENCE, PAIRED, SEPARATE, ErrorTerm
+from analysis.study import Study
 from roadmap.config.errors import ConfigError, RoadmapError
 
 EFFECTS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -101,24 +101,26 @@ class PowerTable:
     by_seeds: list[EffectRow]
 
 
-def pooled_std(study: Study, regime: str = "") -> PooledStd:
-    """The error of a study's own comparisons, as its report uses it. Raises RoadmapError where no step has two finished runs, or where nothing tells their scatter from 0.
+def pooled_std(error: ErrorTerm, study: str) -> PooledStd:
+    """The error of a study's own comparisons, as its report uses it (`Findings.error`).
 
-    Of runs that share a step and all settings but the seed; controls, which repeat a step's runs, count in no part. Where the cells do not scatter alike ('separate') no one
-    number is right for all of them: then it is their mean scatter.
+    Where the cells do not scatter alike ('separate') no one number is right for all of them: then it
+    is their mean scatter. Raises RoadmapError where no cell of the `study` has two finished runs, or
+    where nothing tells their scatter from 0.
     """
     from scipy.special import chdtri  # type: ignore[import-untyped,unused-ignore]
 
-    error = analyse(study, regime)[1].error
     std, df = (error.within, error.mean_df) if error.method == SEPARATE else (error.std, error.df)
     if std is None or df is None:
         raise RoadmapError(
-            f"power.study {study.name} has no step with two finished runs ({error.runs} in {error.cells} steps); legal: two seeds or more; run more seeds or state --std"
+            f"power.study {study} has no step with two finished runs that differ ({error.runs} in {error.cells} steps); "
+            "legal: two seeds or more; run more seeds or state --std"
         )
     if std == 0:
         # The error term is at least the rounding to whole test images; only without their number can it be 0.
         raise RoadmapError(
-            f"power.study {study.name} has a standard deviation of 0 and no record with its number of test_images; legal: runs that differ, or records that say how finely top-1 is counted; state --std"
+            f"power.study {study} has a standard deviation of 0 and no record with its number of test_images; "
+            "legal: runs that differ, or records that say how finely the metric is counted; state --std"
         )
     tail = (1 - CONFIDENCE) / 2
     low, high = (std * math.sqrt(df / float(chdtri(df, p))) for p in (tail, 1 - tail))
@@ -126,11 +128,13 @@ def pooled_std(study: Study, regime: str = "") -> PooledStd:
 
 
 def planned_comparisons(study: Study, regime: str = "") -> int:
-    """How many comparisons Holm will count once all planned runs have finished: those of two planned cells that are no controls."""
-    planned = {(t["step"], t["change"]) for t in study.trials if t["regime"] == (regime or study.regime)}
-    return sum(
-        c["kind"] not in CONTROLS and {tuple(c["child"]), tuple(c["parent"])} <= planned for c in study.comparisons
-    )
+    """How many comparisons Holm will count once all planned runs have finished.
+
+    Those of two planned cells that are no controls.
+    """
+    planned = {run.cell.id for run in study.runs_in(regime)}
+    counted = [c for c in study.comparisons if not c.kind.control]
+    return sum({c.child, c.parent} <= planned for c in counted)
 
 
 def power_of(effect: float, n: int, std: float, *, df_error: DfRule = two_steps, alpha: float = ALPHA) -> float:

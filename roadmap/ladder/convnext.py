@@ -21,11 +21,12 @@ RECIPE = "recipe"
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """What the paper prints for a step: top-1 in %, its standard deviation over three seeds, multiply-adds in G; None where it prints none."""
+    """What the paper prints for a step: top-1 in % (with so many decimals), its standard deviation over three seeds, multiply-adds in G; None where it prints none."""
 
     top1: float
     std: float | None
     gflops: float | None
+    decimals: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +300,10 @@ class Regime:
 def _paper(table: str) -> Mapping[str, Paper]:
     """Rows of `name top1 std gflops`; `-` where the paper prints no such number."""
     rows = (line.split() for line in table.strip().splitlines())
-    return {name: Paper(top1=float(top1), std=_number(std), gflops=_number(gflops)) for name, top1, std, gflops in rows}
+    return {
+        name: Paper(top1=float(top1), std=_number(std), gflops=_number(gflops), decimals=len(top1.partition(".")[2]))
+        for name, top1, std, gflops in rows
+    }
 
 
 def _number(text: str) -> float | None:
