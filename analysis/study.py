@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from roadmap.config.metric import Metric
-from roadmap.runs.record import DIVERGED, FINISHED, INTERRUPTED, MISSING, Hardware, Record
+from roadmap.runs.record import DIVERGED, FINISHED, INTERRUPTED, MISSING, Hardware, Record, with_neutral
 
 GPU_HOURS, CORE_HOURS, DEVICE_HOURS = "GPU-hours", "core-hours", "device-hours"
 
@@ -110,6 +110,11 @@ class Run:
     def averaged(self, metric: Metric) -> bool:
         """Whether the value is one of averaged weights (EMA)."""
         return metric.averaged(self.record.metrics)
+
+    @property
+    def resolved(self) -> Mapping[str, Any]:
+        """Every setting that decided the outcome, by its part; empty where the record does not say."""
+        return with_neutral(self.record.resolved) if self.record.resolved else {}
 
     @property
     def machine(self) -> Machine:

@@ -109,7 +109,7 @@ def place(lattice: Lattice, studies: Sequence[Study], metric: Metric = TOP1, lik
 
 def _cell(lattice: Lattice, run: Run) -> int | None:
     """The cell with the run's settings, None where there is none or the record does not say them."""
-    return lattice.find(flat(run.record.resolved)) if run.record.resolved else None
+    return lattice.find(flat(run.resolved)) if run.resolved else None
 
 
 def _sorted_out(studies: Sequence[Study], metric: Metric) -> _Sorted:

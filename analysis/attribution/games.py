@@ -60,7 +60,7 @@ def _configurations(study: Study, metric: Metric) -> dict[Cell, Settings]:
     controls = control_cells(study)
     for run in study.runs_in():
         if run.cell.id not in controls and run.finished(metric) and _tells(run):
-            runs[run.cell].append(json.dumps(flat(run.record.resolved or {})))
+            runs[run.cell].append(json.dumps(flat(run.resolved)))
     found = {cell: json.loads(Counter(texts).most_common(1)[0][0]) for cell, texts in runs.items()}
     data = {cell: json.dumps(_data_of(settings)) for cell, settings in found.items()}
     most = Counter(data.values()).most_common(1)
@@ -69,8 +69,7 @@ def _configurations(study: Study, metric: Metric) -> dict[Cell, Settings]:
 
 def _tells(run: Run) -> bool:
     """Whether a run says its settings, and is no control."""
-    resolved = run.record.resolved
-    return bool(resolved) and not (resolved or {}).get("control")
+    return bool(run.resolved) and not run.resolved.get("control")
 
 
 def _data_of(settings: Settings) -> list[Any]:

@@ -265,7 +265,7 @@ def _values(runs: Sequence[Run], code: Sequence[str]) -> Values:
 
 def _described(run: Run) -> Iterator[tuple[str, Any]]:
     """(name, value) of every resolved setting and circumstance."""
-    resolved = run.record.resolved or {}
+    resolved = run.resolved
     for part in ("model", "recipe", "data"):
         yield from ((f"{part}.{name}", value) for name, value in resolved.get(part, {}).items())
     yield "init", resolved.get("init", run.record.init)

@@ -403,7 +403,7 @@ def run_bench(device: str, *, pairs: int, out: Path) -> int:
     write_json(
         path,
         {
-            "hardware": hardware(ranks),
+            "hardware": hardware(ranks).to_json(),
             "packages": package_versions(),
             **git_state(),
             "ratios": [asdict(r) for r in found],
@@ -434,7 +434,7 @@ def measure_latency(name: str, device: str, *, rounds: int, runs: Path) -> int:
     write_json(
         folder / "latency.json",
         {
-            "hardware": hardware(ranks),
+            "hardware": hardware(ranks).to_json(),
             "batch": 1,
             "precision": "fp32",
             "packages": package_versions(),

@@ -120,8 +120,6 @@ class Record:
         """Build a record from the content of a record.json of any version, which is used up."""
         if content.get("version") != VERSION:
             upgrade(content)
-        if _neutral_settings() and content.get("resolved"):
-            content["resolved"] = _filled(content["resolved"])
         values = {**_DEFAULTS, **content, "hardware": Hardware.from_json(content.get("hardware"))}
         extra = len(values) > len(_DEFAULTS)
         values["extra"] = {name: content[name] for name in content if name not in _DEFAULTS} if extra else {}
@@ -135,6 +133,21 @@ class Record:
         if self.hardware is not NO_HARDWARE:
             known["hardware"] = self.hardware.to_json()
         return {**known, "metrics": dict(self.metrics), **({"damaged": True} if self.damaged else {}), **self.extra}
+
+    def __getitem__(self, name: str) -> Any:
+        """A value by its name in record.json, a metric's by its own. Raises KeyError for other names."""
+        if name in self.metrics:
+            return self.metrics[name]
+        return getattr(self, name) if name in _DEFAULTS else self.extra[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a value of that name is known."""
+        return self.get(str(name)) is not None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As `record[name]`; `default` where nothing is known."""
+        value = self[name] if name in self.metrics or name in _DEFAULTS else self.extra.get(name)
+        return default if value is None else value
 
     def replace(self, **values: Any) -> Record:
         """A copy with other values."""
@@ -158,11 +171,14 @@ def upgrade(content: dict[str, Any]) -> None:
         content["version"] = VERSION
 
 
-def _filled(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings that decided the outcome, those of fields that the writer did not know of included.
+def with_neutral(resolved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """All settings that decided an outcome, those of fields that the writer did not know of included.
 
-    A field younger than version 1 is left out of an identity at its neutral value.
+    A field younger than version 1 is left out of an identity at its neutral value: a record says
+    nothing of it, whether its writer knew it or not.
     """
+    if not _neutral_settings():
+        return resolved
     known = [part for part in _neutral_settings() if part in resolved]
     if "timm" in resolved.get("model", {}):  # its toggles are timm's own
         known = [part for part in known if part != "model"]
