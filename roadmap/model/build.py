@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TIMM_SPEC, IMAGE_SIZE = "roadmap.timm", "roadmap.image_size"
 
 
-def build_subject(spec: AnySpec, image_size: int) -> nn.Module:
+def build_network(spec: AnySpec, image_size: int) -> nn.Module:
     """The network of either kind of spec, with random weights. `image_size`: for architectures that are built for one size. Raises ConfigError."""
     if isinstance(spec, TimmSpec):
         return _from_timm(spec, image_size)

@@ -73,8 +73,8 @@ def complexity(spec: AnySpec, image_size: int) -> Complexity:
 def _complexity_of_timm(spec: TimmSpec, image_size: int) -> Complexity:
     import torch
 
-    from roadmap.model.build import build_subject, macs_by_operator
+    from roadmap.model.build import build_network, macs_by_operator
 
     with torch.device("meta"):
-        model = build_subject(spec, image_size)
+        model = build_network(spec, image_size)
     return Complexity(params=params_of(model), macs=macs_by_operator(model, spec.in_chans, image_size))

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from onebox import TRIAL, Cluster, lines
@@ -95,9 +94,8 @@ def time_limited(cluster: Cluster) -> str:
 @pytest.fixture(scope="session")
 def ends_as_undisturbed(cluster: Cluster, undisturbed: subprocess.Popen[bytes]) -> Callable[[Path], None]:
     """Checks that a finished run's tensors and epochs are those of the run that nothing happened to."""
-    from small_runs import hash_of
-
     from roadmap.runs.folder import RunFolder
+    from tests.helpers.small_runs import hash_of
 
     def check(run: Path) -> None:
         assert undisturbed.wait(timeout=180) == 0

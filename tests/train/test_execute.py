@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from small_runs import child, hash_of, in_child, make_run, make_trial, train
 
 from roadmap.config.errors import ConfigError
 from roadmap.config.runtime import Runtime
@@ -17,6 +16,7 @@ from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
 from roadmap.runs.provenance import git_state
 from roadmap.train.execute import execute
+from tests.helpers.small_runs import child, hash_of, in_child, make_run, make_trial, train
 
 SHORT = {"epochs": 1, "warmup_epochs": 0}
 KEYS = (

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import make_run, make_trial, train
 
 from roadmap.bench.subjects import batches, trainer
 from roadmap.config.runtime import Runtime
 from roadmap.ladder.convnext import ladder
 from roadmap.train.loop import CHECK_EVERY_ON_GPU, Trainer
+from tests.helpers.small_runs import make_run, make_trial, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

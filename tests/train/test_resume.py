@@ -11,17 +11,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from small_runs import hash_of, in_child, make_run, make_trial, train
 
 import roadmap.data.pipeline
+import roadmap.train.criterion
 import roadmap.train.execute
 import roadmap.train.loop
-import roadmap.train.optimizer
 from roadmap.config.runtime import Runtime
 from roadmap.runs.folder import RunFolder
 from roadmap.train import checkpoints
 from roadmap.train.execute import execute
 from roadmap.train.loop import Trainer
+from tests.helpers.small_runs import hash_of, in_child, make_run, make_trial, train
 
 ITERATIONS = 18  # of make_trial: 2 epochs of 1,166 // 128
 
@@ -217,7 +217,7 @@ def test_a_forced_run_counts_its_time_anew(tmp_path: Path) -> None:
 def leave_generators_to_their_state() -> None:
     roadmap.train.loop.seed_group = lambda *args: 0
     roadmap.data.pipeline.seed_all = lambda seed: None
-    roadmap.train.optimizer.np.random.seed = lambda seed: None  # type: ignore[assignment]
+    roadmap.train.criterion.np.random.seed = lambda seed: None  # type: ignore[assignment]
 
 
 def test_negative_control_with_draws_from_generator_state_a_resumed_run_differs(tmp_path: Path) -> None:
