@@ -12,28 +12,31 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def signed(value: float | None) -> str:
-    """A change in points: '+0.54', '−1.23', '0.00'."""
+def signed(value: float | None, decimals: int = 2) -> str:
+    """A difference: '+0.54', '−1.23', '0.00'."""
     if value is None:
         return NONE
-    text = f"{value:+.2f}"
-    return minus(text) if float(text) else "0.00"
+    text = f"{value:+.{decimals}f}"
+    return minus(text) if float(text) else f"{0:.{decimals}f}"
 
 
-def signed_interval(value: float | None, low: float | None, high: float | None) -> str:
+def signed_interval(value: float | None, low: float | None, high: float | None, decimals: int = 2) -> str:
     """'+0.54 [+0.20, +0.88]'; the value alone where it has no interval."""
-    return (
-        signed(value)
-        if value is None or low is None or high is None
-        else f"{signed(value)} [{signed(low)}, {signed(high)}]"
-    )
+    if value is None or low is None or high is None:
+        return signed(value, decimals)
+    return f"{signed(value, decimals)} [{signed(low, decimals)}, {signed(high, decimals)}]"
 
 
-def spread(mean: float | None, std: float | None) -> str:
+def number(value: float | None, decimals: int = 2) -> str:
+    """'81.97', with so many decimals."""
+    return NONE if value is None else f"{value:.{decimals}f}"
+
+
+def spread(mean: float | None, std: float | None, decimals: int = 2) -> str:
     """'81.97 ± 0.06'; without a standard deviation the mean alone."""
-    if mean is None:
-        return NONE
-    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
+    if mean is None or std is None:
+        return number(mean, decimals)
+    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
 
 
 def median_text(median: float | None, low: float | None, high: float | None) -> str:
@@ -71,3 +74,11 @@ def plain(value: Any) -> str:
     """A setting as a proof holds it, JSON or not, without the quotes of a word."""
     text = one_line(value)
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+_MARKDOWN = str.maketrans({c: "\\" + c for c in "\\|*_`[]"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+
+
+def markdown_text(text: str) -> str:
+    """The text as Markdown shows it: no character of it is markup."""
+    return text.translate(_MARKDOWN)

@@ -1,4 +1,6 @@
-"""The numbers on a lattice: Shapley values, pair interactions, and the seeds' uncertainty of both. Top-1 in percent, everything else in points.
+"""The numbers on a lattice: Shapley values, pair interactions, and the seeds' uncertainty of both.
+
+Means are in the metric's unit, everything else in its difference unit.
 
 The averages are own code: the libraries for Shapley values (shapiq, shap) take a value for every one of the 2^n subsets, and have neither cells that cannot be built nor
 cells that nobody trained. All are weighted sums of cell means, so that intervals need the weights once and not a game a resample.
@@ -9,29 +11,32 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from math import factorial
 from typing import TYPE_CHECKING
 
 from analysis.attribution.assignment import Placed
-from analysis.attribution.coalitions import Lattice, Player, is_training, paths
-from analysis.load import accuracy
-from analysis.stats.comparisons import CONFIDENCE
+from analysis.attribution.coalitions import Lattice, Player, paths
+from analysis.attribution.games import is_training, training_toggles
+from analysis.stats.error_term import CONFIDENCE
+from analysis.study import Run
+from roadmap.config.metric import Metric
 
 if TYPE_CHECKING:
     import numpy as np
 
 RESAMPLES, BOOTSTRAP_SEED, BLOCK = 4000, 0, 128
+SIDES = ("recipe", "architecture")
 
-Weights = Mapping[int, float]  # by cell; an estimate is the sum of weight x mean top-1
-Means = dict[int, dict[int, float]]  # cell -> {seed: top-1}
+Weights = Mapping[int, float]  # by cell; an estimate is the sum of weight x mean
+Means = dict[int, dict[int, float]]  # cell -> {seed: value}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Points of top-1 with the bootstrap's 95 % interval; None where no cell was trained twice, for then no error is known."""
+    """A sum of means with the bootstrap's 95 % interval; None where no cell was trained twice, for then no error is known."""
 
     value: float
     low: float | None
@@ -49,7 +54,7 @@ class Value(Estimate):
 
 @dataclass(frozen=True)
 class Interaction:
-    """By how many points two players together give more than the sum of each alone; over `squares` of `legal` ones (None: not counted), no value without one."""
+    """By how much two players together give more than the sum of each alone; over `squares` of `legal` ones (None: not counted), no value without one."""
 
     a: str
     b: str
@@ -85,44 +90,72 @@ def solve(lattice: Lattice, placed: Placed, regime: str, scatter: Placed | None 
     shares, used = shapley_weights(means, lattice.size)
     squares = {(i, j): interaction_weights(means, i, j, lattice.size) for i, j in combinations(range(lattice.size), 2)}
     allowed = _legal_squares(legal, lattice.size) if legal is not None else None
-    kinds = [_kind(p, regime) for p in players]
-    sums = (
-        [_add(w for w, kind in zip(shares, kinds, strict=True) if kind == side) for side in ("recipe", "architecture")]
-        if shares and "both" not in kinds
-        else []
-    )
+    toggles = training_toggles(regime)
+    kinds = tuple(_kind(p, toggles) for p in players)
+    sums = _sums(shares, kinds)
     gain = [{0: -1.0, top: 1.0}] if {0, top} <= means.keys() else []
-    rows = [*gain, *shares, *sums, *(w for w, n in squares.values() if n)]
-    found = estimates(
+    asked = [*gain, *shares, *sums, *(weights for weights, n in squares.values() if n)]
+    estimated, error = estimates(
         means,
-        rows,
+        asked,
         scatter=_means(scatter) if scatter else None,
         streams={cell: _stream(lattice.settings(cell)) for cell in means},
     )
-    estimate = iter(found[0])
+    estimate = iter(estimated)
     return Solved(
         gain=next(estimate) if gain else None,
-        values=tuple(Value(**asdict(next(estimate)), player=p.name, settings=p.words, kind=kind) for p, kind in zip(players, kinds, strict=True)) if shares else (),
+        values=_values(players, kinds, estimate) if shares else (),
         sums=(next(estimate), next(estimate)) if sums else None,
-        interactions=tuple(
-            Interaction(players[i].name, players[j].name, **(asdict(next(estimate)) if n else {"value": None, "low": None, "high": None}), squares=n, legal=allowed[i, j] if allowed else None)
-            for (i, j), (_, n) in squares.items()
-        ),
-        kinds=tuple(kinds),
+        interactions=_interactions(players, squares, allowed, estimate),
+        kinds=kinds,
         used=used,
         legal_orders=through[0].get(top, 0) if through else None,
         legal_cells=len(legal) if legal is not None else None,
         missing=_ranked(means, through, lattice.size) if through else [],
-        error=found[1],
-    )  # fmt: skip
+        error=error,
+    )
+
+
+def _sums(shares: Sequence[Weights], kinds: Sequence[str]) -> list[Weights]:
+    """The weights of all recipe and of all architecture players together; none where a player is both."""
+    if not shares or "both" in kinds:
+        return []
+    of_kind = {side: [w for w, kind in zip(shares, kinds, strict=True) if kind == side] for side in SIDES}
+    return [_add(weights) for weights in of_kind.values()]
+
+
+def _values(players: Sequence[Player], kinds: Sequence[str], estimate: Iterator[Estimate]) -> tuple[Value, ...]:
+    """The next estimates as the players' shares."""
+    found = []
+    for player, kind in zip(players, kinds, strict=True):
+        e = next(estimate)
+        found.append(Value(e.value, e.low, e.high, player=player.name, settings=player.words, kind=kind))
+    return tuple(found)
+
+
+def _interactions(
+    players: Sequence[Player],
+    squares: Mapping[tuple[int, int], tuple[Weights, int]],
+    allowed: Mapping[tuple[int, int], int] | None,
+    estimate: Iterator[Estimate],
+) -> tuple[Interaction, ...]:
+    """The next estimates as the interactions of those pairs that have a trained square."""
+    found = []
+    for (i, j), (_, n) in squares.items():
+        e = next(estimate) if n else None
+        numbers = (e.value, e.low, e.high) if e else (None, None, None)
+        legal = allowed[i, j] if allowed else None
+        found.append(Interaction(players[i].name, players[j].name, *numbers, squares=n, legal=legal))
+    return tuple(found)
 
 
 def _means(placed: Placed) -> Means:
     """Sorted, so that the bootstrap draws alike in whatever order the runs are listed."""
-    return {
-        cell: dict(sorted((int(t["seed"]), float(accuracy(t))) for t in found))
-        for cell, found in sorted(placed.runs.items())
-    }
+    return {cell: _by_seed(runs, placed.metric) for cell, runs in sorted(placed.runs.items())}
+
+
+def _by_seed(runs: Sequence[Run], metric: Metric) -> dict[int, float]:
+    return dict(sorted((int(run.seed), run.value(metric)) for run in runs))
 
 
 def _stream(settings: Mapping[str, object]) -> int:
@@ -189,11 +222,14 @@ def _add(rows: Iterable[Weights]) -> Weights:
     return dict(total)
 
 
-def _kind(player: Player, regime: str) -> str:
-    """A player that changes the network is architecture, also where LayerScale or stochastic depth goes with it; one that changes recipe and network is both."""
-    network = any(not is_training(key, regime) for key in player.settings)
+def _kind(player: Player, toggles: frozenset[str]) -> str:
+    """A player that changes the network is architecture, also where LayerScale or stochastic depth goes
+    with it; one that changes recipe and network is both."""
+    network = any(not is_training(key, toggles) for key in player.settings)
     trained_otherwise = any(key.startswith("recipe.") for key in player.settings)
-    return "both" if network and trained_otherwise else "architecture" if network else "recipe"
+    if network:
+        return "both" if trained_otherwise else "architecture"
+    return "recipe"
 
 
 def _ranked(

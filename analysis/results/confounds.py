@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
@@ -149,7 +149,7 @@ class Proof:
 
     status: Status
     declared: tuple[str, ...] = ()
-    changed: Mapping[str, tuple[str, str]] | None = None
+    changed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     confounds: tuple[Confound, ...] = ()
     unsaid: tuple[str, ...] = ()
     same: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ class Proof:
         return {
             "status": str(self.status),
             "declared": list(self.declared),
-            "changed": {name: list(pair) for name, pair in (self.changed or {}).items()},
+            "changed": {name: list(pair) for name, pair in self.changed.items()},
             "confounded_by": [confound.text for confound in self.confounds],
             "unsaid": list(self.unsaid),
             "same": list(self.same),
