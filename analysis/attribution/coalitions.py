@@ -10,21 +10,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import combinations
-from typing import Any, TypeVar
+from typing import Any
 
 from roadmap.config.data import Data
 from roadmap.config.errors import ConfigError, RoadmapError, listing
 from roadmap.config.fields import from_plain, show
 from roadmap.config.model import DEPENDENCIES, ModelSpec
 from roadmap.config.recipe import Recipe
-from roadmap.config.trial import Trial
+from roadmap.config.trial import Trial, spec_class
 
 Settings = dict[str, Any]  # 'model.kernel_size' -> its setting, as JSON holds it
-
-T = TypeVar("T")
 
 # Up to so many players every subset is looked at (2^16 cells, about a second); beyond, only those that were trained.
 LIMIT = 16
@@ -176,32 +174,23 @@ class Lattice:
 
 
 def _refusal(settings: Settings) -> str:
-    """The message of the config that these settings do not make.
-
-    Fields that are younger than the records are filled in as `Record.from_json` fills in the rest.
-    """
+    """The message of the config that these settings do not make; empty where they make one."""
     parts: dict[str, Settings] = {"model": {}, "recipe": dict(_LABELS), "data": {"title": "cell"}}
     for key, value in settings.items():
         part, dot, name = key.partition(".")
         if dot:
             parts[part][name] = value
     try:
-        model = _built(ModelSpec, parts["model"], "resolved.model")
-        recipe = _built(Recipe, parts["recipe"], "resolved.recipe")
-        data = _built(Data, parts["data"], "resolved.data")
+        model = from_plain(spec_class(parts["model"]), parts["model"], "resolved.model")
+        recipe = from_plain(Recipe, parts["recipe"], "resolved.recipe")
+        data = from_plain(Data, parts["data"], "resolved.data")
         Trial(model=model, recipe=recipe, data=data, seed=0, init=settings.get("init", ""))
     except ConfigError as e:
         return str(e)
     return ""
 
 
-_LABELS = {"name": "cell", "source": "cell", "expected": ""}
-
-
-def _built(cls: type[T], values: Settings, where: str) -> T:
-    """A config of these values; a field that they lack has its default."""
-    defaults = {f.name: f.default for f in fields(cls) if f.default is not MISSING}  # type: ignore[arg-type]
-    return from_plain(cls, {**defaults, **values}, where)
+_LABELS = {"name": "cell", "source": "cell", "expected": ""}  # fields of a recipe that are no settings
 
 
 def paths(cells: Collection[int], size: int) -> tuple[dict[int, int], dict[int, int]]:

@@ -13,7 +13,8 @@ from analysis.attribution.coalitions import Game, Lattice, Player, Settings, fla
 from analysis.study import Cell, CellId, Comparison, Kind, Run, Study
 from roadmap.config.errors import RoadmapError, listing
 from roadmap.config.metric import TOP1, Metric
-from roadmap.ladder.convnext import STEPS, change_of, find_regime, ladder
+from roadmap.ladder import Ladder, find_ladder
+from roadmap.ladder.ladder import RECIPE
 
 Pair = tuple[Any, Any]  # a setting's values in two cells
 Cells = Mapping[Cell, Settings]
@@ -37,9 +38,11 @@ def game_of(study: Study, metric: Metric = TOP1) -> Game:
             f"attribute.study {study.name} has no finished run that says its resolved settings; "
             "legal: records with `resolved`; run the study again with this version"
         )
-    on_path = Counter(cell.change for cell in cells if cell.step in STEPS and STEPS[cell.step].on_path)
+    ladder = find_ladder(study.ladder)
+    names = {step.name for step in ladder.order()}
+    on_path = Counter(cell.change for cell in cells if cell.step in names)
     change, steps = on_path.most_common(1)[0] if on_path else ("", 0)
-    game = _ladder_game(study, cells, change) if steps > 1 else _toggles_game(study, cells)
+    game = _ladder_game(study, ladder, cells, change) if steps > 1 else _toggles_game(study, cells)
     if not game.players:
         raise RoadmapError(
             f"attribute.study {study.name} has finished runs of one setting only; "
@@ -87,9 +90,9 @@ def differences(a: Settings, b: Settings) -> dict[str, Pair]:
 # A ladder's steps --------------------------------------------------------------------------------
 
 
-def _ladder_game(study: Study, cells: Cells, change: str) -> Game:
+def _ladder_game(study: Study, ladder: Ladder, cells: Cells, change: str) -> Game:
     """Players are the differences of consecutive steps that have finished runs."""
-    every = [step.name for step in ladder()]
+    every = [step.name for step in ladder.order()]
     by_step = {cell.step: cell for cell in cells if cell.change == change}
     order = [by_step[name] for name in every if name in by_step]
     players: list[Player] = []
@@ -203,11 +206,16 @@ def _bundle_name(settings: Mapping[str, Any]) -> str:
 # Recipe against architecture ---------------------------------------------------------------------
 
 
-def training_toggles(regime: str) -> frozenset[str]:
+def training_toggles(study: Study) -> frozenset[str]:
     """The toggles of the network that a step sets together with the recipe: they say how to train."""
-    changes = [change_of(step, find_regime(regime)) for step in STEPS.values()]
-    with_recipe = [change for change in changes if any(name.startswith("recipe") for name in change)]
-    return frozenset(f"model.{name}" for change in with_recipe for name in change if not name.startswith("recipe"))
+    ladder = find_ladder(study.ladder)
+    overrides = [ladder.overrides(step, study.regime) for step in ladder.all_steps]
+    with_recipe = [names for names in overrides if any(_of_recipe(name) for name in names)]
+    return frozenset(f"model.{name}" for names in with_recipe for name in names if not _of_recipe(name))
+
+
+def _of_recipe(name: str) -> bool:
+    return name.partition(".")[0] == RECIPE
 
 
 def is_training(key: str, toggles: frozenset[str]) -> bool:
@@ -215,12 +223,11 @@ def is_training(key: str, toggles: frozenset[str]) -> bool:
     return key.startswith("recipe.") or key == "init" or key in toggles
 
 
-def halves(lattice: Lattice, regime: str) -> Game:
+def halves(lattice: Lattice, toggles: frozenset[str]) -> Game:
     """The game of two: all that differs in training between base and top, and all that differs in the network.
 
-    One player where the other would be empty.
+    One player where the other would be empty. toggles: `training_toggles`.
     """
-    toggles = training_toggles(regime)
     whole = differences(dict(lattice.game.base), lattice.settings(lattice.top))
     recipe = {key: pair for key, pair in whole.items() if is_training(key, toggles)}
     network = {key: pair for key, pair in whole.items() if key not in recipe}

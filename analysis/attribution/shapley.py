@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from analysis.attribution.assignment import Placed
 from analysis.attribution.coalitions import Lattice, Player, paths
-from analysis.attribution.games import is_training, training_toggles
+from analysis.attribution.games import is_training
 from analysis.stats.error_term import CONFIDENCE
 from analysis.study import Run
 from roadmap.config.metric import Metric
@@ -81,7 +81,7 @@ class Solved:
     error: str
 
 
-def solve(lattice: Lattice, placed: Placed, regime: str, scatter: Placed | None = None) -> Solved:
+def solve(lattice: Lattice, placed: Placed, toggles: frozenset[str], scatter: Placed | None = None) -> Solved:
     """scatter: the runs whose error counts, where these are another lattice's, such as the whole study's for the game of two."""
     means = _means(placed)
     players, top = lattice.game.players, lattice.top
@@ -90,7 +90,6 @@ def solve(lattice: Lattice, placed: Placed, regime: str, scatter: Placed | None 
     shares, used = shapley_weights(means, lattice.size)
     squares = {(i, j): interaction_weights(means, i, j, lattice.size) for i, j in combinations(range(lattice.size), 2)}
     allowed = _legal_squares(legal, lattice.size) if legal is not None else None
-    toggles = training_toggles(regime)
     kinds = tuple(_kind(p, toggles) for p in players)
     sums = _sums(shares, kinds)
     gain = [{0: -1.0, top: 1.0}] if {0, top} <= means.keys() else []

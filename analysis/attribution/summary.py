@@ -17,7 +17,7 @@ from typing import Any
 from analysis.attribution import notes, text
 from analysis.attribution.assignment import Placed, place
 from analysis.attribution.coalitions import Game, Lattice, Player
-from analysis.attribution.games import game_of, halves, players_of
+from analysis.attribution.games import game_of, halves, players_of, training_toggles
 from analysis.attribution.shapley import Estimate, Solved, solve
 from analysis.attribution.shares import Attribution, MissingCell, Price, Shares, TrainedCell
 from analysis.study import DEVICE_HOURS, Run, Study
@@ -47,14 +47,13 @@ def attribute(
     lattice = Lattice(game or game_of(study, metric))
     placed = place(lattice, studies, metric)
     price, planned = _price(placed), len(set(seeds)) or _planned(study)
-    solved = solve(lattice, placed, study.regime)
-    two = Lattice(halves(lattice, study.regime))
+    toggles = training_toggles(study)
+    solved = solve(lattice, placed, toggles)
+    two = Lattice(halves(lattice, toggles))
     placed_two = place(two, studies, metric, placed.like) if two.size == 2 else None
     # With the whole study's error, so that what stands in headline and table has one interval.
     shares = (
-        _shares(two, placed_two, solve(two, placed_two, study.regime, placed), price.of(1, planned))
-        if placed_two
-        else None
+        _shares(two, placed_two, solve(two, placed_two, toggles, placed), price.of(1, planned)) if placed_two else None
     )
     ids = _ids(placed, shares)
     on_cells = notes.on_cells(study, lattice, solved, shares, price, metric)

@@ -15,7 +15,7 @@ from analysis.stats.comparisons import summarize
 from analysis.study import Cell, CellId, Kind, Outcome, Run, Study
 from analysis.wording import with_words
 from roadmap.config.metric import TOP1, Metric
-from roadmap.ladder.convnext import STEPS, Regime, find_regime, ladder
+from roadmap.ladder import Ladder, Regime, find_ladder
 
 SETUP = tuple(field.name for field in dataclasses.fields(Setup))
 # What all runs of one row share: everything but the seed, which `configuration` hashes, and the network.
@@ -27,6 +27,7 @@ class _Asked:
     """What a study's rows are made for."""
 
     study: Study
+    ladder: Ladder
     regime: Regime
     metric: Metric
     kinds: Mapping[CellId, Kind]
@@ -38,14 +39,15 @@ def analyse(study: Study, metric: Metric = TOP1, regime: str = "") -> Analysis:
     A ladder's path is shown up to the last planned step, with side steps where runs are planned;
     other designs show their cells in planned order.
     """
-    where = find_regime(regime or study.regime)
-    asked = _Asked(study, where, metric, {c.child: c.kind for c in study.comparisons})
+    ladder = find_ladder(study.ladder)
+    where = ladder.find_regime(regime or study.regime)
+    asked = _Asked(study, ladder, where, metric, {c.child: c.kind for c in study.comparisons})
     cells: dict[CellId, list[Run]] = defaultdict(list)
     for run in study.runs_in(where.name):
         cells[run.cell.id].append(run)
     rows: list[Result] = []
     sides: dict[CellId, Side] = {}
-    for cell in _order(study, cells):
+    for cell in _order(study, ladder, cells):
         first, *others = _by_setup(cells.get(cell.id, []), metric)
         main = _result(asked, cell, first, asked.kinds.get(cell.id))
         rows.append(main)
@@ -54,7 +56,7 @@ def analyse(study: Study, metric: Metric = TOP1, regime: str = "") -> Analysis:
     effects, findings = compare(study, sides, metric)
     main_rows = {id(side.result) for side in sides.values()}
     compared = [_completed(row, study, effects, findings.error) if id(row) in main_rows else row for row in rows]
-    results = [replace(row, beside=beside_paper(row, where)) for row in compared]
+    results = [replace(row, beside=beside_paper(ladder, row, where)) for row in compared]
     results += [_undefined(asked, cell.label, cell.reason) for cell in study.undefined]
     return Analysis(results, findings, where.name, metric)
 
@@ -72,12 +74,12 @@ def _completed(row: Result, study: Study, effects: Mapping[CellId, Effect], erro
     )
 
 
-def _order(study: Study, cells: Mapping[CellId, Sequence[Run]]) -> list[Cell]:
+def _order(study: Study, ladder: Ladder, cells: Mapping[CellId, Sequence[Run]]) -> list[Cell]:
     """Of a ladder: step by step, each with its changes, then what is no step. Else: as planned."""
     planned = [runs[0].cell for runs in cells.values()]
     if study.design != "ladder":
         return planned
-    steps = ladder(side_steps=True)
+    steps = ladder.order(side_steps=True)
     of_step = {step.name: [cell for cell in planned if cell.step == step.name] for step in steps}
     names = {cell.step for cell in planned}
     whole = len({cell.step for cell in planned if cell.whole}) > 1
@@ -137,7 +139,7 @@ def _result(asked: _Asked, cell: Cell, runs: Sequence[Run], kind: Kind | None) -
     finished = sorted(latest.values(), key=seed_order)
     says = finished or kept
     named = _named(asked, cell, kind, kept)
-    numbers = paper_numbers(STEPS.get(cell.step) if named.is_step else None, asked.regime)
+    numbers = paper_numbers(asked.ladder, asked.ladder.steps.get(cell.step) if named.is_step else None, asked.regime)
     counts = Counter(run.outcome(metric) for run in kept)
     return replace(
         named,
@@ -183,7 +185,7 @@ def common_words(study: Study) -> str:
 
 def _named(asked: _Asked, cell: Cell, kind: Kind | None, runs: Sequence[Run]) -> Result:
     """How a cell is called and drawn."""
-    step = STEPS.get(cell.step)
+    step = asked.ladder.steps.get(cell.step)
     role = _role(asked, cell, kind)
     if cell.step and common_words(asked.study):
         what = label = cell.step
@@ -197,7 +199,7 @@ def _named(asked: _Asked, cell: Cell, kind: Kind | None, runs: Sequence[Run]) ->
 
 
 def _role(asked: _Asked, cell: Cell, kind: Kind | None) -> Role:
-    step = STEPS.get(cell.step)
+    step = asked.ladder.steps.get(cell.step)
     if kind is not None and kind.control:
         return Role.CONTROL
     if step is None:
@@ -254,7 +256,7 @@ def _undefined(asked: _Asked, label: str, reason: str) -> Result:
         undefined=reason,
         metric=asked.metric,
         effect=Effect(note=f"not defined: {reason}"),
-        paper=paper_numbers(None, asked.regime),
+        paper=paper_numbers(asked.ladder, None, asked.regime),
     )
 
 

@@ -12,15 +12,16 @@ from analysis.stats.comparisons import against_paper, summarize
 from roadmap.config.errors import RoadmapError
 from roadmap.config.metric import TOP1
 from roadmap.config.recipes import find_recipe
-from roadmap.ladder.convnext import REGIMES, STEPS, Paper, Regime, Step, find_regime, ladder, recipe_of
+from roadmap.ladder import Ladder, Paper, Regime, Step
 
 PRINTED = TOP1  # the metric that the ladders' papers print
-IMAGES = {"train_images": 1_281_167, "test_images": 50_000}  # all of ImageNet-1k
+TITLES = {"imagenet": "ImageNet-1k"}  # of the data that papers train on
+IMAGES = {"imagenet": {"train_images": 1_281_167, "test_images": 50_000}}  # all of it
 
 
-def paper_numbers(step: Step | None, regime: Regime) -> PaperNumbers:
+def paper_numbers(ladder: Ladder, step: Step | None, regime: Regime) -> PaperNumbers:
     """What the paper prints for the step: in this regime, else in the first one that the paper has."""
-    printed = regime if regime.paper else next(r for r in REGIMES.values() if r.paper)
+    printed = ladder.printed_regime(regime.name)
     here = printed.paper.get(step.name) if step else None
     before = printed.paper.get(step.parent or "") if step else None
     return _numbers(here, before, printed.name)
@@ -36,14 +37,14 @@ def _numbers(here: Paper | None, before: Paper | None, regime: str) -> PaperNumb
     )
 
 
-def beside_paper(result: Result, regime: Regime) -> BesidePaper:
+def beside_paper(ladder: Ladder, result: Result, regime: Regime) -> BesidePaper:
     """The difference from the printed number, where network, data and image size are the paper's.
 
     Elsewhere only the list of what differs.
     """
     if result.paper.score is None or not result.n or result.metric is not PRINTED:
         return BesidePaper()
-    protocol = tuple(_protocol(result, regime))
+    protocol = tuple(_protocol(ladder, result, regime))
     if any(difference.kind.incomparable for difference in protocol):
         return BesidePaper(protocol=protocol)
     summary = summarize(list(result.score.by_seed.values()))
@@ -52,20 +53,20 @@ def beside_paper(result: Result, regime: Regime) -> BesidePaper:
     return BesidePaper(difference=found.difference, z=found.z, p=found.p, protocol=protocol, note=found.note)
 
 
-def _protocol(result: Result, regime: Regime) -> Iterator[ProtocolDifference]:
+def _protocol(ladder: Ladder, result: Result, regime: Regime) -> Iterator[ProtocolDifference]:
     """In what the runs differ from the paper's protocol."""
-    setup, paper = result.setup, find_regime(result.paper.regime)
+    setup, paper = result.setup, ladder.find_regime(result.paper.regime)
     if paper.name != regime.name:
         yield ProtocolDifference(ProtocolKind.NETWORK, regime.name, paper.name)
     if setup.data_name != paper.data:
-        yield ProtocolDifference(ProtocolKind.DATA, str(setup.data), "ImageNet-1k")
+        yield ProtocolDifference(ProtocolKind.DATA, str(setup.data), TITLES.get(paper.data, paper.data))
     else:
-        for name, images in IMAGES.items():
+        for name, images in IMAGES.get(paper.data, {}).items():
             if (measured := getattr(setup, name)) not in (None, images):
                 yield ProtocolDifference(ProtocolKind.IMAGES, f"{name} {measured:,}", f"{images:,}")
     if setup.image_size != paper.image_size:
         yield ProtocolDifference(ProtocolKind.PIXELS, str(setup.image_size), str(paper.image_size))
-    stated = find_recipe(recipe_of(result.step, paper.name))
+    stated = find_recipe(ladder.recipe_name(result.step, paper.name))
     if setup.recipe != stated.name:
         yield ProtocolDifference(ProtocolKind.RECIPE, str(setup.recipe), stated.name)
     elif setup.epochs != stated.epochs:
@@ -74,12 +75,12 @@ def _protocol(result: Result, regime: Regime) -> Iterator[ProtocolDifference]:
         yield ProtocolDifference(ProtocolKind.BATCH, str(setup.global_batch), str(stated.batch_size))
 
 
-def paper_results(regime: str, reference: Path) -> list[Result]:
+def paper_results(ladder: Ladder, regime: str, reference: Path) -> list[Result]:
     """The paper's own ladder from ladder-<regime>.csv.
 
     Raises RoadmapError for a file that does not fit the ladder.
     """
-    lines = _read_reference(reference)
+    lines = _read_reference(ladder, reference)
     printed = {name: _printed(line) for name, line in lines.items()}
     return [
         Result(
@@ -96,7 +97,7 @@ def paper_results(regime: str, reference: Path) -> list[Result]:
             metric=PRINTED,
             paper=_numbers(printed[step.name], printed.get(step.parent or ""), regime),
         )
-        for step in ladder(side_steps=True)
+        for step in ladder.order(side_steps=True)
         if step.name in lines
     ]
 
@@ -115,7 +116,7 @@ def _float(text: str) -> float | None:
     return float(text) if text else None
 
 
-def _read_reference(path: Path) -> dict[str, dict[str, str]]:
+def _read_reference(ladder: Ladder, path: Path) -> dict[str, dict[str, str]]:
     """Lines of the reference file by step name."""
     try:
         with open(path, newline="") as f:
@@ -126,9 +127,9 @@ def _read_reference(path: Path) -> dict[str, dict[str, str]]:
             "legal: a ladder-<regime>.csv of results/reference; restore it from git"
         ) from e
     for name in lines:
-        if name not in STEPS:
+        if name not in ladder.steps:
             raise RoadmapError(
                 f"report.reference {path} names step {name!r}, which is not on the ladder; "
-                f"legal: {', '.join(STEPS)}; correct the file or the ladder"
+                f"legal: {', '.join(ladder.steps)}; correct the file or the ladder"
             )
     return lines

@@ -8,6 +8,7 @@ records are read in little more than the time of their JSON. No torch, no pandas
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -119,6 +120,8 @@ class Record:
         """Build a record from the content of a record.json of any version, which is used up."""
         if content.get("version") != VERSION:
             upgrade(content)
+        if _neutral_settings() and content.get("resolved"):
+            content["resolved"] = _filled(content["resolved"])
         values = {**_DEFAULTS, **content, "hardware": Hardware.from_json(content.get("hardware"))}
         extra = len(values) > len(_DEFAULTS)
         values["extra"] = {name: content[name] for name in content if name not in _DEFAULTS} if extra else {}
@@ -153,3 +156,26 @@ def upgrade(content: dict[str, Any]) -> None:
         measured = {name: content.pop(name, None) for name in METRIC_KEYS}
         content["metrics"] = {name: value for name, value in measured.items() if value is not None}
         content["version"] = VERSION
+
+
+def _filled(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings that decided the outcome, those of fields that the writer did not know of included.
+
+    A field younger than version 1 is left out of an identity at its neutral value.
+    """
+    known = [part for part in _neutral_settings() if part in resolved]
+    if "timm" in resolved.get("model", {}):  # its toggles are timm's own
+        known = [part for part in known if part != "model"]
+    return {**resolved, **{part: {**_neutral_settings()[part], **resolved[part]} for part in known}}
+
+
+@functools.cache
+def _neutral_settings() -> dict[str, dict[str, Any]]:
+    """The neutral values of the fields younger than version 1, by part of a trial; empty parts left out."""
+    from roadmap.config.data import Data
+    from roadmap.config.fields import neutral_settings
+    from roadmap.config.model import ModelSpec
+    from roadmap.config.recipe import Recipe
+
+    parts = {"model": neutral_settings(ModelSpec), "recipe": neutral_settings(Recipe), "data": neutral_settings(Data)}
+    return {part: values for part, values in parts.items() if values}
