@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.results.analyse import analyse
-from analysis.results.results import Effect, Result
+from analysis.results.results import Effect, Result, Role
 from analysis.study import Study
 from roadmap.config.metric import TOP1, Metric
 
@@ -22,7 +22,8 @@ def results_frame(results: Sequence[Result]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.DataFrame([_row(result) for result in results], dtype=object)
+    columns = list(_row(Result(role=Role.OTHER)))  # the same of no result at all
+    return pd.DataFrame([_row(result) for result in results], columns=columns, dtype=object)
 
 
 def comparisons_frame(study: Study, metric: Metric = TOP1, regime: str = "") -> pd.DataFrame:
@@ -44,6 +45,7 @@ def _row(result: Result) -> dict[str, Any]:
         "what": result.what,
         "label": result.label,
         "group": result.group,
+        "parent": result.effect.parent or result.parent_step,
         "params": result.params,
         "macs": result.macs,
         **_score(result),
@@ -82,17 +84,19 @@ def _score(result: Result) -> dict[str, Any]:
 
 def _effect(effect: Effect) -> dict[str, Any]:
     return {
-        "parent": effect.parent,
         "effect": effect.value,
         "effect_se": effect.se,
         "effect_low": effect.low,
         "effect_high": effect.high,
         "effect_p": effect.p,
         "effect_method": effect.method,
+        "effect_mark": effect.mark,
+        "effect_note": effect.note,
         "effect_sampling_se": effect.sampling_se,
         "p_holm": effect.p_holm,
         "verdict": effect.verdict,
         "proof": effect.proof.text if effect.proof else None,
+        "status": str(effect.proof.status) if effect.proof else None,
     }
 
 
@@ -111,12 +115,12 @@ def _comparison(result: Result) -> dict[str, Any]:
     proof = result.effect.proof
     return {
         "child": result.label,
+        "parent": result.effect.parent,
         "metric": result.metric.name,
         "mean": result.score.mean,
         "n": result.n,
         "n_parent": len(result.effect.parent_ids),
         **_effect(result.effect),
-        "status": str(proof.status) if proof else None,
         "changed": dict(proof.changed) if proof else {},
         "confounds": [confound.text for confound in proof.confounds] if proof else [],
     }

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from analysis.results.protocol import ProtocolDifference, ProtocolKind
-from analysis.results.results import BesidePaper, PaperNumbers, Result, Role
+from analysis.results.results import Analysis, BesidePaper, Findings, PaperNumbers, Result, Role
 from analysis.stats.comparisons import against_paper, summarize
+from analysis.stats.error_term import error_term
 from roadmap.config.errors import RoadmapError
 from roadmap.config.metric import TOP1
 from roadmap.config.recipes import find_recipe
@@ -73,6 +74,12 @@ def _protocol(ladder: Ladder, result: Result, regime: Regime) -> Iterator[Protoc
         yield ProtocolDifference(ProtocolKind.EPOCHS, str(setup.epochs), str(stated.epochs))
     if setup.global_batch != stated.batch_size:
         yield ProtocolDifference(ProtocolKind.BATCH, str(setup.global_batch), str(stated.batch_size))
+
+
+def paper_analysis(ladder: Ladder, regime: str, reference: Path) -> Analysis:
+    """The paper's own ladder as if it were analysed; nothing is compared, for no run of it is known."""
+    nothing = Findings(metric=PRINTED, error=error_term({}), family=0, controls=None, identical=())
+    return Analysis(paper_results(ladder, regime, reference), nothing, regime, PRINTED, ladder.name)
 
 
 def paper_results(ladder: Ladder, regime: str, reference: Path) -> list[Result]:

@@ -14,6 +14,7 @@ from analysis.results.protocol import ProtocolDifference
 from analysis.stats.comparisons import Change, ErrorTerm, FalsePositives
 from analysis.study import Cell, CellId, Latency, Machine
 from roadmap.config.metric import TOP1, Metric
+from roadmap.ladder import DEFAULT
 
 
 class Role(StrEnum):
@@ -221,3 +222,9 @@ class Analysis:
     findings: Findings
     regime: str
     metric: Metric
+    ladder: str = DEFAULT
+
+    @property
+    def measured(self) -> bool:
+        """Whether the rows are measured; those of a paper's own ladder are not."""
+        return all(result.measured for result in self.results)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 from roadmap.config.errors import ConfigError
 from roadmap.config.model import ModelSpec
 from roadmap.study.expand import expand
-from roadmap.study.file import EXPERIMENTS, read_plan
+from roadmap.study.file import EXPERIMENTS, json_schema, read_plan
 from roadmap.study.plan import CONTROLS, DESIGNS, Plan, parse_override, values_of
 
 STUDIES = sorted(EXPERIMENTS.glob("*.yaml"))
@@ -366,3 +369,33 @@ def test_every_key_of_a_plan_may_stand_in_a_file(tmp_path: Path) -> None:
     assert set(values) == {f.name for f in fields(Plan)}
     plan = read_plan(written(tmp_path, "".join(f"{k}: {v}\n" for k, v in values.items())))
     assert (plan.steps, plan.seeds, plan.precision, plan.cross) == (("9",), (3,), "fp32", {"epochs": [1]})
+
+
+# The schema for editors --------------------------------------------------------------------------------------------------
+
+
+def test_the_committed_schema_is_todays() -> None:
+    committed = json.loads((EXPERIMENTS / "study.schema.json").read_text())
+    assert committed == json_schema(), "run `roadmap schema > experiments/study.schema.json`"
+
+
+@BY_NAME
+def test_a_shipped_file_names_the_schema_and_fits_it(path: Path) -> None:
+    assert "# yaml-language-server: $schema=study.schema.json" in path.read_text().splitlines()[1]
+    jsonschema.validate(yaml.safe_load(path.read_text()), json_schema())
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"desing": "ladder"},
+        {"design": "lader"},
+        {"controls": ["a-b"]},
+        {"seeds": ["zero"]},
+        {"changes": [{"norm": "bacth"}]},
+        {"digits": {"epochs": "few"}},
+    ],
+)
+def test_an_editor_that_checks_by_the_schema_finds_the_fault(fault: dict[str, Any]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"question": "q", **fault}, json_schema())
