@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +7,8 @@ import pytest
 from roadmap.config.trial import Trial
 from roadmap.ladder.convnext import ladder
 
-sys.path.insert(0, str(Path(__file__).parent))  # whatever pytest's import mode, the tests here find study_files
 
-from study_files import make_trial, write_runs
+from tests.helpers.study_files import make_trial, write_runs
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 

@@ -8,7 +8,10 @@ import random
 from dataclasses import replace
 
 import pytest
-from games import (
+from tests.helpers.games import (
+    attribute,
+    game_of,
+    players_of,
     BASE,
     FREE,
     SINGLE,
@@ -25,9 +28,8 @@ from games import (
     with_control,
 )
 
-from analysis.attribution.coalitions import Lattice, flat, paths
+from analysis.attribution.coalitions import Game, Lattice, Player, flat, paths
 from analysis.attribution.shapley import interaction_weights, shapley_weights
-from analysis.attribution.summary import Game, Player, attribute, game_of, players_of
 from roadmap.config.errors import RoadmapError
 
 

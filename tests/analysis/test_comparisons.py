@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_files import Values, make_trial, write_runs
+from tests.helpers.study_files import Values, make_trial, write_runs
 
 from analysis.load import gather
 from analysis.report import tables

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from study_files import Values, make_record, make_trial, write_runs
+from tests.helpers.study_files import Values, make_record, make_trial, write_runs
 
 from analysis.load import gather, load_results, outcome, reason, to_lines
 from roadmap.config.errors import RoadmapError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from statsmodels.stats.power import TTestIndPower  # type: ignore[import-untyped,unused-ignore]
-from study_files import make_trial, write_runs
+from tests.helpers.study_files import make_trial, write_runs
 
 from analysis.load import LABELS, Study, gather
 from analysis.results.rows import analyse

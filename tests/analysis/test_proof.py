@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_files import make_record, make_trial, write_runs
+from tests.helpers.study_files import make_record, make_trial, write_runs
 
 from analysis.load import gather
 from analysis.report import tables

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from study_files import make_trial, write_runs
+from tests.helpers.study_files import make_trial, write_runs
 
 from analysis.report.report import report_paper, report_study
 from roadmap.config.errors import RoadmapError

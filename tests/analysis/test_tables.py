@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from study_files import make_trial, write_runs
+from tests.helpers.study_files import make_trial, write_runs
 
 from analysis.load import gather
 from analysis.report import tables

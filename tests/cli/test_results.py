@@ -20,11 +20,8 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(
-    0, str(Path(__file__).parents[1] / "analysis")
-)  # whatever pytest's import mode, the tests here find study_files
 
-from study_files import make_record, make_trial, write_runs
+from tests.helpers.study_files import make_record, make_trial, write_runs
 
 from analysis.report.serve import HOST, server
 from roadmap.config.errors import RoadmapError
