@@ -113,7 +113,7 @@ def pooled_std(error: ErrorTerm, study: str) -> PooledStd:
     std, df = (error.within, error.mean_df) if error.method == SEPARATE else (error.std, error.df)
     if std is None or df is None:
         raise RoadmapError(
-            f"power.study {study} has no step with two finished runs that differ ({error.runs} in {error.cells} steps); "
+            f"power.study {study} has no step with two finished runs ({error.runs} in {error.cells} steps); "
             "legal: two seeds or more; run more seeds or state --std"
         )
     if std == 0:

@@ -121,6 +121,10 @@ class Record:
         if content.get("version") != VERSION:
             upgrade(content)
         values = {**_DEFAULTS, **content, "hardware": Hardware.from_json(content.get("hardware"))}
+        if content.get("metrics"):
+            values["metrics"] = {name: value for name, value in content["metrics"].items() if value is not None}
+        else:
+            values["metrics"] = {}
         extra = len(values) > len(_DEFAULTS)
         values["extra"] = {name: content[name] for name in content if name not in _DEFAULTS} if extra else {}
         # By place: JSON's keys are not interned, and as keywords each would be compared with all names.

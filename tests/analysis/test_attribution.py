@@ -14,13 +14,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
+
+from analysis.attribution.coalitions import Game, Player, flat
+from analysis.attribution.shapley import RESAMPLES, Estimate, Weights, estimates, shapley_weights
+from analysis.attribution.summary import to_json
+from analysis.attribution.text import markdown, terminal
+from roadmap.ladder import find_ladder
+from roadmap.runs.record import MISSING
 from tests.helpers.games import (
-    attribute,
     BASE,
     BOUND,
     FREE,
     PAIRS,
     SINGLE,
+    attribute,
     buildable,
     by_permutations,
     entry_of,
@@ -35,14 +43,6 @@ from tests.helpers.games import (
     trial_of,
     values_of,
 )
-from rich.console import Console
-
-from analysis.attribution.coalitions import Game, Player, flat
-from analysis.attribution.shapley import RESAMPLES, Estimate, Weights, estimates, shapley_weights
-from analysis.attribution.summary import to_json
-from analysis.attribution.text import markdown, terminal
-from roadmap.ladder import find_ladder
-from roadmap.runs.record import MISSING
 
 
 def test_additive_games_are_attributed_exactly() -> None:

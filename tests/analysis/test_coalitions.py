@@ -8,18 +8,22 @@ import random
 from dataclasses import replace
 
 import pytest
+
+from analysis.attribution.coalitions import Game, Lattice, Player, flat, paths
+from analysis.attribution.shapley import interaction_weights, shapley_weights
+from roadmap.config.errors import RoadmapError
 from tests.helpers.games import (
-    attribute,
-    game_of,
-    players_of,
     BASE,
     FREE,
     SINGLE,
+    attribute,
     entry_of,
     factorial,
     game,
+    game_of,
     ladder_study,
     pairwise,
+    players_of,
     settings_of,
     study_of,
     subsets,
@@ -27,10 +31,6 @@ from tests.helpers.games import (
     values_of,
     with_control,
 )
-
-from analysis.attribution.coalitions import Game, Lattice, Player, flat, paths
-from analysis.attribution.shapley import interaction_weights, shapley_weights
-from roadmap.config.errors import RoadmapError
 
 
 def test_players_are_found_in_a_factorial_study() -> None:
