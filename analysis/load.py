@@ -1,10 +1,12 @@
-"""Run folders -> Study, and Study <-> results/<study>/records.jsonl; both -> one tidy table of runs.
+"""Run folders -> Study, and Study <-> results/<study>/records.jsonl.
+
+Both -> one tidy table of runs.
 
 A run is never dropped: it is finished, failed or missing. records.jsonl holds all that analysis
-needs, so that tables and figures can be made again without runs/:
-    line 1     {"format": 2, "study": name, "question": text, "ladder": name, "regime": name, ...}
-               and what else study.json says: design, notes, points, comparisons, crossings, undefined
-    then one line a planned run, in planned order: its record, with status "missing" where it has none.
+needs, so that tables and figures can be made again without runs/: line 1 {"format": 2, "study":
+name, "question": text, "ladder": name, "regime": name, ...} and what else study.json says: design,
+notes, points, comparisons, crossings, undefined then one line a planned run, in planned order: its
+record, with status "missing" where it has none.
 """
 
 from __future__ import annotations
@@ -60,8 +62,8 @@ def open_study(folder: Path, *, curves: bool = False) -> Study:
 def load_runs(path: Path | str) -> pd.DataFrame:
     """Read a study's folder as one tidy table: a row a planned run, whatever became of it.
 
-    Columns: the labels, `status`, every metric, then the record's other numbers and words, then each
-    resolved setting by its dotted name (`model.kernel_size`).
+    Columns: the labels, `status`, every metric, then the record's other numbers and words, then
+    each resolved setting by its dotted name (`model.kernel_size`).
     """
     import pandas as pd
 
@@ -89,7 +91,8 @@ def _tidy(run: Run) -> dict[str, Any]:
 
 
 def gather(folder: Path, *, curves: bool = False) -> Study:
-    """Read runs/<study>: study.json and every record.json below it, with `curves` also metrics.jsonl.
+    """Read runs/<study>: study.json and every record.json below it, with `curves` also
+    metrics.jsonl.
 
     Raises RoadmapError where there is no usable study.json.
     """
@@ -119,13 +122,17 @@ def _header(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     )
     try:
         header = json.loads(path.read_bytes())
-        planned = [{label: trial[label] for label in LABELS} for trial in header.pop("trials")]
+        planned = [_labels(trial) for trial in header.pop("trials")]
         _ = [header[key] for key in ("name", "question", "regime")]
     except OSError as e:
         raise RoadmapError(f"report.study {path} cannot be read: {e.strerror}; {advice}") from e
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise RoadmapError(f"report.study {path} is damaged ({type(e).__name__}: {e}); {advice}") from e
     return header, planned
+
+
+def _labels(trial: Content) -> dict[str, Any]:
+    return {label: trial[label] for label in LABELS}
 
 
 def _latency(folder: Path) -> dict[str, Any]:
@@ -145,8 +152,12 @@ def _latency(folder: Path) -> dict[str, Any]:
 def _curves(folder: Path) -> dict[str, list[Any]]:
     """What a run noted at each epoch's end, on the split that it watched: {name: values}."""
     lines, _ = read_lines(folder / "metrics.jsonl")
-    shown = {name: [_rounded(line.get(name)) for line in lines] for name in (*CURVES, *AVERAGED_CURVES)}
-    return {name: values for name, values in shown.items() if any(value is not None for value in values)}
+    curves: dict[str, list[Any]] = {}
+    for name in (*CURVES, *AVERAGED_CURVES):
+        values = [_rounded(line.get(name)) for line in lines]
+        if values.count(None) < len(values):
+            curves[name] = values
+    return curves
 
 
 def _rounded(value: Any) -> Any:
@@ -179,7 +190,10 @@ def _damaged(error: str) -> dict[str, Any]:
 
 
 def _planned_record(planned: Content, content: dict[str, Any] | None) -> Record:
-    """Labels as planned, values as recorded. A record of another trial in the folder is not this run's."""
+    """Labels as planned, values as recorded.
+
+    A record of another trial in the folder is not this run's.
+    """
     if content is None:
         return Record(status=MISSING, **planned)
     theirs = content.get("fingerprint", planned["fingerprint"])
@@ -189,7 +203,8 @@ def _planned_record(planned: Content, content: dict[str, Any] | None) -> Record:
 
 
 def _labels_of_unplanned(folder: Path, content: Content) -> dict[str, Any]:
-    """Labels of a run that study.json does not list: from its record, then its trial.json, else empty."""
+    """Labels of a run that study.json does not list: from its record, then its trial.json, else
+    empty."""
     try:
         trial = json.loads((folder / "trial.json").read_bytes())
     except (OSError, ValueError):
@@ -213,10 +228,10 @@ def to_lines(study: Study) -> bytes:
         "design": study.design,
         "notes": list(study.notes),
         "points": list(study.points),
-        "comparisons": _distinct(_comparison_to_json(c, label) for c in study.comparisons),
-        "crossings": _distinct(_comparison_to_json(c, label) for c in study.crossings),
+        "comparisons": _comparisons_to_json(study.comparisons, label),
+        "crossings": _comparisons_to_json(study.crossings, label),
         "undefined": {undefined.label: undefined.reason for undefined in study.undefined},
-        "latency": _latency_to_json(study.latency, label) if study.latency else {},
+        "latency": _latency_to_json(study.latency, label),
     }
     contents = [header, *(run.record.to_json() for run in study.runs)]
     return "".join(json.dumps(content, allow_nan=False) + "\n" for content in contents).encode()
@@ -227,13 +242,21 @@ def _distinct(contents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({json.dumps(content): content for content in contents}.values())
 
 
+def _comparisons_to_json(comparisons: Iterable[Comparison], label: Mapping[CellId, list[str]]) -> list[dict[str, Any]]:
+    return _distinct(_comparison_to_json(c, label) for c in comparisons)
+
+
 def _comparison_to_json(c: Comparison, label: Mapping[CellId, list[str]]) -> dict[str, Any]:
     content = {"child": label[c.child], "parent": label[c.parent], "declared": list(c.declared), "kind": c.kind}
-    planned = {} if c.planned is None else {"planned": {name: list(pair) for name, pair in c.planned.items()}}
-    return {**content, **planned}
+    if c.planned is None:
+        return content
+    return {**content, "planned": {name: list(pair) for name, pair in c.planned.items()}}
 
 
-def _latency_to_json(table: LatencyTable, label: Mapping[CellId, list[str]]) -> dict[str, Any]:
+def _latency_to_json(table: LatencyTable | None, label: Mapping[CellId, list[str]]) -> dict[str, Any]:
+    if table is None:
+        return {}
+
     def one(id_: CellId, timed: Latency) -> dict[str, Any]:
         return {"cell": label[id_], "ms": timed.ms, "low": timed.low, "high": timed.high, "rounds": timed.rounds}
 
@@ -274,7 +297,8 @@ def _from_lines(lines: Sequence[bytes]) -> Study:
 
 
 def study_of(header: Content, records: Sequence[Record]) -> Study:
-    """A study from the content of study.json (or of the first line of records.jsonl) and its runs' records.
+    """A study from the content of study.json (or of the first line of records.jsonl) and its runs'
+    records.
 
     Files name cells by step and change; from here on a cell is what its configuration says.
     """
@@ -298,12 +322,16 @@ def study_of(header: Content, records: Sequence[Record]) -> Study:
         design=header.get("design", "ladder"),
         notes=list(header.get("notes", [])),
         points=points,
-        comparisons=[_comparison(c, cells) for cells in in_regimes for c in compared],
-        crossings=[_comparison(c, cells) for cells in in_regimes for c in crossed],
-        undefined=[Undefined(label, reason) for label, reason in header.get("undefined", {}).items()],
+        comparisons=_comparisons(compared, in_regimes),
+        crossings=_comparisons(crossed, in_regimes),
+        undefined=[Undefined(*named) for named in header.get("undefined", {}).items()],
         latency=_latency_table(header.get("latency"), in_regimes),
-        cells={cell.id: cell for cells in in_regimes for cell in cells.values()},
+        cells=_by_id(in_regimes),
     )
+
+
+def _by_id(in_regimes: Iterable[Mapping[Label, Cell]]) -> dict[CellId, Cell]:
+    return {cell.id: cell for cells in in_regimes for cell in cells.values()}
 
 
 def _run(record: Record, cells: Mapping[Label, Cell]) -> Run:
@@ -314,7 +342,10 @@ def _run(record: Record, cells: Mapping[Label, Cell]) -> Run:
 def _cells(
     regime: str, records: Sequence[Record], compared: Sequence[Content], points: Sequence[str], taken: set[CellId]
 ) -> dict[Label, Cell]:
-    """Every cell of a regime that has runs or is compared; each identity is given once (`taken`)."""
+    """Every cell of a regime that has runs or is compared.
+
+    Each identity is given once (`taken`).
+    """
     configurations: dict[Label, Counter[str]] = {}
     for record in records:
         counted = configurations.setdefault((record.step, record.change), Counter())
@@ -358,14 +389,21 @@ def _label(names: Sequence[Any]) -> Label:
     return str(step), str(change)
 
 
+def _comparisons(contents: Iterable[Content], in_regimes: Iterable[Mapping[Label, Cell]]) -> list[Comparison]:
+    """The comparisons of a file, which hold in every regime."""
+    listed = list(contents)
+    return [_comparison(content, cells) for cells in in_regimes for content in listed]
+
+
 def _comparison(content: Content, cells: Mapping[Label, Cell]) -> Comparison:
     planned = content.get("planned")
+    pairs = None if planned is None else {name: (before, after) for name, (before, after) in planned.items()}
     return Comparison(
         child=cells[_label(content["child"])].id,
         parent=cells[_label(content["parent"])].id,
         declared=tuple(content["declared"]),
         kind=Kind(content["kind"]),
-        planned=None if planned is None else {name: (before, after) for name, (before, after) in planned.items()},
+        planned=pairs,
     )
 
 

@@ -1,4 +1,7 @@
-"""How numbers are printed, the same in tables and figures. Signs and dashes are typographic; tables.latex translates them."""
+"""How numbers are printed, the same in tables and figures.
+
+Signs and dashes are typographic; tables.latex translates them.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,8 @@ def median_text(median: float | None, low: float | None, high: float | None) -> 
 
 
 def scaled(value: float | None, unit: float) -> str:
-    """A count in units of 1e6 or 1e9, with two decimals and always three significant digits: '25.56', '0.00123'."""
+    """A count in units of 1e6 or 1e9, with two decimals and always three significant digits:
+    '25.56', '0.00123'."""
     if value is None:
         return NONE
     x = value / unit
@@ -55,11 +59,13 @@ def scaled(value: float | None, unit: float) -> str:
 
 def one_line(text: object) -> str:
     """Whitespace and control characters, which error messages may hold, as single spaces."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    printable = "".join(c if c.isprintable() else " " for c in str(text))
+    return " ".join(printable.split())
 
 
 def with_words(name: str, change: str) -> str:
-    """A cell in words: 'gelu with kernel_size=3', 'gelu without stage-ratio', or what of the two there is."""
+    """A cell in words: 'gelu with kernel_size=3', 'gelu without stage-ratio', or what of the two
+    there is."""
     if not name or not change:
         return name or change
     return f"{name} {as_change(change)}"

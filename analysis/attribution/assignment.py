@@ -58,8 +58,11 @@ class Placed:
 
 @dataclass(frozen=True)
 class _Sorted:
-    """The studies' runs: finished ones that are no control's; those that are `lost`, with whether they are
-    the first study's; the fingerprints of controls' finished runs."""
+    """The studies' runs: finished ones that are no control's.
+
+    Those that are `lost`, with whether they are the first study's; the fingerprints of controls'
+    finished runs.
+    """
 
     finished: list[Run]
     lost: list[tuple[Run, bool]]
@@ -67,12 +70,13 @@ class _Sorted:
 
 
 def place(lattice: Lattice, studies: Sequence[Study], metric: Metric = TOP1, like: Run | None = None) -> Placed:
-    """Every run of the studies on its cell; of a run that several studies hold (one fingerprint) the
-    first finished one counts.
+    """Every run of the studies on its cell.
+
+    Of a run that several studies hold (one fingerprint) the first finished one counts.
 
     Runs that were made in other circumstances than `like`, a run of the base unless given, count
-    nowhere. Nor do the runs of a study's controls: they are there to be compared with their cell, as
-    in the study's table, and an A/A control's have seeds that no other cell has.
+    nowhere. Nor do the runs of a study's controls: they are there to be compared with their cell,
+    as in the study's table, and an A/A control's have seeds that no other cell has.
     """
     runs = _sorted_out(studies, metric)
     cells = {id(run): _cell(lattice, run) for run in runs.finished}
@@ -131,8 +135,8 @@ def _typical(runs: Sequence[Run], cells: Mapping[int, int | None], study: Study)
     """A run in whose circumstances the others must be.
 
     One of the base, of another cell only where the base has none; the study's own before another's.
-    Where these disagree, one of the largest group that was made alike, those last whose records leave
-    open what they are of.
+    Where these disagree, one of the largest group that was made alike, those last whose records
+    leave open what they are of.
     """
     own = {id(run) for run in study.runs}
     rank = {id(run): (cells[id(run)] != 0, id(run) not in own) for run in runs}
@@ -157,8 +161,8 @@ def doubts(run: Run) -> tuple[Confound, ...]:
 
 
 def _differing(lattice: Lattice, like: Run | None) -> Callable[[Run], tuple[Confound, ...]]:
-    """A function that says in what a run of a cell was made otherwise than `like`, beyond what follows
-    from players' settings. Each way is compared once, for runs may be many."""
+    """A function that says in what a run of a cell was made otherwise than `like`, beyond what
+    follows from players' settings. Each way is compared once, for runs may be many."""
     declared = tuple(dict.fromkeys(key for p in lattice.game.players for key in p.settings))
     open_anyway = doubts(like) if like else ()
     known: dict[str, tuple[Confound, ...]] = {}

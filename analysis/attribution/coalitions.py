@@ -1,9 +1,11 @@
-"""The lattice of a game's toggles: which settings each subset of them means, and whether it can be built.
+"""The lattice of a game's toggles: which settings each subset of them means, and whether it can be
+built.
 
-A cell is a set of players that are on, held as a bit mask: bit i is player i, 0 the base, all bits the top. An order in which the players are switched on is a path
-from the base to the top; a legal order passes only cells that can be built. `analysis.attribution.games` tells who the players of a study are,
-`analysis.attribution.assignment` lays the runs on the cells, `analysis.attribution.shapley` puts the
-numbers on.
+A cell is a set of players that are on, held as a bit mask: bit i is player i, 0 the base, all bits
+the top. An order in which the players are switched on is a path from the base to the top; a legal
+order passes only cells that can be built. `analysis.attribution.games` tells who the players of a
+study are, `analysis.attribution.assignment` lays the runs on the cells,
+`analysis.attribution.shapley` puts the numbers on.
 """
 
 from __future__ import annotations
@@ -33,7 +35,11 @@ _MADE_OF = {"stages": ("depths",)}
 
 @dataclass(frozen=True)
 class Player:
-    """A toggle, or a bundle that is only ever switched as one. `settings` maps 'model.kernel_size' to (off, on); `reaches` names the ladder's step that it ends in."""
+    """A toggle, or a bundle that is only ever switched as one.
+
+    `settings` maps 'model.kernel_size' to (off, on); `reaches` names the ladder's step that it ends
+    in.
+    """
 
     name: str
     settings: Mapping[str, tuple[Any, Any]]
@@ -41,17 +47,23 @@ class Player:
 
     @property
     def words(self) -> str:
-        """What it switches: 'kernel_size 3 to 7'; of a large bundle the number of settings and the first few."""
+        """What it switches: 'kernel_size 3 to 7'.
+
+        Of a large bundle the number of settings and the first few.
+        """
         said = [f"{short(key)} {text(off)} to {text(on)}" for key, (off, on) in self.settings.items()]
         return ", ".join(said) if len(said) <= 4 else f"{len(said)} settings: {', '.join(said[:3])}, ..."
 
 
 @dataclass(frozen=True)
 class Game:
-    """`players` on top of `base`, whose cell is called `bottom`; `top` names the cell with all of them on.
+    """`players` on top of `base`, whose cell is called `bottom`.
 
-    A cell's settings are the base's with those of its players in their order, the later winning as on the ladder: there LayerScale comes with
-    `recipe` and goes with `grn`. `notes` are sentences on how the players were found.
+    `top` names the cell with all of them on.
+
+    A cell's settings are the base's with those of its players in their order, the later winning as
+    on the ladder: there LayerScale comes with `recipe` and goes with `grn`. `notes` are sentences
+    on how the players were found.
     """
 
     base: Mapping[str, Any]
@@ -108,7 +120,8 @@ class Lattice:
         }
 
     def words(self, cell: int) -> str:
-        """A cell's name by its players: what is on, or what is off (of a ladder: up to the last step that is on), whichever is shorter."""
+        """A cell's name by its players: what is on, or what is off (of a ladder: up to the last
+        step that is on), whichever is shorter."""
         steps = all(p.reaches for p in self.game.players)
         whole = (1 << cell.bit_length()) - 1 if steps else self.top
         on, off = ([p.name for p in self.members(c)] for c in (cell, whole ^ cell))
@@ -123,12 +136,19 @@ class Lattice:
 
     @cached_property
     def _telling(self) -> list[str | None]:
-        """For each player a setting that no other player touches, which tells whether it is on; None where it has none."""
+        """For each player a setting that no other player touches, which tells whether it is on.
+
+        None where it has none.
+        """
         owners = Counter(key for p in self.game.players for key in p.settings)
         return [next((key for key in p.settings if owners[key] == 1), None) for p in self.game.players]
 
     def find(self, settings: Settings) -> int | None:
-        """The cell with exactly these settings; None where there is none, as for half a bundle. Raises RoadmapError where two cells have them."""
+        """The cell with exactly these settings.
+
+        None where there is none, as for half a bundle. Raises RoadmapError where two cells have
+        them.
+        """
         known = sum(
             1 << i
             for i, key in enumerate(self._telling)
@@ -146,7 +166,10 @@ class Lattice:
 
     @cached_property
     def _checked(self) -> int:
-        """The players that a rule of ModelSpec, Recipe or Trial may refuse together with others; each alone was trained, or it would be no player."""
+        """The players that a rule of ModelSpec, Recipe or Trial may refuse together with others.
+
+        Each alone was trained, or it would be no player.
+        """
         toggles = [f.name for f in fields(ModelSpec)]
         names = {
             n
@@ -162,7 +185,10 @@ class Lattice:
         return {}
 
     def refusal(self, cell: int) -> str:
-        """Why the cell cannot be built; empty where it can. Specs are built once for each combination that a rule can tell apart."""
+        """Why the cell cannot be built; empty where it can.
+
+        Specs are built once for each combination that a rule can tell apart.
+        """
         asked = cell & self._checked
         if asked not in self._refusals:
             self._refusals[asked] = _refusal(self.settings(asked))
@@ -194,7 +220,10 @@ _LABELS = {"name": "cell", "source": "cell", "expected": ""}  # fields of a reci
 
 
 def paths(cells: Collection[int], size: int) -> tuple[dict[int, int], dict[int, int]]:
-    """Through these cells alone: {cell: ways to it from the base}, {cell: ways from it to the top}. Exact integers, one player switched on at a time."""
+    """Through these cells alone: {cell: ways to it from the base}, {cell: ways from it to the top}.
+
+    Exact integers, one player switched on at a time.
+    """
     bits = [1 << i for i in range(size)]
     top = (1 << size) - 1
     by_size = sorted(cells, key=int.bit_count)

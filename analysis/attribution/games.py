@@ -77,7 +77,8 @@ def _data_of(settings: Settings) -> list[Any]:
 
 
 def control_cells(study: Study) -> set[CellId]:
-    """The cells that are negative controls: the runs of another cell once more, to be compared with it."""
+    """The cells that are negative controls: the runs of another cell once more, to be compared with
+    it."""
     return {c.child for c in study.comparisons if c.kind.control}
 
 
@@ -142,7 +143,9 @@ def _comparisons(study: Study) -> list[Comparison]:
 
 
 def _toggles_game(study: Study, cells: Cells) -> Game:
-    """Players are the toggles with two settings; those that are never switched apart are one player.
+    """Players are the toggles with two settings.
+
+    Those that are never switched apart are one player.
 
     Off is what the compared cells' common base has.
     """
@@ -164,7 +167,8 @@ def _toggles_game(study: Study, cells: Cells) -> Game:
 
 
 def _about(cells: Cells, compared: Sequence[Comparison]) -> tuple[Cell, dict[Cell, Settings]]:
-    """The base of the compared cells, and the cells that comparisons tie to it: of a crossed design one copy."""
+    """The base of the compared cells, and the cells that comparisons tie to it: of a crossed design
+    one copy."""
     parents = {c.child: c.parent for c in compared}
     root = next((c.parent for c in compared if c.parent not in parents), None)
     reached = set() if root is None else _reached(root, compared)
@@ -223,7 +227,8 @@ def is_training(key: str, toggles: frozenset[str]) -> bool:
 
 
 def halves(lattice: Lattice, toggles: frozenset[str]) -> Game:
-    """The game of two: all that differs in training between base and top, and all that differs in the network.
+    """The game of two: all that differs in training between base and top, and all that differs in
+    the network.
 
     One player where the other would be empty. toggles: `training_toggles`.
     """

@@ -1,4 +1,5 @@
-"""What a reader of an attribution must know: what the lattice lacks, which runs count and which do not."""
+"""What a reader of an attribution must know: what the lattice lacks, which runs count and which do
+not."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def on_runs(placed: Placed, two: Placed | None, lattice: Lattice, planned: int, 
 
 
 def _on_circumstances(apart: Sequence[Apart], like: Run | None) -> Iterator[str]:
-    """Which runs were made otherwise than those that count, and what the records of these leave open."""
+    """Which runs were made otherwise than those that count, and what the records of these leave
+    open."""
     if apart:
         which = _few(found.run.id for found in apart)
         what = _few(confound.text for found in apart for confound in found.differs)

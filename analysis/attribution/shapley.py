@@ -1,9 +1,13 @@
-"""The numbers on a lattice: Shapley values, pair interactions, and the seeds' uncertainty of both.
+"""The numbers on a lattice:
+
+Shapley values, pair interactions, and the seeds' uncertainty of both.
 
 Means are in the metric's unit, everything else in its difference unit.
 
-The averages are own code: the libraries for Shapley values (shapiq, shap) take a value for every one of the 2^n subsets, and have neither cells that cannot be built nor
-cells that nobody trained. All are weighted sums of cell means, so that intervals need the weights once and not a game a resample.
+The averages are own code: the libraries for Shapley values (shapiq, shap) take a value for every
+one of the 2^n subsets, and have neither cells that cannot be built nor cells that nobody trained.
+All are weighted sums of cell means, so that intervals need the weights once and not a game a
+resample.
 """
 
 from __future__ import annotations
@@ -36,7 +40,10 @@ Means = dict[int, dict[int, float]]  # cell -> {seed: value}
 
 @dataclass(frozen=True)
 class Estimate:
-    """A sum of means with the bootstrap's 95 % interval; None where no cell was trained twice, for then no error is known."""
+    """A sum of means with the bootstrap's 95 % interval.
+
+    None where no cell was trained twice, for then no error is known.
+    """
 
     value: float
     low: float | None
@@ -45,7 +52,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Value(Estimate):
-    """A player's share. `settings` says what it switches, `kind` is 'recipe', 'architecture' or 'both'."""
+    """A player's share.
+
+    `settings` says what it switches, `kind` is 'recipe', 'architecture' or 'both'.
+    """
 
     player: str
     settings: str
@@ -54,7 +64,10 @@ class Value(Estimate):
 
 @dataclass(frozen=True)
 class Interaction:
-    """By how much two players together give more than the sum of each alone; over `squares` of `legal` ones (None: not counted), no value without one."""
+    """By how much two players together give more than the sum of each alone.
+
+    Over `squares` of `legal` ones (None: not counted), no value without one.
+    """
 
     a: str
     b: str
@@ -67,7 +80,11 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Solved:
-    """The estimates of one lattice. `sums` are the values of all recipe and of all architecture players; `missing` holds (cell, orders it completes, orders through it), best first."""
+    """The estimates of one lattice.
+
+    `sums` are the values of all recipe and of all architecture players; `missing` holds (cell,
+    orders it completes, orders through it), best first.
+    """
 
     gain: Estimate | None
     values: tuple[Value, ...]
@@ -82,7 +99,8 @@ class Solved:
 
 
 def solve(lattice: Lattice, placed: Placed, toggles: frozenset[str], scatter: Placed | None = None) -> Solved:
-    """scatter: the runs whose error counts, where these are another lattice's, such as the whole study's for the game of two."""
+    """scatter: the runs whose error counts, where these are another lattice's, such as the whole
+    study's for the game of two."""
     means = _means(placed)
     players, top = lattice.game.players, lattice.top
     legal = lattice.legal()
@@ -116,7 +134,10 @@ def solve(lattice: Lattice, placed: Placed, toggles: frozenset[str], scatter: Pl
 
 
 def _sums(shares: Sequence[Weights], kinds: Sequence[str]) -> list[Weights]:
-    """The weights of all recipe and of all architecture players together; none where a player is both."""
+    """The weights of all recipe and of all architecture players together.
+
+    None where a player is both.
+    """
     if not shares or "both" in kinds:
         return []
     of_kind = {side: [w for w, kind in zip(shares, kinds, strict=True) if kind == side] for side in SIDES}
@@ -158,12 +179,14 @@ def _by_seed(runs: Sequence[Run], metric: Metric) -> dict[int, float]:
 
 
 def _stream(settings: Mapping[str, object]) -> int:
-    """A number of a cell's settings alone: the cell draws the same errors in every lattice that has it, so that one quantity has one interval."""
+    """A number of a cell's settings alone: the cell draws the same errors in every lattice that has
+    it, so that one quantity has one interval."""
     return int.from_bytes(hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()[:8])
 
 
 def shapley_weights(trained: Mapping[int, object], size: int) -> tuple[list[Weights], int]:
-    """For each player the weights of its mean contribution over all orders whose every cell is in `trained`, and how many orders these are; no weights without one."""
+    """For each player the weights of its mean contribution over all orders whose every cell is in
+    `trained`, and how many orders these are; no weights without one."""
     up, down = paths(trained.keys(), size)
     orders = up.get((1 << size) - 1, 0) if 0 in trained else 0
     if not orders:
@@ -180,9 +203,11 @@ def shapley_weights(trained: Mapping[int, object], size: int) -> tuple[list[Weig
 
 
 def interaction_weights(trained: Mapping[int, object], i: int, j: int, size: int) -> tuple[Weights, int]:
-    """The weights of the mean second difference of two players over the squares in `trained`, and how many squares these are.
+    """The weights of the mean second difference of two players over the squares in `trained`, and
+    how many squares these are.
 
-    A square that stands on s other players weighs s! (n - s - 2)! / (n - 1)! in the index; with all squares trained these sum to one.
+    A square that stands on s other players weighs s! (n - s - 2)! / (n - 1)! in the index; with all
+    squares trained these sum to one.
     """
     a, b = 1 << i, 1 << j
     squares = [c for c in trained if not c & (a | b) and c | a in trained and c | b in trained and c | a | b in trained]
@@ -222,8 +247,8 @@ def _add(rows: Iterable[Weights]) -> Weights:
 
 
 def _kind(player: Player, toggles: frozenset[str]) -> str:
-    """A player that changes the network is architecture, also where LayerScale or stochastic depth goes
-    with it; one that changes recipe and network is both."""
+    """A player that changes the network is architecture, also where LayerScale or stochastic depth
+    goes with it; one that changes recipe and network is both."""
     network = any(not is_training(key, toggles) for key in player.settings)
     trained_otherwise = any(key.startswith("recipe.") for key in player.settings)
     if network:
@@ -234,7 +259,8 @@ def _kind(player: Player, toggles: frozenset[str]) -> str:
 def _ranked(
     trained: Mapping[int, object], through: tuple[dict[int, int], dict[int, int]], size: int
 ) -> list[tuple[int, int, int]]:
-    """Untrained cells on legal orders: (cell, orders it alone completes, orders that pass it), the most useful first."""
+    """Untrained cells on legal orders: (cell, orders it alone completes, orders that pass it), the
+    most useful first."""
     up, down = paths(trained.keys(), size)
     bits = [1 << i for i in range(size)]
     top = (1 << size) - 1
@@ -250,12 +276,16 @@ def _ranked(
 def estimates(
     cells: Means, rows: Sequence[Weights], *, scatter: Means | None = None, streams: Mapping[int, int] | None = None
 ) -> tuple[list[Estimate], str]:
-    """Each row's weighted sum of cell means with its interval, and a few words on the error behind the intervals.
+    """Each row's weighted sum of cell means with its interval, and a few words on the error behind
+    the intervals.
 
-    The bootstrap draws every cell's runs anew from the residuals of all cells: two or three runs of one cell are too few to draw from. Residuals are inflated to
-    the variance that n - 1 (or, where all cells have the same seeds, the model cell + seed) leaves, for a plain bootstrap of n runs is too narrow by
-    sqrt((n - 1) / n); and by the ratio of the t to the normal quantile, for that variance is itself an estimate. Assumes one error variance in all cells.
-    scatter: whose residuals are drawn, with their degrees of freedom; those of `cells` unless given. streams: each cell's own random numbers; its number unless given.
+    The bootstrap draws every cell's runs anew from the residuals of all cells: two or three runs of
+    one cell are too few to draw from. Residuals are inflated to the variance that n - 1 (or, where
+    all cells have the same seeds, the model cell + seed) leaves, for a plain bootstrap of n runs is
+    too narrow by sqrt((n - 1) / n); and by the ratio of the t to the normal quantile, for that
+    variance is itself an estimate. Assumes one error variance in all cells. scatter: whose
+    residuals are drawn, with their degrees of freedom; those of `cells` unless given. streams: each
+    cell's own random numbers; its number unless given.
     """
     import numpy as np
 
@@ -289,7 +319,8 @@ def estimates(
 def _residuals(cells: Means, asked: Means) -> tuple[np.ndarray | None, str]:
     """The inflated residuals of all cells, None where no cell has two runs; and what they are.
 
-    Where all cells, and those that are `asked` about, share their seeds, a seed's own effect is taken out: it is in all of them alike and cancels from every difference.
+    Where all cells, and those that are `asked` about, share their seeds, a seed's own effect is
+    taken out: it is in all of them alike and cancels from every difference.
     """
     import numpy as np
     from scipy.special import ndtri, stdtrit  # type: ignore[import-untyped,unused-ignore]

@@ -12,7 +12,10 @@ from roadmap.config.metric import Metric
 
 @dataclass(frozen=True)
 class TrainedCell:
-    """A cell with finished runs: `on` are its players, `mean` the mean over `n` runs of these `ids`."""
+    """A cell with finished runs:
+
+    `on` are its players, `mean` the mean over `n` runs of these `ids`.
+    """
 
     cell: str
     on: tuple[str, ...]
@@ -23,7 +26,11 @@ class TrainedCell:
 
 @dataclass(frozen=True)
 class MissingCell:
-    """A legal cell without a finished run. `settings` differ from the base's; `completes` counts the orders that this cell alone would complete, `orders` all that pass it."""
+    """A legal cell without a finished run.
+
+    `settings` differ from the base's; `completes` counts the orders that this cell alone would
+    complete, `orders` all that pass it.
+    """
 
     cell: str
     on: tuple[str, ...]
@@ -35,7 +42,8 @@ class MissingCell:
 
 @dataclass(frozen=True)
 class Shares:
-    """The game of two: what recipe and architecture give of the gain, over `orders` of `legal` ones, and together beyond each alone; `missing` are the cells that lack."""
+    """The game of two: what recipe and architecture give of the gain, over `orders` of `legal`
+    ones, and together beyond each alone; `missing` are the cells that lack."""
 
     recipe: Estimate | None
     architecture: Estimate | None
@@ -49,7 +57,11 @@ class Shares:
 
 @dataclass(frozen=True)
 class Attribution:
-    """What `roadmap attribute` says. Counts: orders and cells that were trained, that are legal (None: too many players to count), cells in all; `ids` are all runs behind it."""
+    """What `roadmap attribute` says.
+
+    Counts: orders and cells that were trained, that are legal (None: too many players to count),
+    cells in all; `ids` are all runs behind it.
+    """
 
     study: str
     metric: Metric
@@ -77,7 +89,10 @@ class Attribution:
 
 @dataclass(frozen=True)
 class Price:
-    """Mean hours of a finished run, of `runs` runs on devices that are counted alike; None where no run says how long it took."""
+    """Mean hours of a finished run, of `runs` runs on devices that are counted alike.
+
+    None where no run says how long it took.
+    """
 
     hours: float | None
     unit: str

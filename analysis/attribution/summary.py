@@ -1,10 +1,15 @@
-"""Study -> how much of the gain is whose: the Shapley value of each toggle, the interaction of each pair, and recipe against architecture.
+"""Study -> how much of the gain is whose: the Shapley value of each toggle, the interaction of each
+pair, and recipe against architecture.
 
-A step's change on the ladder is its effect after the steps before it, and would be another one elsewhere. The Shapley value averages a toggle's effect over all orders
-in which the toggles can be switched on (Shapley 1953); where some combinations cannot be built, over the orders that pass only combinations that can, as under
-precedence constraints (Faigle and Kern 1992); where some were not trained, over those whose every cell was, and how many these are is always said.
-Values of two toggles differ from the sum of their changes by interactions: the Shapley interaction index (Grabisch and Roubens 1999), a weighted mean of second
-differences v(S+i+j) - v(S+i) - v(S+j) + v(S), here over the squares whose four cells were trained, with the index's weights made to sum to one.
+A step's change on the ladder is its effect after the steps before it, and would be another one
+elsewhere. The Shapley value averages a toggle's effect over all orders in which the toggles can be
+switched on (Shapley 1953); where some combinations cannot be built, over the orders that pass only
+combinations that can, as under precedence constraints (Faigle and Kern 1992); where some were not
+trained, over those whose every cell was, and how many these are is always said. Values of two
+toggles differ from the sum of their changes by interactions: the Shapley interaction index
+(Grabisch and Roubens 1999), a weighted mean of second differences v(S+i+j) - v(S+i) - v(S+j) +
+v(S), here over the squares whose four cells were trained, with the index's weights made to sum to
+one.
 """
 
 from __future__ import annotations
@@ -38,9 +43,9 @@ def attribute(
 ) -> Attribution:
     """Attribute a study's gain to its toggles.
 
-    With every finished run of it and of `others` that lies on the lattice and was made as the base's
-    runs were. seeds: those that a missing cell would be trained with, for its cost; as many as most of
-    the study's cells have, unless given. game: other players than the study's own.
+    With every finished run of it and of `others` that lies on the lattice and was made as the
+    base's runs were. seeds: those that a missing cell would be trained with, for its cost; as many
+    as most of the study's cells have, unless given. game: other players than the study's own.
     Raises RoadmapError where the study defines no game; see `game_of`.
     """
     studies = [study, *others]

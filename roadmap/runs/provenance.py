@@ -17,7 +17,10 @@ PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "convnext-roadmap
 
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the code that runs, None where it is not a checkout; and the digest of its source."""
+    """Commit and dirty flag of the code that runs, None where it is not a checkout.
+
+    And the digest of its source.
+    """
 
     def git(*words: str) -> str | None:
         try:
@@ -35,10 +38,12 @@ def git_state() -> dict[str, Any]:
 
 
 def code_digest(package: Path = PACKAGE) -> str:
-    """Return a SHA-256, 16 digits, over the source files that can decide an outcome, and their names.
+    """Return a SHA-256, 16 digits, over the source files that can decide an outcome, and their
+    names.
 
-    Two runs with one digest were made by the same code, whatever else was committed or changed beside
-    it. `2:` in front tells it from the digests of older versions, which covered the whole package.
+    Two runs with one digest were made by the same code, whatever else was committed or changed
+    beside it. `2:` in front tells it from the digests of older versions, which covered the whole
+    package.
     """
     import hashlib
 

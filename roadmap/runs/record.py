@@ -139,7 +139,10 @@ class Record:
         return {**known, "metrics": dict(self.metrics), **({"damaged": True} if self.damaged else {}), **self.extra}
 
     def __getitem__(self, name: str) -> Any:
-        """A value by its name in record.json, a metric's by its own. Raises KeyError for other names."""
+        """A value by its name in record.json, a metric's by its own.
+
+        Raises KeyError for other names.
+        """
         if name in self.metrics:
             return self.metrics[name]
         return getattr(self, name) if name in _DEFAULTS else self.extra[name]
@@ -165,7 +168,8 @@ _WRITTEN = tuple(name for name in _DEFAULTS if name not in _APART)
 
 
 def upgrade(content: dict[str, Any]) -> None:
-    """Bring the content of a record of version 1 up to date: its metrics stood beside everything else.
+    """Bring the content of a record of version 1 up to date: its metrics stood beside everything
+    else.
 
     One of a newer version is left as it is.
     """
@@ -176,7 +180,8 @@ def upgrade(content: dict[str, Any]) -> None:
 
 
 def with_neutral(resolved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """All settings that decided an outcome, those of fields that the writer did not know of included.
+    """All settings that decided an outcome, those of fields that the writer did not know of
+    included.
 
     A field younger than version 1 is left out of an identity at its neutral value: a record says
     nothing of it, whether its writer knew it or not.
@@ -191,7 +196,10 @@ def with_neutral(resolved: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @functools.cache
 def _neutral_settings() -> dict[str, dict[str, Any]]:
-    """The neutral values of the fields younger than version 1, by part of a trial; empty parts left out."""
+    """The neutral values of the fields younger than version 1, by part of a trial.
+
+    Empty parts left out.
+    """
     from roadmap.config.data import Data
     from roadmap.config.fields import neutral_settings
     from roadmap.config.model import ModelSpec

@@ -143,7 +143,7 @@ def test_the_pooled_deviation_is_of_finished_runs_within_their_steps(study_folde
     )
 
 
-def draft_of(scatter: dict[str, list[float]], **values: Any) -> Draft:
+def draft_of(scatter: dict[str, list[float]], **said: Any) -> Draft:
     """Steps of the micro ladder with these deviations from 80 %, seed by seed."""
     found = []
     for step, values in scatter.items():
@@ -159,7 +159,7 @@ def draft_of(scatter: dict[str, list[float]], **values: Any) -> Draft:
                     "seed": seed,
                     "status": "finished",
                     "top1": 80 + value,
-                    **values,
+                    **said,
                 }
             )
     return Draft("s", found)

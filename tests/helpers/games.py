@@ -1,4 +1,7 @@
-"""Games of which the right answer is known, written as studies; and the brute force over permutations."""
+"""Games of which the right answer is known, written as studies.
+
+And the brute force over permutations.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,8 @@ def factorial(
     cells: Sequence[frozenset[str]] | None = None,
     noise: Sequence[float] = (0.0,),
 ) -> Draft:
-    """A study with a run for each cell and each number in `noise`, which is added to the cell's value. Cells that cannot be built are left out."""
+    """A study with a run for each cell and each number in `noise`, which is added to the cell's
+    value. Cells that cannot be built are left out."""
     entries = []
     for some in cells if cells is not None else subsets(list(toggles)):
         if buildable(some) or toggles is not BOUND:

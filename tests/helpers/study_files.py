@@ -128,7 +128,10 @@ def write_runs(
     name: str = "ladder",
     header: Values | None = None,
 ) -> Path:
-    """Plan all trials, write the records for which `values` returns something; returns the study's folder."""
+    """Plan all trials, write the records for which `values` returns something.
+
+    Returns the study's folder.
+    """
     folder = write_study(
         out, name, "Which steps help?", regime, trials, header=header or {"comparisons": comparisons(trials, regime)}
     )
