@@ -57,10 +57,18 @@ def scaled(value: float | None, unit: float) -> str:
     return f"{x:.{decimals}f}"
 
 
+def count(n: int, what: str) -> str:
+    """'1 run', '1,200 runs'."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def one_line(text: object) -> str:
     """Whitespace and control characters, which error messages may hold, as single spaces."""
-    printable = "".join(c if c.isprintable() else " " for c in str(text))
-    return " ".join(printable.split())
+    return " ".join("".join(map(_printable, str(text))).split())
+
+
+def _printable(letter: str) -> str:
+    return letter if letter.isprintable() else " "
 
 
 def with_words(name: str, change: str) -> str:

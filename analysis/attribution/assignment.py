@@ -97,17 +97,21 @@ def place(lattice: Lattice, studies: Sequence[Study], metric: Metric = TOP1, lik
             by_cell[cell].append(run)
     elsewhere = [run for run in kept.values() if cells[id(run)] is None]
     lost = [run for run, own in runs.lost if own or _cell(lattice, run) is not None]
+    unfinished = {run.fingerprint: run for run in lost if run.fingerprint not in kept}
+    aside = [run for run in elsewhere if run.record.resolved]
+    silent = [run for run in elsewhere if not run.record.resolved]
+    disagree = [r.id for r in repeated if kept[r.fingerprint].value(metric) != r.value(metric)]
     return Placed(
         metric=metric,
         runs=dict(by_cell),
         like=like,
         apart=tuple(apart.values()),
-        aside=tuple(run for run in elsewhere if run.record.resolved),
-        silent=tuple(run for run in elsewhere if not run.record.resolved),
+        aside=tuple(aside),
+        silent=tuple(silent),
         controls=len(runs.controls - kept.keys()),
-        lost=tuple({run.fingerprint: run for run in lost if run.fingerprint not in kept}.values()),
+        lost=tuple(unfinished.values()),
         repeated=len(repeated),
-        disagree=tuple(r.id for r in repeated if kept[r.fingerprint].value(metric) != r.value(metric)),
+        disagree=tuple(disagree),
     )
 
 

@@ -28,7 +28,8 @@ Settings = dict[str, Any]  # 'model.kernel_size' -> its setting, as JSON holds i
 
 # Up to so many players every subset is looked at (2^16 cells, about a second); beyond, only those that were trained.
 LIMIT = 16
-# Rules read these together with other settings. `stages`, which a dependency needs, is no toggle: it is made of `depths`.
+# Rules read these together with other settings. `stages`, which a dependency needs, is no toggle: it is
+# made of `depths`.
 _CHECKED_WITH_DATA = ("stem_stride", "depths", "num_classes", "in_chans")
 _MADE_OF = {"stages": ("depths",)}
 
@@ -85,7 +86,10 @@ def flat(resolved: Mapping[str, Any]) -> Settings:
     """Every resolved setting but the seed under its dotted name."""
     found: Settings = {}
     for key, value in resolved.items():
-        found |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, Mapping) else {key: value}
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            found[key] = value
     found.pop("seed", None)
     return found
 
@@ -124,15 +128,16 @@ class Lattice:
         step that is on), whichever is shorter."""
         steps = all(p.reaches for p in self.game.players)
         whole = (1 << cell.bit_length()) - 1 if steps else self.top
-        on, off = ([p.name for p in self.members(c)] for c in (cell, whole ^ cell))
+        on = [p.name for p in self.members(cell)]
+        off = [p.name for p in self.members(whole ^ cell)]
         top = self.game.top if whole == self.top else self.game.players[cell.bit_length() - 1].reaches
-        if not on or not off:
-            return top if on else self.game.bottom
-        return (
-            f"{self.game.bottom} with {listing(on)}"
-            if len(on) <= len(off)
-            else f"{top} {'without' if steps else 'but'} {listing(off)}"
-        )
+        if not on:
+            return self.game.bottom
+        if not off:
+            return top
+        if len(on) <= len(off):
+            return f"{self.game.bottom} with {listing(on)}"
+        return f"{top} {'without' if steps else 'but'} {listing(off)}"
 
     @cached_property
     def _telling(self) -> list[str | None]:
@@ -141,7 +146,11 @@ class Lattice:
         None where it has none.
         """
         owners = Counter(key for p in self.game.players for key in p.settings)
-        return [next((key for key in p.settings if owners[key] == 1), None) for p in self.game.players]
+        telling: list[str | None] = []
+        for player in self.game.players:
+            own = (key for key in player.settings if owners[key] == 1)
+            telling.append(next(own, None))
+        return telling
 
     def find(self, settings: Settings) -> int | None:
         """The cell with exactly these settings.
@@ -160,7 +169,8 @@ class Lattice:
         if len(cells) > 1:
             both = " and ".join(self.words(c) for c in cells[:2])
             raise RoadmapError(
-                f"attribute.players {both} have the same settings; legal: players of which none undoes another wholly; make them one player"
+                f"attribute.players {both} have the same settings; "
+                "legal: players of which none undoes another wholly; make them one player"
             )
         return cells[0] if cells else None
 
@@ -171,13 +181,11 @@ class Lattice:
         Each alone was trained, or it would be no player.
         """
         toggles = [f.name for f in fields(ModelSpec)]
-        names = {
-            n
-            for d in DEPENDENCIES
-            for name in (d.toggle, d.needs)
-            for n in ((name,) if name in toggles else _MADE_OF.get(name, toggles))
-        }
-        free = {f"model.{name}" for name in toggles if name not in names and name not in _CHECKED_WITH_DATA}
+        read = {name for d in DEPENDENCIES for name in (d.toggle, d.needs)}
+        checked = set(_CHECKED_WITH_DATA)
+        for name in read:
+            checked.update((name,) if name in toggles else _MADE_OF.get(name, toggles))
+        free = {f"model.{name}" for name in toggles if name not in checked}
         return sum(1 << i for i, p in enumerate(self.game.players) if not free.issuperset(p.settings))
 
     @cached_property
@@ -196,7 +204,9 @@ class Lattice:
 
     def legal(self) -> list[int] | None:
         """All cells that can be built; None for more than LIMIT players."""
-        return None if self.size > LIMIT else [cell for cell in range(1 << self.size) if not self.refusal(cell)]
+        if self.size > LIMIT:
+            return None
+        return [cell for cell in range(1 << self.size) if not self.refusal(cell)]
 
 
 def _refusal(settings: Settings) -> str:
@@ -222,15 +232,33 @@ _LABELS = {"name": "cell", "source": "cell", "expected": ""}  # fields of a reci
 def paths(cells: Collection[int], size: int) -> tuple[dict[int, int], dict[int, int]]:
     """Through these cells alone: {cell: ways to it from the base}, {cell: ways from it to the top}.
 
-    Exact integers, one player switched on at a time.
+    Exact integers; one player is switched on at a time.
     """
-    bits = [1 << i for i in range(size)]
-    top = (1 << size) - 1
     by_size = sorted(cells, key=int.bit_count)
     up: dict[int, int] = {}
     down: dict[int, int] = {}
-    for c in by_size:
-        up[c] = sum([up.get(c ^ b, 0) for b in bits if c & b]) if c else 1
-    for c in reversed(by_size):
-        down[c] = sum([down.get(c | b, 0) for b in bits if not c & b]) if c != top else 1
+    for cell in by_size:
+        up[cell] = ways_to(cell, up)
+    for cell in reversed(by_size):
+        down[cell] = ways_from(cell, down, size)
     return up, down
+
+
+def ways_to(cell: int, up: Mapping[int, int]) -> int:
+    """Ways from the base to a cell, by those to the cells with one player less."""
+    if not cell:
+        return 1
+    return sum([up.get(cell ^ bit, 0) for bit in _bits(cell)])
+
+
+def ways_from(cell: int, down: Mapping[int, int], size: int) -> int:
+    """Ways from a cell to the top, by those from the cells with one player more."""
+    rest = (1 << size) - 1 ^ cell
+    if not rest:
+        return 1
+    return sum([down.get(cell | bit, 0) for bit in _bits(rest)])
+
+
+def _bits(cell: int) -> list[int]:
+    """The players of a cell, each as a mask of its own."""
+    return [1 << i for i in range(cell.bit_length()) if cell >> i & 1]

@@ -122,12 +122,16 @@ def _with_change(cell: Cell) -> str:
 def _undeclared(study: Study, player: Player, child: Cell, parent: Cell) -> list[str]:
     """A sentence where the records differ by more than the comparison declares."""
     compared = [c for c in _comparisons(study) if (c.child, c.parent) == (child.id, parent.id)]
-    beyond = [key for key in player.settings if compared and not any(_declares(c, key) for c in compared)]
-    if not beyond:
+    beyond = [key for key in player.settings if not _any_declares(compared, key)]
+    if not compared or not beyond:
         return []
     return [
         f"{player.name} also changes {listing(beyond)}, which the study does not declare: its share is that of both."
     ]
+
+
+def _any_declares(compared: Sequence[Comparison], key: str) -> bool:
+    return any(_declares(c, key) for c in compared)
 
 
 def _declares(comparison: Comparison, key: str) -> bool:
@@ -186,7 +190,7 @@ def _reached(root: CellId, compared: Sequence[Comparison]) -> set[CellId]:
 
 
 def _all_declared(compared: Sequence[Comparison], differs: Mapping[str, Pair]) -> bool:
-    return all(any(_declares(c, key) for c in compared) for key in differs)
+    return all(_any_declares(compared, key) for key in differs)
 
 
 def _on_setting(key: str, base: Settings, kept: Sequence[Settings]) -> Any:
@@ -213,8 +217,9 @@ def training_toggles(study: Study) -> frozenset[str]:
     """The toggles of the network that a step sets together with the recipe: they say how to train."""
     ladder = find_ladder(study.ladder)
     overrides = [ladder.overrides(step, study.regime) for step in ladder.all_steps]
-    with_recipe = [names for names in overrides if any(_of_recipe(name) for name in names)]
-    return frozenset(f"model.{name}" for names in with_recipe for name in names if not _of_recipe(name))
+    with_recipe = [names for names in overrides if any(map(_of_recipe, names))]
+    toggles = {name for names in with_recipe for name in names if not _of_recipe(name)}
+    return frozenset(f"model.{name}" for name in toggles)
 
 
 def _of_recipe(name: str) -> bool:

@@ -16,13 +16,13 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import factorial
 from typing import TYPE_CHECKING
 
 from analysis.attribution.assignment import Placed
-from analysis.attribution.coalitions import Lattice, Player, paths
+from analysis.attribution.coalitions import Lattice, Player, paths, ways_from, ways_to
 from analysis.attribution.games import is_training
 from analysis.stats.error_term import CONFIDENCE
 from analysis.study import Run
@@ -112,25 +112,29 @@ def solve(lattice: Lattice, placed: Placed, toggles: frozenset[str], scatter: Pl
     sums = _sums(shares, kinds)
     gain = [{0: -1.0, top: 1.0}] if {0, top} <= means.keys() else []
     asked = [*gain, *shares, *sums, *(weights for weights, n in squares.values() if n)]
-    estimated, error = estimates(
-        means,
-        asked,
-        scatter=_means(scatter) if scatter else None,
-        streams={cell: _stream(lattice.settings(cell)) for cell in means},
-    )
-    estimate = iter(estimated)
-    return Solved(
-        gain=next(estimate) if gain else None,
-        values=_values(players, kinds, estimate) if shares else (),
-        sums=(next(estimate), next(estimate)) if sums else None,
+    streams = {cell: _stream(lattice.settings(cell)) for cell in means}
+    errors_of = _means(scatter) if scatter else None
+    estimated, error = estimates(means, asked, scatter=errors_of, streams=streams)
+    estimate = iter(estimated)  # in the order in which they were asked for
+    of_gain = next(estimate) if gain else None
+    values = _values(players[: len(shares)], kinds[: len(shares)], estimate)
+    of_sums = (next(estimate), next(estimate)) if sums else None
+    solved = Solved(
+        gain=of_gain,
+        values=values,
+        sums=of_sums,
         interactions=_interactions(players, squares, allowed, estimate),
         kinds=kinds,
         used=used,
-        legal_orders=through[0].get(top, 0) if through else None,
-        legal_cells=len(legal) if legal is not None else None,
-        missing=_ranked(means, through, lattice.size) if through else [],
+        legal_orders=None,
+        legal_cells=None,
+        missing=[],
         error=error,
     )
+    if legal is None or through is None:
+        return solved
+    missing = _ranked(means, through, lattice.size)
+    return replace(solved, legal_orders=through[0].get(top, 0), legal_cells=len(legal), missing=missing)
 
 
 def _sums(shares: Sequence[Weights], kinds: Sequence[str]) -> list[Weights]:
@@ -140,7 +144,9 @@ def _sums(shares: Sequence[Weights], kinds: Sequence[str]) -> list[Weights]:
     """
     if not shares or "both" in kinds:
         return []
-    of_kind = {side: [w for w, kind in zip(shares, kinds, strict=True) if kind == side] for side in SIDES}
+    of_kind: dict[str, list[Weights]] = {side: [] for side in SIDES}
+    for weights, kind in zip(shares, kinds, strict=True):
+        of_kind[kind].append(weights)
     return [_add(weights) for weights in of_kind.values()]
 
 
@@ -262,14 +268,10 @@ def _ranked(
     """Untrained cells on legal orders: (cell, orders it alone completes, orders that pass it), the
     most useful first."""
     up, down = paths(trained.keys(), size)
-    bits = [1 << i for i in range(size)]
-    top = (1 << size) - 1
     found = []
     for cell, ways in through[0].items():
         if cell not in trained and (orders := ways * through[1][cell]):
-            before = sum(up.get(cell ^ b, 0) for b in bits if cell & b) if cell else 1
-            after = sum(down.get(cell | b, 0) for b in bits if not cell & b) if cell != top else 1
-            found.append((cell, before * after, orders))
+            found.append((cell, ways_to(cell, up) * ways_from(cell, down, size), orders))
     return sorted(found, key=lambda x: (-x[1], -x[2], x[0].bit_count(), x[0]))
 
 
@@ -289,7 +291,8 @@ def estimates(
     """
     import numpy as np
 
-    values = [sum(weight * _mean(cells[cell]) for cell, weight in row.items()) for row in rows]
+    streams = streams or {}
+    values = [_weighted(row, cells) for row in rows]
     pool, words = _residuals(cells if scatter is None else scatter, cells)
     if pool is None:
         return [Estimate(value, None, None) for value in values], words
@@ -301,19 +304,25 @@ def estimates(
             weights[r, at[cell]] = weight
     drawn = np.zeros((RESAMPLES, len(rows)))
     for block in np.array_split(np.arange(len(names)), -(-len(names) // BLOCK)) if names else []:
-        streams_of = [
-            np.random.default_rng([BOOTSTRAP_SEED, streams[names[k]] if streams else names[k]]) for k in block
-        ]
-        errors = [
-            pool[rng.integers(len(pool), size=(RESAMPLES, len(cells[names[k]])))].mean(axis=1)
-            for k, rng in zip(block, streams_of, strict=True)
-        ]
+        errors = [_drawn(pool, streams.get(names[k], names[k]), len(cells[names[k]])) for k in block]
         drawn += np.column_stack(errors) @ weights[:, block].T
     edges = np.quantile(drawn, [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2], axis=0)
     return [
         Estimate(value, value + float(low), value + float(high))
         for value, (low, high) in zip(values, edges.T, strict=True)
     ], words
+
+
+def _weighted(row: Weights, cells: Means) -> float:
+    return sum(weight * _mean(cells[cell]) for cell, weight in row.items())
+
+
+def _drawn(pool: np.ndarray, stream: int, runs: int) -> np.ndarray:
+    """The mean error of a cell's runs in each resample, from the cell's own random numbers."""
+    import numpy as np
+
+    rng = np.random.default_rng([BOOTSTRAP_SEED, stream])
+    return pool[rng.integers(len(pool), size=(RESAMPLES, runs))].mean(axis=1)
 
 
 def _residuals(cells: Means, asked: Means) -> tuple[np.ndarray | None, str]:
@@ -330,7 +339,7 @@ def _residuals(cells: Means, asked: Means) -> tuple[np.ndarray | None, str]:
         return None, "no interval: no cell has two finished runs"
     runs = sum(map(len, several))
     if len(cells) > 1 and len({frozenset(found) for found in (*cells.values(), *asked.values())}) == 1:
-        table = np.array([[found[seed] for seed in sorted(found)] for found in cells.values()])
+        table = np.array([list(dict(sorted(found.items())).values()) for found in cells.values()])
         left = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0, keepdims=True) + table.mean()
         freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
         pool = left.ravel() * np.sqrt(runs / freedom)

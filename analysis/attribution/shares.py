@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.attribution.shapley import Estimate, Interaction, Value
+from analysis.wording import count
 from roadmap.config.metric import Metric
 
 
@@ -99,8 +100,9 @@ class Price:
     runs: int
 
     def of(self, cells: int, seeds: int) -> str:
-        work = f"{cells:,} cell{'s' if cells > 1 else ''} x {seeds} seed{'s' if seeds > 1 else ''}"
+        work = f"{count(cells, 'cell')} x {count(seeds, 'seed')}"
         if self.hours is None:
             return f"{work}, no finished run says how long it took"
         total = cells * seeds * self.hours
-        return f"{work} = {total:,.0f} {self.unit}" if total >= 100 else f"{work} = {total:.3g} {self.unit}"
+        amount = f"{total:,.0f}" if total >= 100 else f"{total:.3g}"
+        return f"{work} = {amount} {self.unit}"

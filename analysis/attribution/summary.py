@@ -61,8 +61,11 @@ def attribute(
         _shares(two, placed_two, solve(two, placed_two, toggles, placed), price.of(1, planned)) if placed_two else None
     )
     ids = _ids(placed, shares)
+    listed = solved.missing[:LISTED]
+    missing = [_missing(lattice, cell, lattice.words(cell), ways, price.of(1, planned)) for cell, *ways in listed]
     on_cells = notes.on_cells(study, lattice, solved, shares, price, metric)
     on_runs = notes.on_runs(placed, placed_two, lattice, planned, ids)
+    lacking = None if solved.legal_cells is None else len(solved.missing)
     return Attribution(
         study=study.name,
         metric=metric,
@@ -80,12 +83,9 @@ def attribute(
         cells_legal=solved.legal_cells,
         cells_total=1 << lattice.size,
         cells=_trained(lattice, placed),
-        missing=tuple(
-            _missing(lattice, cell, lattice.words(cell), ways, price.of(1, planned))
-            for cell, *ways in solved.missing[:LISTED]
-        ),
-        missing_total=None if solved.legal_cells is None else len(solved.missing),
-        missing_cost=price.of(len(solved.missing), planned) if solved.missing else "",
+        missing=tuple(missing),
+        missing_total=lacking,
+        missing_cost=price.of(lacking, planned) if lacking else "",
         error=solved.error,
         notes=(*lattice.game.notes, *on_cells, *on_runs),
         ids=ids,
@@ -95,7 +95,8 @@ def attribute(
 def _ids(placed: Placed, shares: Shares | None) -> tuple[str, ...]:
     """All runs behind the numbers, each once."""
     of_lattice = [run.id for cell in sorted(placed.runs) for run in placed.runs[cell]]
-    of_shares = [id_ for cell in (shares.cells if shares else ()) for id_ in cell.ids]
+    cells = shares.cells if shares else ()
+    of_shares = [id_ for cell in cells for id_ in cell.ids]
     return tuple(dict.fromkeys([*of_lattice, *of_shares]))
 
 

@@ -106,15 +106,23 @@ def _sums(cells: Sequence[Cell]) -> tuple[float, float, int]:
     import numpy as np
 
     total = math.fsum((value - mean_of(list(cell.values()))) ** 2 for cell in cells for value in cell.values())
-    often = Counter(seed for cell in cells for seed in cell)
-    shared = ({seed: value for seed, value in cell.items() if often[seed] > 1} for cell in cells)
-    common = list(filter(None, shared))
+    common = _shared(cells)
     residuals, df_residual = _residuals(common) if common else (np.zeros(0), 0)
     residual = float(np.sum(residuals**2))
     least = sum(map(len, cells)) * NOISE**2
     if residual <= least or not df_residual:
         residual = 0.0
     return (total if total > least else 0.0), residual, df_residual
+
+
+def _shared(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells' runs whose seed another cell has too; cells without one left out."""
+    often = Counter(seed for cell in cells for seed in cell)
+    shared: list[Cell] = []
+    for cell in cells:
+        if kept := {seed: value for seed, value in cell.items() if often[seed] > 1}:
+            shared.append(kept)
+    return shared
 
 
 def _residuals(cells: Sequence[Cell]) -> tuple[NDArray[np.float64], int]:

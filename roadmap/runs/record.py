@@ -125,8 +125,9 @@ class Record:
             values["metrics"] = {name: value for name, value in content["metrics"].items() if value is not None}
         else:
             values["metrics"] = {}
-        extra = len(values) > len(_DEFAULTS)
-        values["extra"] = {name: content[name] for name in content if name not in _DEFAULTS} if extra else {}
+        values["extra"] = {}
+        if len(values) > len(_DEFAULTS):
+            values["extra"] = {name: content[name] for name in content if name not in _DEFAULTS}
         # By place: JSON's keys are not interned, and as keywords each would be compared with all names.
         return cls(*_by_place(values))
 
@@ -161,7 +162,11 @@ class Record:
         return dataclasses.replace(self, **values)
 
 
-_DEFAULTS = {f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(Record)}
+def _default(of: dataclasses.Field[Any]) -> Any:
+    return None if of.default is dataclasses.MISSING else of.default
+
+
+_DEFAULTS = {f.name: _default(f) for f in dataclasses.fields(Record)}
 _by_place = itemgetter(*_DEFAULTS)
 _APART = ("hardware", "metrics", "damaged", "extra")
 _WRITTEN = tuple(name for name in _DEFAULTS if name not in _APART)

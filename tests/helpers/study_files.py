@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from analysis.load import study_of, to_lines
+from analysis.cells import study_of
+from analysis.load import to_lines
 from analysis.study import Run, Study
 from roadmap.config.data import Data
 from roadmap.config.recipe import Recipe
