@@ -62,7 +62,7 @@ def analyse(study: Study, metric: Metric = TOP1, regime: str = "") -> Analysis:
         whole = _completed(row, study, effects, findings.error) if id(row) in main_rows else row
         results.append(replace(whole, beside=beside_paper(ladder, whole, where)))
     results += [_undefined(asked, cell.label, cell.reason) for cell in study.undefined]
-    return Analysis(results, findings, where.name, metric, ladder.name)
+    return Analysis(results, findings, where.name, metric, study.ladder)
 
 
 def _completed(row: Result, study: Study, effects: Mapping[CellId, Effect], error: Any) -> Result:

@@ -21,7 +21,7 @@ DATA = ("data", "data_name", "data_digest", "image_size", "train_images", "test_
 class Measure:
     """A cost of a result.
 
-    key       names it in files and anchors; `title` is its heading
+    key       names it in files and anchors; `title` is its heading, `short` that in a few words
     of        the result's cost, None where it was not measured
     unit      the factor to the printed unit
     more_is_better   as for images/s
@@ -34,6 +34,11 @@ class Measure:
     unit: float = 1.0
     more_is_better: bool = False
     of_machine: bool = False
+    short: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.short or self.title
 
     @property
     def best(self) -> str:
@@ -62,6 +67,7 @@ class Point:
 
 
 def measures(results: Sequence[Result], hours: str = DEVICE_HOURS) -> tuple[Measure, ...]:
+<<<<<<< HEAD
     """The costs of the report, latency only where it was measured.
 
     `hours` names whose were counted.
@@ -76,6 +82,25 @@ def measures(results: Sequence[Result], hours: str = DEVICE_HOURS) -> tuple[Meas
 
 def _macs(result: Result) -> float | None:
     return result.macs
+=======
+    """The costs of the report, latency only where it was measured; `hours` names whose were counted."""
+    latency = Measure("latency", "Latency of one image, ms", _latency, short="Latency")
+    spent = f"{hours[0].upper()}{hours[1:]}"
+    timed = any(result.latency for result in results)
+    return (
+        Measure("macs", "GMACs", lambda r: r.macs, 1e9),
+        *((latency,) if timed else ()),
+        Measure(
+            "images_per_second",
+            "Images/s in training",
+            lambda r: r.speed.images_per_second,
+            more_is_better=True,
+            of_machine=True,
+            short="Images/s",
+        ),
+        Measure("hours", f"{spent} of a run", lambda r: r.speed.hours, of_machine=True, short=spent),
+    )
+>>>>>>> report
 
 
 def _latency(result: Result) -> float | None:

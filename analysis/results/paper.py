@@ -13,7 +13,7 @@ from analysis.stats.error_term import error_term
 from roadmap.config.errors import RoadmapError
 from roadmap.config.metric import TOP1
 from roadmap.config.recipes import find_recipe
-from roadmap.ladder import Ladder, Paper, Regime, Step
+from roadmap.ladder import Ladder, Paper, Regime, Step, find_ladder
 
 PRINTED = TOP1  # the metric that the ladders' papers print
 TITLES = {"imagenet": "ImageNet-1k"}  # of the data that papers train on
@@ -76,13 +76,13 @@ def _protocol(ladder: Ladder, result: Result, regime: Regime) -> Iterator[Protoc
         yield ProtocolDifference(ProtocolKind.BATCH, str(setup.global_batch), str(stated.batch_size))
 
 
-def paper_analysis(ladder: Ladder, regime: str, reference: Path) -> Analysis:
+def paper_analysis(ladder: str, regime: str, reference: Path) -> Analysis:
     """The paper's own ladder as if it were analysed.
 
     Nothing is compared, for no run of it is known.
     """
     nothing = Findings(metric=PRINTED, error=error_term({}), family=0, controls=None, identical=())
-    return Analysis(paper_results(ladder, regime, reference), nothing, regime, PRINTED, ladder.name)
+    return Analysis(paper_results(find_ladder(ladder), regime, reference), nothing, regime, PRINTED, ladder)
 
 
 def paper_results(ladder: Ladder, regime: str, reference: Path) -> list[Result]:
