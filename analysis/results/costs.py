@@ -67,40 +67,23 @@ class Point:
 
 
 def measures(results: Sequence[Result], hours: str = DEVICE_HOURS) -> tuple[Measure, ...]:
-<<<<<<< HEAD
     """The costs of the report, latency only where it was measured.
 
     `hours` names whose were counted.
     """
+    spent = f"{hours[0].upper()}{hours[1:]}"
     macs = Measure("macs", "GMACs", _macs, 1e9)
-    latency = Measure("latency", "Latency of one image, ms", _latency)
-    rate = Measure("images_per_second", "Images/s in training", _rate, more_is_better=True, of_machine=True)
-    spent = Measure("hours", f"{hours[0].upper()}{hours[1:]} of a run", _hours, of_machine=True)
+    latency = Measure("latency", "Latency of one image, ms", _latency, short="Latency")
+    rate = Measure(
+        "images_per_second", "Images/s in training", _rate, more_is_better=True, of_machine=True, short="Images/s"
+    )
+    used = Measure("hours", f"{spent} of a run", _hours, of_machine=True, short=spent)
     timed = any(result.latency for result in results)
-    return (macs, latency, rate, spent) if timed else (macs, rate, spent)
+    return (macs, latency, rate, used) if timed else (macs, rate, used)
 
 
 def _macs(result: Result) -> float | None:
     return result.macs
-=======
-    """The costs of the report, latency only where it was measured; `hours` names whose were counted."""
-    latency = Measure("latency", "Latency of one image, ms", _latency, short="Latency")
-    spent = f"{hours[0].upper()}{hours[1:]}"
-    timed = any(result.latency for result in results)
-    return (
-        Measure("macs", "GMACs", lambda r: r.macs, 1e9),
-        *((latency,) if timed else ()),
-        Measure(
-            "images_per_second",
-            "Images/s in training",
-            lambda r: r.speed.images_per_second,
-            more_is_better=True,
-            of_machine=True,
-            short="Images/s",
-        ),
-        Measure("hours", f"{spent} of a run", lambda r: r.speed.hours, of_machine=True, short=spent),
-    )
->>>>>>> report
 
 
 def _latency(result: Result) -> float | None:
