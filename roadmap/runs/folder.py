@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from roadmap.config.errors import listing
 from roadmap.config.trial import Trial
-from roadmap.runs.io import RunError, read_json, read_lines, write_bytes, write_json
+from roadmap.runs.io import RunError, RunHeld, read_json, read_lines, write_bytes, write_json
 from roadmap.runs.record import Record
 
 
@@ -64,11 +64,11 @@ class RunFolder:
         except OSError as e:
             raise RunError(
                 f"output folder {self.path} cannot be made: {e.strerror}; legal: a writable folder; choose "
-                "another with --out"
+                "another with --runs"
             ) from e
         if not os.access(self.path, os.W_OK):
             raise RunError(
-                f"output folder {self.path} is not writable; legal: a writable folder; choose another with --out"
+                f"output folder {self.path} is not writable; legal: a writable folder; choose another with --runs"
             )
         present = read_json(self.path / "trial.json")
         if present is None:
@@ -120,13 +120,13 @@ class RunFolder:
     def lease(self) -> Iterator[None]:
         """Hold the run for this process; the system frees it when the process ends, however it ends.
 
-        Raises RunError naming the holder.
+        Raises RunHeld naming the holder.
         """
         with open(self.path / "lease", "a+") as f:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as e:
-                raise RunError(
+                raise RunHeld(
                     f"{self.path.name} is being trained by {_holder(f)}; legal: one process a run; wait for "
                     "it, or stop it first"
                 ) from e
@@ -173,7 +173,7 @@ def write_study(
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
         raise RunError(
-            f"output folder {folder} cannot be made: {e.strerror}; legal: a writable folder; choose another with --out"
+            f"output folder {folder} cannot be made: {e.strerror}; legal: a writable folder; choose another with --runs"
         ) from e
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two calls at once shall both be noted

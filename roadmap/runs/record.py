@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 VERSION = 2
 FINISHED, FAILED, DIVERGED, INTERRUPTED = "finished", "failed", "diverged", "interrupted"
+LOST_PEER = "lost-peer"  # an `error_kind`: another rank is gone, which is no fault of this one
 MISSING = "missing"  # the status of a run without a record; never written by a run
 
 # The numbers that a run measures; version 1 had them beside everything else.
@@ -51,6 +52,8 @@ class Record:
     """The record of one run. None, or an empty mapping, stands for what its writer did not know of.
 
     status         finished, failed, diverged, interrupted; `error` says why, in the writer's words
+    error_kind     what kind of failure, where a program asks: LOST_PEER
+    stopped_by     the signal that interrupted the run
     damaged        the file could not be read: there is nothing but the error
     id to init     labels: where in a study the run stands; `init` is its initial weights' digest
     data to test_images   title and registry name, digest of the file list, pixels a side, images
@@ -112,6 +115,8 @@ class Record:
     peak_memory_bytes: int | None = None
     finished_at: str | None = None
     error: str | None = None
+    error_kind: str | None = None
+    stopped_by: str | None = None
     damaged: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 

@@ -28,9 +28,9 @@ from roadmap.model.complexity import complexity
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, file_digest, read_lines, write_json
 from roadmap.runs.provenance import git_state, package_versions
-from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, METRIC_KEYS, Hardware, Record
+from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, LOST_PEER, METRIC_KEYS, Hardware, Record
 from roadmap.train.checkpoints import CheckpointStore, TrainingState
-from roadmap.train.distributed import Ranks
+from roadmap.train.distributed import Ranks, is_lost_peer
 from roadmap.train.loop import Diverged, Interrupted, Trainer, precision_of
 from roadmap.train.progress import Reporter
 
@@ -105,11 +105,12 @@ def _outcome(described: Record, train: Callable[[], Mapping[str, Any]]) -> Recor
     except Diverged as e:
         return described.replace(status=DIVERGED, error=str(e))
     except Interrupted as e:
-        return described.replace(status=INTERRUPTED, error=str(e))
+        return described.replace(status=INTERRUPTED, error=str(e), stopped_by=e.signal)
     except Exception as e:
         # Whatever it is, the run leaves a record of it; a user's mistake keeps its own words, anything else its trace.
         text = str(e) if isinstance(e, RoadmapError) else f"{type(e).__name__}: {e}\n{traceback.format_exc(limit=-4)}"
-        return described.replace(status=FAILED, error=text)
+        kind = LOST_PEER if is_lost_peer(e) else None
+        return described.replace(status=FAILED, error=text, error_kind=kind)
 
 
 def _seconds_before(folder: RunFolder) -> float:
