@@ -169,9 +169,9 @@ def _interactions(
     found = []
     for (i, j), (_, n) in squares.items():
         e = next(estimate) if n else None
-        numbers = (e.value, e.low, e.high) if e else (None, None, None)
+        value, low, high = (e.value, e.low, e.high) if e else (None, None, None)
         legal = allowed[i, j] if allowed else None
-        found.append(Interaction(players[i].name, players[j].name, *numbers, squares=n, legal=legal))
+        found.append(Interaction(players[i].name, players[j].name, value, low, high, n, legal))
     return tuple(found)
 
 
@@ -322,7 +322,8 @@ def _drawn(pool: np.ndarray, stream: int, runs: int) -> np.ndarray:
     import numpy as np
 
     rng = np.random.default_rng([BOOTSTRAP_SEED, stream])
-    return pool[rng.integers(len(pool), size=(RESAMPLES, runs))].mean(axis=1)
+    means: np.ndarray = pool[rng.integers(len(pool), size=(RESAMPLES, runs))].mean(axis=1)
+    return means
 
 
 def _residuals(cells: Means, asked: Means) -> tuple[np.ndarray | None, str]:

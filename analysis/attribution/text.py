@@ -177,7 +177,7 @@ def terminal(found: Attribution) -> Group:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    def table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> RichTable:
+    def table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> RichTable:
         shown = RichTable(title=Text(title), title_justify="left")
         for heading in headings:
             shown.add_column(Text(heading))

@@ -13,7 +13,8 @@ from enum import StrEnum
 
 from analysis.results.confounds import Proof
 from analysis.results.protocol import ProtocolDifference
-from analysis.stats.comparisons import Change, ErrorTerm, FalsePositives
+from analysis.stats.comparisons import Change, FalsePositives
+from analysis.stats.error_term import ErrorTerm
 from analysis.study import Cell, CellId, Latency, Machine
 from roadmap.config.metric import TOP1, Metric
 from roadmap.ladder import DEFAULT

@@ -107,7 +107,8 @@ class RunFolder:
             f.write(json.dumps(dict(line)) + "\n")
 
     def heartbeat(self) -> dict[str, Any] | None:
-        return read_json(self.path / "heartbeat.json")
+        beat: dict[str, Any] | None = read_json(self.path / "heartbeat.json")
+        return beat
 
     def beat(self, state: Mapping[str, Any]) -> None:
         # Not written safely: it is out of date in seconds anyway, and must not cost the run a disk's round trip.
