@@ -1,4 +1,4 @@
-"""Results -> ladder.png and ladder.svg: one horizontal bar a row, from a ladder's first step down, as in Figure 2 of the ConvNeXt paper.
+"""Results -> ladder.png and ladder.svg: one horizontal bar a row, from a ladder's first step down.
 
 The score with its standard deviation, single seeds as circles, the change from the parent,
 multiply-adds as a second, thinner bar that starts at 0, groups as bands. Lengths are inches and
