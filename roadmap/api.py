@@ -199,7 +199,7 @@ class Study:
 
 def _finished(run: RunFolder) -> bool:
     record = run.record()
-    return record is not None and record["status"] == FINISHED
+    return record is not None and record.status == FINISHED
 
 
 def load_runs(study: str | Path, *, runs: str | Path = RUNS) -> DataFrame:
@@ -229,9 +229,9 @@ def compare(study: str | Path, *, metric: str = TOP1, runs: str | Path = RUNS) -
     >>> roadmap.compare("digits").query("verdict == 'gain'")
     """
     import pandas
+    from analysis.results.rows import rows
 
     from analysis.load import open_study
-    from analysis.results.rows import rows
 
     check_metric(metric)
     source = open_study(find_study(study, Path(runs)).records_folder())

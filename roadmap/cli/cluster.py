@@ -295,8 +295,8 @@ def _layout(trial: Trial, shape: Resources) -> str:
 def _rates(study: Study, folder: Path) -> dict[tuple[str, str], float]:
     """Images per second of a GPU (or process), as a finished run of each (step, change) measured it."""
     records = [r for t in study.trials if (r := RunFolder(folder / t.id).record())]
-    measured = [r for r in records if r["status"] == FINISHED and r.get("images_per_second")]
-    return {(r["step"], r["change"]): r["images_per_second"] / r.get("world_size", 1) for r in measured}
+    rates = {(r.step, r.change): (r.images_per_second, r.world_size or 1) for r in records if r.status == FINISHED}
+    return {cell: rate / ranks for cell, (rate, ranks) in rates.items() if rate}
 
 
 def gpu_hours(trial: Trial, rates: Mapping[tuple[str, str], float], stated: float | None) -> float | None:

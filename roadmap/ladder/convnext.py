@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from roadmap.config.model import ModelSpec
-from roadmap.ladder.ladder import ORIGINAL, Ladder, Paper, Reference, Regime, Step, paper_table  # noqa: F401
+from roadmap.ladder.ladder import ORIGINAL, Ladder, Paper, Printed, Reference, Regime, Step, paper_table  # noqa: F401
 
 MODERN = "modern"
 BEYOND = "beyond the paper"
@@ -232,6 +232,7 @@ _STEPS = (
         title="GRN instead of LayerScale: ConvNeXt V2",
         group=BEYOND,
         source="ConvNeXt V2 (arXiv 2301.00808), Section 4",
+        of_ladder=False,
         overrides={"grn": True, "layer_scale": None},
         structure=frozenset({"+block.mlp.grn", "-block.gamma"}),
     ),
@@ -368,7 +369,8 @@ _REGIMES = (
 CONVNEXT = Ladder(
     name="convnext",
     title="the ConvNeXt roadmap",
-    source="arXiv 2201.03545",
+    source="arXiv 2201.03545 v2",
+    printed=Printed("ConvNeXt, arXiv 2201.03545 v2, Tables 10 and 11", "ImageNet-1k", "three seeds"),
     all_steps=_STEPS,
     all_regimes=_REGIMES,
     end="separate-downsampling",
