@@ -117,7 +117,12 @@ def _table(title: str, metric: Metric) -> Table:
 
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     for heading, justify, least in COLUMNS:
-        table.add_column(metric.heading if heading == METRIC else heading, justify="right" if justify == "right" else "left", no_wrap=True, min_width=least)
+        table.add_column(
+            metric.heading if heading == METRIC else heading,
+            justify="right" if justify == "right" else "left",
+            no_wrap=True,
+            min_width=least,
+        )
     return table
 
 
