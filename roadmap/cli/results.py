@@ -17,6 +17,7 @@ from roadmap.config.errors import RoadmapError, listing
 from roadmap.study.find import FoundStudy, find_study, studies_with_records
 
 if TYPE_CHECKING:
+    from analysis.report.report import Report
     from analysis.results.confounds import Proof
     from analysis.results.results import Result
     from analysis.stats.power import PowerTable
@@ -47,37 +48,34 @@ def write_report(
 ) -> int:
     """Write tables, figures and page of a study; print the table and the files."""
     from analysis.load import open_study
-    from analysis.report.report import report_study, study_table
+    from analysis.report.report import study_report
 
-    api.check_metric(metric)
+    asked = api.find_metric(metric)
     found = find_study(name, runs)
-    source = found.records_folder()
-    rows, caption = study_table(open_study(source), regime or "")
-    paths = report_study(source, out or report_folder(found), regime or "")
-    _print_report(rows, caption.title, paths, as_json)
+    report = study_report(open_study(found.records_folder(), curves=True), asked, regime or "")
+    _print_report(report, report.write(out or report_folder(found)), as_json)
     return 0
 
 
 def write_paper(*, regime: str | None, ladder: str | None, runs: Path, out: Path | None, as_json: bool) -> int:
     """Write the paper's own table and figure; print the table and the files."""
-    from analysis.report.report import paper_table, report_paper
+    from analysis.report.report import paper_report
     from roadmap.ladder import find_ladder
 
     of = find_ladder(ladder) if ladder else find_ladder()
     regime = regime or of.printed_regime(of.default_regime).name
-    rows, caption = paper_table(regime, REFERENCE)
-    paths = report_paper(regime, REFERENCE, out or runs / f"paper-{regime}" / api.REPORT)
-    _print_report(rows, caption.title, paths, as_json)
+    report = paper_report(regime, REFERENCE, of.name)
+    _print_report(report, report.write(out or runs / f"paper-{regime}" / api.REPORT), as_json)
     return 0
 
 
-def _print_report(rows: Any, title: str, paths: Sequence[Path], as_json: bool) -> None:
+def _print_report(report: Report, paths: Sequence[Path], as_json: bool) -> None:
     if as_json:
-        print_json({"rows": rows, "files": list(map(str, paths))})
+        print_json({"rows": report.frame.to_dict("records"), "files": list(map(str, paths))})
         return
     from analysis.report.tables import terminal
 
-    show(terminal(rows, title))
+    show(terminal(report.frame, report.analysis.metric, report.caption.title))
     for path in paths:
         print(path)
 
