@@ -18,7 +18,7 @@ from roadmap.ladder.ladder import RECIPE
 from roadmap.study.plan import FIELD, Override, parse_text
 
 if TYPE_CHECKING:
-    from roadmap.model.module_diff import StructureDiff
+    from roadmap.model.module_diff import ModuleDiff
 
 COUNTS = ("params", "macs", "norms", "activations")
 Differences = Mapping[str, tuple[Any, Any]]
@@ -119,14 +119,14 @@ def _counts(ladder: Ladder, step: Step, regime: Regime, toggles: Mapping[str, An
 
 def show_diff(ladder: Ladder, regime: Regime, a: str, b: str, settings: Sequence[str], *, as_json: bool) -> int:
     """Print everything in which two steps differ; the overrides apply to the second."""
-    from roadmap.model.module_diff import structure_diff
+    from roadmap.model.module_diff import module_diff
 
     first, second = ladder.find_step(a).name, ladder.find_step(b).name
     overrides = _overrides(settings, regime)
     before = ladder.model(first, regime.name)
     after = ladder.model(second, regime.name, **{o.name: o.value for o in overrides if o.is_toggle})
     recipes = ladder.recipe(first, regime.name), _overridden(ladder.recipe(second, regime.name), overrides)
-    structure = structure_diff(before, after, regime.image_size)
+    structure = module_diff(before, after, regime.image_size)
     differences = {"spec": diff(before, after), "recipe": diff(*recipes)}
     if as_json:
         names = {"a": first, "b": second, "regime": regime.name}
@@ -169,7 +169,7 @@ def _differences_json(differences: Mapping[str, Differences]) -> dict[str, Any]:
     return values
 
 
-def _structure_json(structure: StructureDiff) -> dict[str, Any]:
+def _structure_json(structure: ModuleDiff) -> dict[str, Any]:
     modules = {
         "roles": sorted(structure.roles),
         "added": structure.added,
@@ -179,7 +179,7 @@ def _structure_json(structure: StructureDiff) -> dict[str, Any]:
     return {"structure": modules, **{name: _pair(structure, name) for name in COUNTS}}
 
 
-def _pair(structure: StructureDiff, count: str) -> list[int]:
+def _pair(structure: ModuleDiff, count: str) -> list[int]:
     """[before, after] of a count."""
     return [getattr(structure.before, count), getattr(structure.after, count)]
 
@@ -188,7 +188,7 @@ def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _print_structure(structure: StructureDiff) -> None:
+def _print_structure(structure: ModuleDiff) -> None:
     """Print the modules that differ by role: how many of each, with one example."""
     from roadmap.model.module_diff import role
 

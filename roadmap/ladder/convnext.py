@@ -7,6 +7,8 @@ or open.
 
 from __future__ import annotations
 
+from typing import Any
+
 from roadmap.config.model import ModelSpec
 from roadmap.ladder.ladder import ORIGINAL, Ladder, Paper, Reference, Regime, Step, paper_table  # noqa: F401
 
@@ -372,6 +374,14 @@ CONVNEXT = Ladder(
     end="separate-downsampling",
     beyond=BEYOND,
 )
+
+
+def convnext_spec(step: str | int, regime: str = "", **settings: Any) -> ModelSpec:
+    """Return the network of one of this ladder's steps. Raises ConfigError."""
+    spec = CONVNEXT.model(step, regime, **settings)
+    assert isinstance(spec, ModelSpec)
+    return spec
+
 
 # Until every caller takes the ladder that it is given.
 STEPS, REGIMES, GROUPS, RECIPE = CONVNEXT.steps, CONVNEXT.regimes, CONVNEXT.groups, "recipe"
