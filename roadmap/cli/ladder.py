@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from roadmap.cli.console import print_json, print_table
+from roadmap.cli.counts import LAYER_SCALE, USUAL_SCALE, counts
 from roadmap.config.errors import ConfigError, listing
 from roadmap.config.fields import diff, show
 from roadmap.config.model import ModelSpec
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from roadmap.model.module_diff import ModuleDiff
 
 COUNTS = ("params", "macs", "norms", "activations")
-LAYER_SCALE, USUAL_SCALE = "layer_scale", 1e-6
 Differences = Mapping[str, tuple[Any, Any]]
 
 
@@ -63,11 +63,11 @@ def _toggles(overrides: Sequence[Override]) -> dict[str, Any]:
 
 def _step_row(row: Mapping[str, Any]) -> list[str]:
     """The line of a step in the table."""
-    counts = ["not defined", ""]
+    size = ["not defined", ""]
     if row["params"] is not None:
-        counts = [f"{row['params']:,}", f"{row['macs'] / 1e9:.3f}"]
+        size = [f"{row['params']:,}", f"{row['macs'] / 1e9:.3f}"]
     paper = [_two_decimals(row[key]) for key in ("paper_top1", "paper_top1_std", "paper_gflops")]
-    return [row["id"] or "", row["name"], row["title"], *counts, *paper]
+    return [row["id"] or "", row["name"], row["title"], *size, *paper]
 
 
 def _two_decimals(value: float | None) -> str:
@@ -101,18 +101,16 @@ def _step_json(ladder: Ladder, step: Step, regime: Regime, toggles: Mapping[str,
 def _counts(ladder: Ladder, step: Step, regime: Regime, toggles: Mapping[str, Any]) -> dict[str, int | None]:
     """Parameters and multiply-adds of a step's network.
 
-    `params` leaves LayerScale out unless a toggle asks for it; `params_layer_scale` counts it in, and
-    is None of networks that do not have it as a toggle.
+    `params` leaves LayerScale out unless a toggle asks for it; `params_layer_scale` counts it in,
+    and is None of networks that do not have it as a toggle.
     """
-    from roadmap.model.complexity import complexity
-
     without: dict[str, Any] = {}
     with_scale = None
     if isinstance(regime.base, ModelSpec):
         without = {LAYER_SCALE: None}
         scaled = ladder.model(step.name, regime.name, **{**toggles, LAYER_SCALE: USUAL_SCALE})
-        with_scale = complexity(scaled, regime.image_size).params
-    counted = complexity(ladder.model(step.name, regime.name, **{**without, **toggles}), regime.image_size)
+        with_scale = counts(scaled, regime.image_size).params
+    counted = counts(ladder.model(step.name, regime.name, **{**without, **toggles}), regime.image_size)
     return {"params": counted.params, "params_layer_scale": with_scale, "macs": counted.macs}
 
 
@@ -209,7 +207,10 @@ def _print_structure(structure: ModuleDiff) -> None:
 
 
 def find_ladder_and_regime(ladder: str | None, regime: str | None) -> tuple[Ladder, Regime]:
-    """The ladder of that name and a regime of it, the first ones unless given. Raises ConfigError."""
+    """The ladder of that name and a regime of it, the first ones unless given.
+
+    Raises ConfigError.
+    """
     found = find_ladder(ladder) if ladder else find_ladder()
     return found, found.find_regime(regime or found.default_regime)
 
