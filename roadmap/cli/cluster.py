@@ -35,7 +35,7 @@ class Order:
     images_per_second: of one GPU, where nothing is measured.
     """
 
-    launcher: str = "slurm"
+    launcher: str
     given: Mapping[str, Any]
     profile: str | None = None
     snapshot: bool = True

@@ -89,7 +89,6 @@ def run_prepared(run: RunFolder, runtime: Runtime) -> int:
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
     record = train_prepared(run, launch.runtime if launch else runtime, patient=alone)
     if record.status == FINISHED:
-        print(f"{run.path.name}: finished")
         return 0
     print(f"{run.path.name}: {record.status}: {record.error}", file=sys.stderr)
     return TRY_LATER if record.status == INTERRUPTED else 1
