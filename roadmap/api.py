@@ -28,9 +28,10 @@ from roadmap.launch.local import LocalLauncher
 from roadmap.launch.preflight import initial_weights, refuse_before_training
 from roadmap.launch.resources import Resources
 from roadmap.launch.snapshot import live_code
-from roadmap.runs.folder import RunFolder, study_folder, write_study
+from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
 from roadmap.runs.record import FINISHED, Record
+from roadmap.runs.study_folder import study_folder, write_study
 from roadmap.study.expand import Study as Content
 from roadmap.study.expand import expand
 from roadmap.study.file import read_plan
