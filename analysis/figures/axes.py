@@ -62,9 +62,7 @@ def shared_scales(runs: Sequence[Run], metric: Metric, across: float, up: float)
     """
     epochs = [epoch for run in runs for epoch in numbers(run, "epoch")] or [1.0]
     finished = [run for run in runs if run.finished(metric)]
-    return Scales(
-        scale((0, max(epochs)), across), scale(_loss(finished), up), scale(_watched(finished, metric), up)
-    )
+    return Scales(scale((0, max(epochs)), across), scale(_loss(finished), up), scale(_watched(finished, metric), up))
 
 
 def _loss(runs: Sequence[Run]) -> Limits:

@@ -56,9 +56,7 @@ def scales_of(panels: Sequence[Panel], metric: Metric) -> Scales:
     return shared_scales(runs, metric, PLOT, TALL)
 
 
-def curves_svg(
-    panels: Sequence[Panel], metric: Metric, scales: Scales | None = None, columns: int = COLUMNS
-) -> str:
+def curves_svg(panels: Sequence[Panel], metric: Metric, scales: Scales | None = None, columns: int = COLUMNS) -> str:
     """Write all panels in a grid; the same drawing of a single panel serves the page."""
     scales = scales or scales_of(panels, metric)
     columns = max(min(columns, len(panels)), 1)
