@@ -1,10 +1,12 @@
-"""Run folders -> Study, and Study <-> results/<study>/records.jsonl; both -> one tidy table of runs.
+"""Run folders -> Study, and Study <-> results/<study>/records.jsonl.
+
+Both -> one tidy table of runs.
 
 A run is never dropped: it is finished, failed or missing. records.jsonl holds all that analysis
-needs, so that tables and figures can be made again without runs/:
-    line 1     {"format": 2, "study": name, "question": text, "ladder": name, "regime": name, ...}
-               and what else study.json says: design, notes, points, comparisons, crossings, undefined
-    then one line a planned run, in planned order: its record, with status "missing" where it has none.
+needs, so that tables and figures can be made again without runs/: line 1 {"format": 2, "study":
+name, "question": text, "ladder": name, "regime": name, ...} and what else study.json says: design,
+notes, points, comparisons, crossings, undefined then one line a planned run, in planned order: its
+record, with status "missing" where it has none.
 """
 
 from __future__ import annotations
@@ -12,26 +14,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.study import (
-    Cell,
-    CellId,
-    Comparison,
-    Kind,
-    Latency,
-    LatencyTable,
-    Run,
-    Study,
-    Undefined,
-)
+from analysis.cells import Content, study_of
+from analysis.study import CellId, Comparison, Latency, LatencyTable, Run, Study
 from roadmap.config.errors import RoadmapError
 from roadmap.config.metric import METRICS
 from roadmap.runs.io import read_lines
-from roadmap.runs.record import FAILED, MISSING, Hardware, Record
+from roadmap.runs.record import FAILED, MISSING, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,9 +34,6 @@ RECORDS = "records.jsonl"
 LABELS = ("id", "fingerprint", "regime", "step", "change", "seed")
 CURVES = ("epoch", "train_loss", *(metric.curve for metric in METRICS.values()))
 AVERAGED_CURVES = tuple(metric.averaged_curve for metric in METRICS.values())
-
-Content = Mapping[str, Any]  # an object of JSON
-Label = tuple[str, str]  # a cell as files name it: step and change
 
 # Infinity and NaN, which a diverged run may leave, are not JSON: they become null here, once, so
 # that what is read back later is the same.
@@ -60,8 +49,8 @@ def open_study(folder: Path, *, curves: bool = False) -> Study:
 def load_runs(path: Path | str) -> pd.DataFrame:
     """Read a study's folder as one tidy table: a row a planned run, whatever became of it.
 
-    Columns: the labels, `status`, every metric, then the record's other numbers and words, then each
-    resolved setting by its dotted name (`model.kernel_size`).
+    Columns: the labels, `status`, every metric, then the record's other numbers and words, then
+    each resolved setting by its dotted name (`model.kernel_size`).
     """
     import pandas as pd
 
@@ -89,7 +78,8 @@ def _tidy(run: Run) -> dict[str, Any]:
 
 
 def gather(folder: Path, *, curves: bool = False) -> Study:
-    """Read runs/<study>: study.json and every record.json below it, with `curves` also metrics.jsonl.
+    """Read runs/<study>: study.json and every record.json below it, with `curves` also
+    metrics.jsonl.
 
     Raises RoadmapError where there is no usable study.json.
     """
@@ -119,13 +109,17 @@ def _header(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     )
     try:
         header = json.loads(path.read_bytes())
-        planned = [{label: trial[label] for label in LABELS} for trial in header.pop("trials")]
+        planned = [_labels(trial) for trial in header.pop("trials")]
         _ = [header[key] for key in ("name", "question", "regime")]
     except OSError as e:
         raise RoadmapError(f"report.study {path} cannot be read: {e.strerror}; {advice}") from e
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise RoadmapError(f"report.study {path} is damaged ({type(e).__name__}: {e}); {advice}") from e
     return header, planned
+
+
+def _labels(trial: Content) -> dict[str, Any]:
+    return {label: trial[label] for label in LABELS}
 
 
 def _latency(folder: Path) -> dict[str, Any]:
@@ -145,8 +139,12 @@ def _latency(folder: Path) -> dict[str, Any]:
 def _curves(folder: Path) -> dict[str, list[Any]]:
     """What a run noted at each epoch's end, on the split that it watched: {name: values}."""
     lines, _ = read_lines(folder / "metrics.jsonl")
-    shown = {name: [_rounded(line.get(name)) for line in lines] for name in (*CURVES, *AVERAGED_CURVES)}
-    return {name: values for name, values in shown.items() if any(value is not None for value in values)}
+    curves: dict[str, list[Any]] = {}
+    for name in (*CURVES, *AVERAGED_CURVES):
+        values = [_rounded(line.get(name)) for line in lines]
+        if values.count(None) < len(values):
+            curves[name] = values
+    return curves
 
 
 def _rounded(value: Any) -> Any:
@@ -179,7 +177,10 @@ def _damaged(error: str) -> dict[str, Any]:
 
 
 def _planned_record(planned: Content, content: dict[str, Any] | None) -> Record:
-    """Labels as planned, values as recorded. A record of another trial in the folder is not this run's."""
+    """Labels as planned, values as recorded.
+
+    A record of another trial in the folder is not this run's.
+    """
     if content is None:
         return Record(status=MISSING, **planned)
     theirs = content.get("fingerprint", planned["fingerprint"])
@@ -189,7 +190,8 @@ def _planned_record(planned: Content, content: dict[str, Any] | None) -> Record:
 
 
 def _labels_of_unplanned(folder: Path, content: Content) -> dict[str, Any]:
-    """Labels of a run that study.json does not list: from its record, then its trial.json, else empty."""
+    """Labels of a run that study.json does not list: from its record, then its trial.json, else
+    empty."""
     try:
         trial = json.loads((folder / "trial.json").read_bytes())
     except (OSError, ValueError):
@@ -213,10 +215,10 @@ def to_lines(study: Study) -> bytes:
         "design": study.design,
         "notes": list(study.notes),
         "points": list(study.points),
-        "comparisons": _distinct(_comparison_to_json(c, label) for c in study.comparisons),
-        "crossings": _distinct(_comparison_to_json(c, label) for c in study.crossings),
+        "comparisons": _comparisons_to_json(study.comparisons, label),
+        "crossings": _comparisons_to_json(study.crossings, label),
         "undefined": {undefined.label: undefined.reason for undefined in study.undefined},
-        "latency": _latency_to_json(study.latency, label) if study.latency else {},
+        "latency": _latency_to_json(study.latency, label),
     }
     contents = [header, *(run.record.to_json() for run in study.runs)]
     return "".join(json.dumps(content, allow_nan=False) + "\n" for content in contents).encode()
@@ -227,13 +229,21 @@ def _distinct(contents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return list({json.dumps(content): content for content in contents}.values())
 
 
+def _comparisons_to_json(comparisons: Iterable[Comparison], label: Mapping[CellId, list[str]]) -> list[dict[str, Any]]:
+    return _distinct(_comparison_to_json(c, label) for c in comparisons)
+
+
 def _comparison_to_json(c: Comparison, label: Mapping[CellId, list[str]]) -> dict[str, Any]:
     content = {"child": label[c.child], "parent": label[c.parent], "declared": list(c.declared), "kind": c.kind}
-    planned = {} if c.planned is None else {"planned": {name: list(pair) for name, pair in c.planned.items()}}
-    return {**content, **planned}
+    if c.planned is None:
+        return content
+    return {**content, "planned": {name: list(pair) for name, pair in c.planned.items()}}
 
 
-def _latency_to_json(table: LatencyTable, label: Mapping[CellId, list[str]]) -> dict[str, Any]:
+def _latency_to_json(table: LatencyTable | None, label: Mapping[CellId, list[str]]) -> dict[str, Any]:
+    if table is None:
+        return {}
+
     def one(id_: CellId, timed: Latency) -> dict[str, Any]:
         return {"cell": label[id_], "ms": timed.ms, "low": timed.low, "high": timed.high, "rounds": timed.rounds}
 
@@ -268,114 +278,3 @@ def _from_lines(lines: Sequence[bytes]) -> Study:
     for content in contents:
         _ = [content[key] for key in (*LABELS, "status")]
     return study_of({**header, "name": header["study"]}, [Record.from_json(content) for content in contents])
-
-
-# Cells -------------------------------------------------------------------------------------------
-
-
-def study_of(header: Content, records: Sequence[Record]) -> Study:
-    """A study from the content of study.json (or of the first line of records.jsonl) and its runs' records.
-
-    Files name cells by step and change; from here on a cell is what its configuration says.
-    """
-    regimes = dict.fromkeys([str(header["regime"]), *(record.regime for record in records)])
-    compared = list(header.get("comparisons", []))
-    crossed = list(header.get("crossings", []))
-    points = list(header.get("points", []))
-    found: dict[str, dict[Label, Cell]] = {}
-    taken: set[CellId] = set()
-    for regime in regimes:
-        own = [record for record in records if record.regime == regime]
-        found[regime] = _cells(regime, own, [*compared, *crossed], points, taken)
-    runs = [_run(record, found[record.regime]) for record in records]
-    in_regimes = list(found.values())
-    return Study(
-        name=str(header["name"]),
-        question=str(header["question"]),
-        ladder=str(header.get("ladder", "convnext")),
-        regime=str(header["regime"]),
-        runs=runs,
-        design=header.get("design", "ladder"),
-        notes=list(header.get("notes", [])),
-        points=points,
-        comparisons=[_comparison(c, cells) for cells in in_regimes for c in compared],
-        crossings=[_comparison(c, cells) for cells in in_regimes for c in crossed],
-        undefined=[Undefined(label, reason) for label, reason in header.get("undefined", {}).items()],
-        latency=_latency_table(header.get("latency"), in_regimes),
-        cells={cell.id: cell for cells in in_regimes for cell in cells.values()},
-    )
-
-
-def _run(record: Record, cells: Mapping[Label, Cell]) -> Run:
-    cell = cells[record.step, record.change]
-    return Run(record.id, record.fingerprint, record.regime, cell, record.seed, record)  # type: ignore[arg-type]
-
-
-def _cells(
-    regime: str, records: Sequence[Record], compared: Sequence[Content], points: Sequence[str], taken: set[CellId]
-) -> dict[Label, Cell]:
-    """Every cell of a regime that has runs or is compared; each identity is given once (`taken`)."""
-    configurations: dict[Label, Counter[str]] = {}
-    for record in records:
-        counted = configurations.setdefault((record.step, record.change), Counter())
-        if record.configuration:
-            counted[record.configuration] += 1
-    roles: dict[Label, str] = {}
-    for c in compared:
-        for label in (_label(c["child"]), _label(c["parent"])):
-            configurations.setdefault(label, Counter())
-        if Kind(c["kind"]) is Kind.A_A:
-            roles[_label(c["child"])] = c["kind"]
-    cells: dict[Label, Cell] = {}
-    for (step, change), counted in configurations.items():
-        most = counted.most_common(1)
-        configuration = most[0][0] if most else f"{regime}: {change}"
-        id_ = CellId(step, configuration, roles.get((step, change), ""))
-        cells[step, change] = _cell(_untaken(id_, taken), step, change, points)
-    return cells
-
-
-def _untaken(id_: CellId, taken: set[CellId]) -> CellId:
-    """The identity, or one with a number in its role where a step has the same configuration twice."""
-    number, unique = 2, id_
-    while unique in taken:
-        unique = CellId(id_.step, id_.configuration, f"{id_.role or 'again'}-{number}")
-        number += 1
-    taken.add(unique)
-    return unique
-
-
-def _cell(id_: CellId, step: str, change: str, points: Sequence[str]) -> Cell:
-    """Files note at which crossed value a cell stands by the end of its change's text."""
-    for point, text in enumerate(points):
-        if change == text or change.endswith(f" {text}"):
-            return Cell(id_, step, change, change.removesuffix(text).strip(), point)
-    return Cell(id_, step, change, change)
-
-
-def _label(names: Sequence[Any]) -> Label:
-    step, change = names
-    return str(step), str(change)
-
-
-def _comparison(content: Content, cells: Mapping[Label, Cell]) -> Comparison:
-    planned = content.get("planned")
-    return Comparison(
-        child=cells[_label(content["child"])].id,
-        parent=cells[_label(content["parent"])].id,
-        declared=tuple(content["declared"]),
-        kind=Kind(content["kind"]),
-        planned=None if planned is None else {name: (before, after) for name, (before, after) in planned.items()},
-    )
-
-
-def _latency_table(content: Content | None, in_regimes: Iterable[Mapping[Label, Cell]]) -> LatencyTable | None:
-    if not content:
-        return None
-    timed: dict[CellId, Latency] = {}
-    for cells in in_regimes:
-        for line in content["cells"]:
-            if cell := cells.get(_label(line["cell"])):
-                timed[cell.id] = Latency(line["ms"], line["low"], line["high"], line["rounds"])
-    hardware = Hardware.from_json(content["hardware"])
-    return LatencyTable(hardware, content["batch"], content["precision"], content["git_commit"], timed)

@@ -1,4 +1,7 @@
-"""A study as analysis reads it: its cells, the runs behind them, and what is compared with what. `analysis.load` makes these from files."""
+"""A study as analysis reads it: its cells, the runs behind them, and what is compared with what.
+
+`analysis.load` makes these from files.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,17 @@ from enum import StrEnum
 from typing import Any
 
 from roadmap.config.metric import Metric
-from roadmap.runs.record import DIVERGED, FINISHED, INTERRUPTED, MISSING, Hardware, Record
+from roadmap.runs.record import DIVERGED, FINISHED, INTERRUPTED, MISSING, Hardware, Record, with_neutral
 
 GPU_HOURS, CORE_HOURS, DEVICE_HOURS = "GPU-hours", "core-hours", "device-hours"
 
 
 class Kind(StrEnum):
-    """What a comparison is for. A-A repeats a cell with other seeds, NO_OP sets a toggle that does nothing: both have no effect; CROSSING is one cell at two crossed values."""
+    """What a comparison is for.
+
+    A-A repeats a cell with other seeds, NO_OP sets a toggle that does nothing: both have no effect;
+    CROSSING is one cell at two crossed values.
+    """
 
     STEP = "step"
     CHANGE = "change"
@@ -29,7 +36,10 @@ class Kind(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a planned run counts: failed is also diverged, damaged or without the metric; missing is also interrupted."""
+    """How a planned run counts: failed is also diverged, damaged or without the metric.
+
+    Missing is also interrupted.
+    """
 
     FINISHED = "finished"
     FAILED = "failed"
@@ -38,7 +48,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class CellId:
-    """What a cell is, whatever it is called: the step it stands on, the digest of its configuration, and its role where it repeats another cell ('a-a').
+    """What a cell is, whatever it is called: the step it stands on, the digest of its
+    configuration, and its role where it repeats another cell ('a-a').
 
     Where no record says a configuration, `configuration` is made of what the plan says of the cell.
     """
@@ -50,9 +61,13 @@ class CellId:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One configuration over its seeds. `step` is its ladder step's name (or the subject's), `change` the text of what is set on top of it; both are for readers and files.
+    """One configuration over its seeds.
 
-    arm: `change` without the value that the design is crossed with. point: which of the crossed values, None in a design that is not crossed.
+    `step` is its ladder step's name (or the subject's), `change` the text of what is set on top of
+    it; both are for readers and files.
+
+    arm: `change` without the value that the design is crossed with. point: which of the crossed
+    values, None in a design that is not crossed.
     """
 
     id: CellId
@@ -112,6 +127,14 @@ class Run:
         return metric.averaged(self.record.metrics)
 
     @property
+    def resolved(self) -> Mapping[str, Any]:
+        """Every setting that decided the outcome, by its part.
+
+        Empty where the record does not say.
+        """
+        return with_neutral(self.record.resolved) if self.record.resolved else {}
+
+    @property
     def machine(self) -> Machine:
         """What decides the run's speed beside its settings."""
         hardware = self.record.hardware
@@ -125,7 +148,8 @@ class Run:
         hardware = self.record.hardware
         on_cpu = hardware.device == "cpu"
         devices = (self.record.world_size or 1) * ((hardware.threads or 1) if on_cpu else 1)
-        unit = CORE_HOURS if on_cpu else GPU_HOURS if hardware.device else DEVICE_HOURS
+        known = CORE_HOURS if on_cpu else GPU_HOURS
+        unit = known if hardware.device else DEVICE_HOURS
         return DeviceHours(devices * (self.record.wall_seconds or 0) / 3600, unit)
 
     def reason(self, metric: Metric) -> str:
@@ -153,7 +177,8 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class DeviceHours:
-    """Hours of all devices together, in `unit`: 'GPU-hours', 'core-hours' of the threads at work, 'device-hours' where the record does not say on what."""
+    """Hours of all devices together, in `unit`: 'GPU-hours', 'core-hours' of the threads at work,
+    'device-hours' where the record does not say on what."""
 
     hours: float
     unit: str
@@ -161,9 +186,13 @@ class DeviceHours:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Child against parent. `declared`: names of resolved settings (`model.norm`, `recipe.*`) in which they are meant to differ, all others are not.
+    """Child against parent.
 
-    planned: {name: (the parent's value, the child's)} of the settings that differ in the plan; None where the plan does not say.
+    `declared`: names of resolved settings (`model.norm`, `recipe.*`) in which they are meant to
+    differ, all others are not.
+
+    planned: {name: (the parent's value, the child's)} of the settings that differ in the plan; None
+    where the plan does not say.
     """
 
     child: CellId
@@ -206,8 +235,9 @@ class LatencyTable:
 class Study:
     """A question and its planned runs, in planned order.
 
-    crossings: each cell of a crossed design against the same one at the first of the `points`, which are the texts of the values that the design is crossed with.
-    notes: what a reader must know of the design.
+    crossings: each cell of a crossed design against the same one at the first of the `points`,
+    which are the texts of the values that the design is crossed with. notes: what a reader must
+    know of the design.
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""How numbers are printed, the same in tables and figures. Signs and dashes are typographic; tables.latex translates them."""
+"""How numbers are printed, the same in tables and figures.
+
+Signs and dashes are typographic; tables.latex translates them.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,8 @@ def median_text(median: float | None, low: float | None, high: float | None) -> 
 
 
 def scaled(value: float | None, unit: float) -> str:
-    """A count in units of 1e6 or 1e9, with two decimals and always three significant digits: '25.56', '0.00123'."""
+    """A count in units of 1e6 or 1e9, with two decimals and always three significant digits:
+    '25.56', '0.00123'."""
     if value is None:
         return NONE
     x = value / unit
@@ -53,13 +57,23 @@ def scaled(value: float | None, unit: float) -> str:
     return f"{x:.{decimals}f}"
 
 
+def count(n: int, what: str) -> str:
+    """'1 run', '1,200 runs'."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def one_line(text: object) -> str:
     """Whitespace and control characters, which error messages may hold, as single spaces."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return " ".join("".join(map(_printable, str(text))).split())
+
+
+def _printable(letter: str) -> str:
+    return letter if letter.isprintable() else " "
 
 
 def with_words(name: str, change: str) -> str:
-    """A cell in words: 'gelu with kernel_size=3', 'gelu without stage-ratio', or what of the two there is."""
+    """A cell in words: 'gelu with kernel_size=3', 'gelu without stage-ratio', or what of the two
+    there is."""
     if not name or not change:
         return name or change
     return f"{name} {as_change(change)}"

@@ -58,8 +58,11 @@ class Placed:
 
 @dataclass(frozen=True)
 class _Sorted:
-    """The studies' runs: finished ones that are no control's; those that are `lost`, with whether they are
-    the first study's; the fingerprints of controls' finished runs."""
+    """The studies' runs: finished ones that are no control's.
+
+    Those that are `lost`, with whether they are the first study's; the fingerprints of controls'
+    finished runs.
+    """
 
     finished: list[Run]
     lost: list[tuple[Run, bool]]
@@ -67,12 +70,13 @@ class _Sorted:
 
 
 def place(lattice: Lattice, studies: Sequence[Study], metric: Metric = TOP1, like: Run | None = None) -> Placed:
-    """Every run of the studies on its cell; of a run that several studies hold (one fingerprint) the
-    first finished one counts.
+    """Every run of the studies on its cell.
+
+    Of a run that several studies hold (one fingerprint) the first finished one counts.
 
     Runs that were made in other circumstances than `like`, a run of the base unless given, count
-    nowhere. Nor do the runs of a study's controls: they are there to be compared with their cell, as
-    in the study's table, and an A/A control's have seeds that no other cell has.
+    nowhere. Nor do the runs of a study's controls: they are there to be compared with their cell,
+    as in the study's table, and an A/A control's have seeds that no other cell has.
     """
     runs = _sorted_out(studies, metric)
     cells = {id(run): _cell(lattice, run) for run in runs.finished}
@@ -93,23 +97,27 @@ def place(lattice: Lattice, studies: Sequence[Study], metric: Metric = TOP1, lik
             by_cell[cell].append(run)
     elsewhere = [run for run in kept.values() if cells[id(run)] is None]
     lost = [run for run, own in runs.lost if own or _cell(lattice, run) is not None]
+    unfinished = {run.fingerprint: run for run in lost if run.fingerprint not in kept}
+    aside = [run for run in elsewhere if run.record.resolved]
+    silent = [run for run in elsewhere if not run.record.resolved]
+    disagree = [r.id for r in repeated if kept[r.fingerprint].value(metric) != r.value(metric)]
     return Placed(
         metric=metric,
         runs=dict(by_cell),
         like=like,
         apart=tuple(apart.values()),
-        aside=tuple(run for run in elsewhere if run.record.resolved),
-        silent=tuple(run for run in elsewhere if not run.record.resolved),
+        aside=tuple(aside),
+        silent=tuple(silent),
         controls=len(runs.controls - kept.keys()),
-        lost=tuple({run.fingerprint: run for run in lost if run.fingerprint not in kept}.values()),
+        lost=tuple(unfinished.values()),
         repeated=len(repeated),
-        disagree=tuple(r.id for r in repeated if kept[r.fingerprint].value(metric) != r.value(metric)),
+        disagree=tuple(disagree),
     )
 
 
 def _cell(lattice: Lattice, run: Run) -> int | None:
     """The cell with the run's settings, None where there is none or the record does not say them."""
-    return lattice.find(flat(run.record.resolved)) if run.record.resolved else None
+    return lattice.find(flat(run.resolved)) if run.resolved else None
 
 
 def _sorted_out(studies: Sequence[Study], metric: Metric) -> _Sorted:
@@ -131,8 +139,8 @@ def _typical(runs: Sequence[Run], cells: Mapping[int, int | None], study: Study)
     """A run in whose circumstances the others must be.
 
     One of the base, of another cell only where the base has none; the study's own before another's.
-    Where these disagree, one of the largest group that was made alike, those last whose records leave
-    open what they are of.
+    Where these disagree, one of the largest group that was made alike, those last whose records
+    leave open what they are of.
     """
     own = {id(run) for run in study.runs}
     rank = {id(run): (cells[id(run)] != 0, id(run) not in own) for run in runs}
@@ -157,8 +165,8 @@ def doubts(run: Run) -> tuple[Confound, ...]:
 
 
 def _differing(lattice: Lattice, like: Run | None) -> Callable[[Run], tuple[Confound, ...]]:
-    """A function that says in what a run of a cell was made otherwise than `like`, beyond what follows
-    from players' settings. Each way is compared once, for runs may be many."""
+    """A function that says in what a run of a cell was made otherwise than `like`, beyond what
+    follows from players' settings. Each way is compared once, for runs may be many."""
     declared = tuple(dict.fromkeys(key for p in lattice.game.players for key in p.settings))
     open_anyway = doubts(like) if like else ()
     known: dict[str, tuple[Confound, ...]] = {}

@@ -1,9 +1,11 @@
-"""The lattice of a game's toggles: which settings each subset of them means, and whether it can be built.
+"""The lattice of a game's toggles: which settings each subset of them means, and whether it can be
+built.
 
-A cell is a set of players that are on, held as a bit mask: bit i is player i, 0 the base, all bits the top. An order in which the players are switched on is a path
-from the base to the top; a legal order passes only cells that can be built. `analysis.attribution.games` tells who the players of a study are,
-`analysis.attribution.assignment` lays the runs on the cells, `analysis.attribution.shapley` puts the
-numbers on.
+A cell is a set of players that are on, held as a bit mask: bit i is player i, 0 the base, all bits
+the top. An order in which the players are switched on is a path from the base to the top; a legal
+order passes only cells that can be built. `analysis.attribution.games` tells who the players of a
+study are, `analysis.attribution.assignment` lays the runs on the cells,
+`analysis.attribution.shapley` puts the numbers on.
 """
 
 from __future__ import annotations
@@ -26,14 +28,19 @@ Settings = dict[str, Any]  # 'model.kernel_size' -> its setting, as JSON holds i
 
 # Up to so many players every subset is looked at (2^16 cells, about a second); beyond, only those that were trained.
 LIMIT = 16
-# Rules read these together with other settings. `stages`, which a dependency needs, is no toggle: it is made of `depths`.
+# Rules read these together with other settings. `stages`, which a dependency needs, is no toggle: it is
+# made of `depths`.
 _CHECKED_WITH_DATA = ("stem_stride", "depths", "num_classes", "in_chans")
 _MADE_OF = {"stages": ("depths",)}
 
 
 @dataclass(frozen=True)
 class Player:
-    """A toggle, or a bundle that is only ever switched as one. `settings` maps 'model.kernel_size' to (off, on); `reaches` names the ladder's step that it ends in."""
+    """A toggle, or a bundle that is only ever switched as one.
+
+    `settings` maps 'model.kernel_size' to (off, on); `reaches` names the ladder's step that it ends
+    in.
+    """
 
     name: str
     settings: Mapping[str, tuple[Any, Any]]
@@ -41,17 +48,23 @@ class Player:
 
     @property
     def words(self) -> str:
-        """What it switches: 'kernel_size 3 to 7'; of a large bundle the number of settings and the first few."""
+        """What it switches: 'kernel_size 3 to 7'.
+
+        Of a large bundle the number of settings and the first few.
+        """
         said = [f"{short(key)} {text(off)} to {text(on)}" for key, (off, on) in self.settings.items()]
         return ", ".join(said) if len(said) <= 4 else f"{len(said)} settings: {', '.join(said[:3])}, ..."
 
 
 @dataclass(frozen=True)
 class Game:
-    """`players` on top of `base`, whose cell is called `bottom`; `top` names the cell with all of them on.
+    """`players` on top of `base`, whose cell is called `bottom`.
 
-    A cell's settings are the base's with those of its players in their order, the later winning as on the ladder: there LayerScale comes with
-    `recipe` and goes with `grn`. `notes` are sentences on how the players were found.
+    `top` names the cell with all of them on.
+
+    A cell's settings are the base's with those of its players in their order, the later winning as
+    on the ladder: there LayerScale comes with `recipe` and goes with `grn`. `notes` are sentences
+    on how the players were found.
     """
 
     base: Mapping[str, Any]
@@ -73,7 +86,10 @@ def flat(resolved: Mapping[str, Any]) -> Settings:
     """Every resolved setting but the seed under its dotted name."""
     found: Settings = {}
     for key, value in resolved.items():
-        found |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, Mapping) else {key: value}
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            found[key] = value
     found.pop("seed", None)
     return found
 
@@ -108,27 +124,40 @@ class Lattice:
         }
 
     def words(self, cell: int) -> str:
-        """A cell's name by its players: what is on, or what is off (of a ladder: up to the last step that is on), whichever is shorter."""
+        """A cell's name by its players: what is on, or what is off (of a ladder: up to the last
+        step that is on), whichever is shorter."""
         steps = all(p.reaches for p in self.game.players)
         whole = (1 << cell.bit_length()) - 1 if steps else self.top
-        on, off = ([p.name for p in self.members(c)] for c in (cell, whole ^ cell))
+        on = [p.name for p in self.members(cell)]
+        off = [p.name for p in self.members(whole ^ cell)]
         top = self.game.top if whole == self.top else self.game.players[cell.bit_length() - 1].reaches
-        if not on or not off:
-            return top if on else self.game.bottom
-        return (
-            f"{self.game.bottom} with {listing(on)}"
-            if len(on) <= len(off)
-            else f"{top} {'without' if steps else 'but'} {listing(off)}"
-        )
+        if not on:
+            return self.game.bottom
+        if not off:
+            return top
+        if len(on) <= len(off):
+            return f"{self.game.bottom} with {listing(on)}"
+        return f"{top} {'without' if steps else 'but'} {listing(off)}"
 
     @cached_property
     def _telling(self) -> list[str | None]:
-        """For each player a setting that no other player touches, which tells whether it is on; None where it has none."""
+        """For each player a setting that no other player touches, which tells whether it is on.
+
+        None where it has none.
+        """
         owners = Counter(key for p in self.game.players for key in p.settings)
-        return [next((key for key in p.settings if owners[key] == 1), None) for p in self.game.players]
+        telling: list[str | None] = []
+        for player in self.game.players:
+            own = (key for key in player.settings if owners[key] == 1)
+            telling.append(next(own, None))
+        return telling
 
     def find(self, settings: Settings) -> int | None:
-        """The cell with exactly these settings; None where there is none, as for half a bundle. Raises RoadmapError where two cells have them."""
+        """The cell with exactly these settings.
+
+        None where there is none, as for half a bundle. Raises RoadmapError where two cells have
+        them.
+        """
         known = sum(
             1 << i
             for i, key in enumerate(self._telling)
@@ -140,21 +169,23 @@ class Lattice:
         if len(cells) > 1:
             both = " and ".join(self.words(c) for c in cells[:2])
             raise RoadmapError(
-                f"attribute.players {both} have the same settings; legal: players of which none undoes another wholly; make them one player"
+                f"attribute.players {both} have the same settings; "
+                "legal: players of which none undoes another wholly; make them one player"
             )
         return cells[0] if cells else None
 
     @cached_property
     def _checked(self) -> int:
-        """The players that a rule of ModelSpec, Recipe or Trial may refuse together with others; each alone was trained, or it would be no player."""
+        """The players that a rule of ModelSpec, Recipe or Trial may refuse together with others.
+
+        Each alone was trained, or it would be no player.
+        """
         toggles = [f.name for f in fields(ModelSpec)]
-        names = {
-            n
-            for d in DEPENDENCIES
-            for name in (d.toggle, d.needs)
-            for n in ((name,) if name in toggles else _MADE_OF.get(name, toggles))
-        }
-        free = {f"model.{name}" for name in toggles if name not in names and name not in _CHECKED_WITH_DATA}
+        read = {name for d in DEPENDENCIES for name in (d.toggle, d.needs)}
+        checked = set(_CHECKED_WITH_DATA)
+        for name in read:
+            checked.update((name,) if name in toggles else _MADE_OF.get(name, toggles))
+        free = {f"model.{name}" for name in toggles if name not in checked}
         return sum(1 << i for i, p in enumerate(self.game.players) if not free.issuperset(p.settings))
 
     @cached_property
@@ -162,7 +193,10 @@ class Lattice:
         return {}
 
     def refusal(self, cell: int) -> str:
-        """Why the cell cannot be built; empty where it can. Specs are built once for each combination that a rule can tell apart."""
+        """Why the cell cannot be built; empty where it can.
+
+        Specs are built once for each combination that a rule can tell apart.
+        """
         asked = cell & self._checked
         if asked not in self._refusals:
             self._refusals[asked] = _refusal(self.settings(asked))
@@ -170,7 +204,9 @@ class Lattice:
 
     def legal(self) -> list[int] | None:
         """All cells that can be built; None for more than LIMIT players."""
-        return None if self.size > LIMIT else [cell for cell in range(1 << self.size) if not self.refusal(cell)]
+        if self.size > LIMIT:
+            return None
+        return [cell for cell in range(1 << self.size) if not self.refusal(cell)]
 
 
 def _refusal(settings: Settings) -> str:
@@ -194,14 +230,35 @@ _LABELS = {"name": "cell", "source": "cell", "expected": ""}  # fields of a reci
 
 
 def paths(cells: Collection[int], size: int) -> tuple[dict[int, int], dict[int, int]]:
-    """Through these cells alone: {cell: ways to it from the base}, {cell: ways from it to the top}. Exact integers, one player switched on at a time."""
-    bits = [1 << i for i in range(size)]
-    top = (1 << size) - 1
+    """Through these cells alone: {cell: ways to it from the base}, {cell: ways from it to the top}.
+
+    Exact integers; one player is switched on at a time.
+    """
     by_size = sorted(cells, key=int.bit_count)
     up: dict[int, int] = {}
     down: dict[int, int] = {}
-    for c in by_size:
-        up[c] = sum([up.get(c ^ b, 0) for b in bits if c & b]) if c else 1
-    for c in reversed(by_size):
-        down[c] = sum([down.get(c | b, 0) for b in bits if not c & b]) if c != top else 1
+    for cell in by_size:
+        up[cell] = ways_to(cell, up)
+    for cell in reversed(by_size):
+        down[cell] = ways_from(cell, down, size)
     return up, down
+
+
+def ways_to(cell: int, up: Mapping[int, int]) -> int:
+    """Ways from the base to a cell, by those to the cells with one player less."""
+    if not cell:
+        return 1
+    return sum([up.get(cell ^ bit, 0) for bit in _bits(cell)])
+
+
+def ways_from(cell: int, down: Mapping[int, int], size: int) -> int:
+    """Ways from a cell to the top, by those from the cells with one player more."""
+    rest = (1 << size) - 1 ^ cell
+    if not rest:
+        return 1
+    return sum([down.get(cell | bit, 0) for bit in _bits(rest)])
+
+
+def _bits(cell: int) -> list[int]:
+    """The players of a cell, each as a mask of its own."""
+    return [1 << i for i in range(cell.bit_length()) if cell >> i & 1]

@@ -60,7 +60,7 @@ def _configurations(study: Study, metric: Metric) -> dict[Cell, Settings]:
     controls = control_cells(study)
     for run in study.runs_in():
         if run.cell.id not in controls and run.finished(metric) and _tells(run):
-            runs[run.cell].append(json.dumps(flat(run.record.resolved or {})))
+            runs[run.cell].append(json.dumps(flat(run.resolved)))
     found = {cell: json.loads(Counter(texts).most_common(1)[0][0]) for cell, texts in runs.items()}
     data = {cell: json.dumps(_data_of(settings)) for cell, settings in found.items()}
     most = Counter(data.values()).most_common(1)
@@ -69,8 +69,7 @@ def _configurations(study: Study, metric: Metric) -> dict[Cell, Settings]:
 
 def _tells(run: Run) -> bool:
     """Whether a run says its settings, and is no control."""
-    resolved = run.record.resolved
-    return bool(resolved) and not (resolved or {}).get("control")
+    return bool(run.resolved) and not run.resolved.get("control")
 
 
 def _data_of(settings: Settings) -> list[Any]:
@@ -78,7 +77,8 @@ def _data_of(settings: Settings) -> list[Any]:
 
 
 def control_cells(study: Study) -> set[CellId]:
-    """The cells that are negative controls: the runs of another cell once more, to be compared with it."""
+    """The cells that are negative controls: the runs of another cell once more, to be compared with
+    it."""
     return {c.child for c in study.comparisons if c.kind.control}
 
 
@@ -122,12 +122,16 @@ def _with_change(cell: Cell) -> str:
 def _undeclared(study: Study, player: Player, child: Cell, parent: Cell) -> list[str]:
     """A sentence where the records differ by more than the comparison declares."""
     compared = [c for c in _comparisons(study) if (c.child, c.parent) == (child.id, parent.id)]
-    beyond = [key for key in player.settings if compared and not any(_declares(c, key) for c in compared)]
-    if not beyond:
+    beyond = [key for key in player.settings if not _any_declares(compared, key)]
+    if not compared or not beyond:
         return []
     return [
         f"{player.name} also changes {listing(beyond)}, which the study does not declare: its share is that of both."
     ]
+
+
+def _any_declares(compared: Sequence[Comparison], key: str) -> bool:
+    return any(_declares(c, key) for c in compared)
 
 
 def _declares(comparison: Comparison, key: str) -> bool:
@@ -143,7 +147,9 @@ def _comparisons(study: Study) -> list[Comparison]:
 
 
 def _toggles_game(study: Study, cells: Cells) -> Game:
-    """Players are the toggles with two settings; those that are never switched apart are one player.
+    """Players are the toggles with two settings.
+
+    Those that are never switched apart are one player.
 
     Off is what the compared cells' common base has.
     """
@@ -165,7 +171,8 @@ def _toggles_game(study: Study, cells: Cells) -> Game:
 
 
 def _about(cells: Cells, compared: Sequence[Comparison]) -> tuple[Cell, dict[Cell, Settings]]:
-    """The base of the compared cells, and the cells that comparisons tie to it: of a crossed design one copy."""
+    """The base of the compared cells, and the cells that comparisons tie to it: of a crossed design
+    one copy."""
     parents = {c.child: c.parent for c in compared}
     root = next((c.parent for c in compared if c.parent not in parents), None)
     reached = set() if root is None else _reached(root, compared)
@@ -183,7 +190,7 @@ def _reached(root: CellId, compared: Sequence[Comparison]) -> set[CellId]:
 
 
 def _all_declared(compared: Sequence[Comparison], differs: Mapping[str, Pair]) -> bool:
-    return all(any(_declares(c, key) for c in compared) for key in differs)
+    return all(_any_declares(compared, key) for key in differs)
 
 
 def _on_setting(key: str, base: Settings, kept: Sequence[Settings]) -> Any:
@@ -210,8 +217,9 @@ def training_toggles(study: Study) -> frozenset[str]:
     """The toggles of the network that a step sets together with the recipe: they say how to train."""
     ladder = find_ladder(study.ladder)
     overrides = [ladder.overrides(step, study.regime) for step in ladder.all_steps]
-    with_recipe = [names for names in overrides if any(_of_recipe(name) for name in names)]
-    return frozenset(f"model.{name}" for names in with_recipe for name in names if not _of_recipe(name))
+    with_recipe = [names for names in overrides if any(map(_of_recipe, names))]
+    toggles = {name for names in with_recipe for name in names if not _of_recipe(name)}
+    return frozenset(f"model.{name}" for name in toggles)
 
 
 def _of_recipe(name: str) -> bool:
@@ -224,7 +232,8 @@ def is_training(key: str, toggles: frozenset[str]) -> bool:
 
 
 def halves(lattice: Lattice, toggles: frozenset[str]) -> Game:
-    """The game of two: all that differs in training between base and top, and all that differs in the network.
+    """The game of two: all that differs in training between base and top, and all that differs in
+    the network.
 
     One player where the other would be empty. toggles: `training_toggles`.
     """

@@ -1,4 +1,5 @@
-"""What a reader of an attribution must know: what the lattice lacks, which runs count and which do not."""
+"""What a reader of an attribution must know: what the lattice lacks, which runs count and which do
+not."""
 
 from __future__ import annotations
 
@@ -8,10 +9,10 @@ from analysis.attribution.assignment import Apart, Placed, doubts
 from analysis.attribution.coalitions import Lattice
 from analysis.attribution.shapley import Solved
 from analysis.attribution.shares import Price, Shares
-from analysis.attribution.text import count, points
+from analysis.attribution.text import points
 from analysis.results.circumstances import unsaid
 from analysis.study import Run, Study
-from analysis.wording import one_line
+from analysis.wording import count, one_line
 from roadmap.config.errors import listing
 from roadmap.config.metric import Metric
 
@@ -71,7 +72,8 @@ def on_runs(placed: Placed, two: Placed | None, lattice: Lattice, planned: int, 
         yield f"{count(placed.repeated, 'finished run')} listed again in another study counted once."
     for id_ in placed.disagree:
         yield f"{one_line(id_)} has another result where it is listed again; the first is counted."
-    apart = {id(found.run): found for found in (*placed.apart, *(two.apart if two else ()))}
+    of_two = two.apart if two else ()
+    apart = {id(found.run): found for found in (*placed.apart, *of_two)}
     yield from _on_circumstances(list(apart.values()), placed.like)
     if placed.controls:
         controls = f"{count(placed.controls, 'finished run')} of controls not used"
@@ -83,7 +85,8 @@ def on_runs(placed: Placed, two: Placed | None, lattice: Lattice, planned: int, 
 
 
 def _on_circumstances(apart: Sequence[Apart], like: Run | None) -> Iterator[str]:
-    """Which runs were made otherwise than those that count, and what the records of these leave open."""
+    """Which runs were made otherwise than those that count, and what the records of these leave
+    open."""
     if apart:
         which = _few(found.run.id for found in apart)
         what = _few(confound.text for found in apart for confound in found.differs)

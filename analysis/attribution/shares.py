@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.attribution.shapley import Estimate, Interaction, Value
+from analysis.wording import count
 from roadmap.config.metric import Metric
 
 
 @dataclass(frozen=True)
 class TrainedCell:
-    """A cell with finished runs: `on` are its players, `mean` the mean over `n` runs of these `ids`."""
+    """A cell with finished runs:
+
+    `on` are its players, `mean` the mean over `n` runs of these `ids`.
+    """
 
     cell: str
     on: tuple[str, ...]
@@ -23,7 +27,11 @@ class TrainedCell:
 
 @dataclass(frozen=True)
 class MissingCell:
-    """A legal cell without a finished run. `settings` differ from the base's; `completes` counts the orders that this cell alone would complete, `orders` all that pass it."""
+    """A legal cell without a finished run.
+
+    `settings` differ from the base's; `completes` counts the orders that this cell alone would
+    complete, `orders` all that pass it.
+    """
 
     cell: str
     on: tuple[str, ...]
@@ -35,7 +43,8 @@ class MissingCell:
 
 @dataclass(frozen=True)
 class Shares:
-    """The game of two: what recipe and architecture give of the gain, over `orders` of `legal` ones, and together beyond each alone; `missing` are the cells that lack."""
+    """The game of two: what recipe and architecture give of the gain, over `orders` of `legal`
+    ones, and together beyond each alone; `missing` are the cells that lack."""
 
     recipe: Estimate | None
     architecture: Estimate | None
@@ -49,7 +58,11 @@ class Shares:
 
 @dataclass(frozen=True)
 class Attribution:
-    """What `roadmap attribute` says. Counts: orders and cells that were trained, that are legal (None: too many players to count), cells in all; `ids` are all runs behind it."""
+    """What `roadmap attribute` says.
+
+    Counts: orders and cells that were trained, that are legal (None: too many players to count),
+    cells in all; `ids` are all runs behind it.
+    """
 
     study: str
     metric: Metric
@@ -77,15 +90,19 @@ class Attribution:
 
 @dataclass(frozen=True)
 class Price:
-    """Mean hours of a finished run, of `runs` runs on devices that are counted alike; None where no run says how long it took."""
+    """Mean hours of a finished run, of `runs` runs on devices that are counted alike.
+
+    None where no run says how long it took.
+    """
 
     hours: float | None
     unit: str
     runs: int
 
     def of(self, cells: int, seeds: int) -> str:
-        work = f"{cells:,} cell{'s' if cells > 1 else ''} x {seeds} seed{'s' if seeds > 1 else ''}"
+        work = f"{count(cells, 'cell')} x {count(seeds, 'seed')}"
         if self.hours is None:
             return f"{work}, no finished run says how long it took"
         total = cells * seeds * self.hours
-        return f"{work} = {total:,.0f} {self.unit}" if total >= 100 else f"{work} = {total:.3g} {self.unit}"
+        amount = f"{total:,.0f}" if total >= 100 else f"{total:.3g}"
+        return f"{work} = {amount} {self.unit}"

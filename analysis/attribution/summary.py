@@ -1,10 +1,15 @@
-"""Study -> how much of the gain is whose: the Shapley value of each toggle, the interaction of each pair, and recipe against architecture.
+"""Study -> how much of the gain is whose: the Shapley value of each toggle, the interaction of each
+pair, and recipe against architecture.
 
-A step's change on the ladder is its effect after the steps before it, and would be another one elsewhere. The Shapley value averages a toggle's effect over all orders
-in which the toggles can be switched on (Shapley 1953); where some combinations cannot be built, over the orders that pass only combinations that can, as under
-precedence constraints (Faigle and Kern 1992); where some were not trained, over those whose every cell was, and how many these are is always said.
-Values of two toggles differ from the sum of their changes by interactions: the Shapley interaction index (Grabisch and Roubens 1999), a weighted mean of second
-differences v(S+i+j) - v(S+i) - v(S+j) + v(S), here over the squares whose four cells were trained, with the index's weights made to sum to one.
+A step's change on the ladder is its effect after the steps before it, and would be another one
+elsewhere. The Shapley value averages a toggle's effect over all orders in which the toggles can be
+switched on (Shapley 1953); where some combinations cannot be built, over the orders that pass only
+combinations that can, as under precedence constraints (Faigle and Kern 1992); where some were not
+trained, over those whose every cell was, and how many these are is always said. Values of two
+toggles differ from the sum of their changes by interactions: the Shapley interaction index
+(Grabisch and Roubens 1999), a weighted mean of second differences v(S+i+j) - v(S+i) - v(S+j) +
+v(S), here over the squares whose four cells were trained, with the index's weights made to sum to
+one.
 """
 
 from __future__ import annotations
@@ -38,9 +43,9 @@ def attribute(
 ) -> Attribution:
     """Attribute a study's gain to its toggles.
 
-    With every finished run of it and of `others` that lies on the lattice and was made as the base's
-    runs were. seeds: those that a missing cell would be trained with, for its cost; as many as most of
-    the study's cells have, unless given. game: other players than the study's own.
+    With every finished run of it and of `others` that lies on the lattice and was made as the
+    base's runs were. seeds: those that a missing cell would be trained with, for its cost; as many
+    as most of the study's cells have, unless given. game: other players than the study's own.
     Raises RoadmapError where the study defines no game; see `game_of`.
     """
     studies = [study, *others]
@@ -56,8 +61,11 @@ def attribute(
         _shares(two, placed_two, solve(two, placed_two, toggles, placed), price.of(1, planned)) if placed_two else None
     )
     ids = _ids(placed, shares)
+    listed = solved.missing[:LISTED]
+    missing = [_missing(lattice, cell, lattice.words(cell), ways, price.of(1, planned)) for cell, *ways in listed]
     on_cells = notes.on_cells(study, lattice, solved, shares, price, metric)
     on_runs = notes.on_runs(placed, placed_two, lattice, planned, ids)
+    lacking = None if solved.legal_cells is None else len(solved.missing)
     return Attribution(
         study=study.name,
         metric=metric,
@@ -75,12 +83,9 @@ def attribute(
         cells_legal=solved.legal_cells,
         cells_total=1 << lattice.size,
         cells=_trained(lattice, placed),
-        missing=tuple(
-            _missing(lattice, cell, lattice.words(cell), ways, price.of(1, planned))
-            for cell, *ways in solved.missing[:LISTED]
-        ),
-        missing_total=None if solved.legal_cells is None else len(solved.missing),
-        missing_cost=price.of(len(solved.missing), planned) if solved.missing else "",
+        missing=tuple(missing),
+        missing_total=lacking,
+        missing_cost=price.of(lacking, planned) if lacking else "",
         error=solved.error,
         notes=(*lattice.game.notes, *on_cells, *on_runs),
         ids=ids,
@@ -90,7 +95,8 @@ def attribute(
 def _ids(placed: Placed, shares: Shares | None) -> tuple[str, ...]:
     """All runs behind the numbers, each once."""
     of_lattice = [run.id for cell in sorted(placed.runs) for run in placed.runs[cell]]
-    of_shares = [id_ for cell in (shares.cells if shares else ()) for id_ in cell.ids]
+    cells = shares.cells if shares else ()
+    of_shares = [id_ for cell in cells for id_ in cell.ids]
     return tuple(dict.fromkeys([*of_lattice, *of_shares]))
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from analysis.attribution.assignment import Placed
 from analysis.attribution.coalitions import LIMIT, Lattice
 from analysis.attribution.shapley import Estimate, Interaction, Solved
-from analysis.attribution.shares import Attribution, Shares
-from analysis.wording import NONE, markdown_text, number, one_line, signed_interval
+from analysis.attribution.shares import Attribution, Shares, TrainedCell
+from analysis.wording import NONE, count, markdown_text, number, one_line, signed_interval
 from roadmap.config.errors import listing
 from roadmap.config.metric import Metric
 
@@ -36,10 +36,6 @@ def orders(used: int, legal: int | None) -> str:
     return f"{'one order' if used == 1 else f'{used:,} orders'} of {legal:,} legal ones; {other}"
 
 
-def count(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
-
-
 def headline(lattice: Lattice, solved: Solved, shares: Shares | None, placed: Placed) -> str:
     """Recipe against architecture in a sentence.
 
@@ -62,7 +58,8 @@ def headline(lattice: Lattice, solved: Solved, shares: Shares | None, placed: Pl
         return f"Of the {gain} the recipe gives {parts} ({which})."
     lacking = _lacking(shares)
     if lacking:
-        return f"Of the {gain} it cannot be told what is the recipe's and what the architecture's: not trained are {lacking}."
+        untold = "it cannot be told what is the recipe's and what the architecture's"
+        return f"Of the {gain} {untold}: not trained are {lacking}."
     return f"Of the {gain} recipe and architecture cannot be told apart."
 
 
@@ -158,15 +155,15 @@ def markdown(found: Attribution) -> str:
         ]
         lines += ["| " + " | ".join(map(markdown_text, row)) + " |" for row in rows] + [""]
     lines += ["## Notes", "", *(f"- {markdown_text(note)}" for note in _remarks(found)), ""]
-    known = {
-        c.ids: c for c in (*(found.shares.cells if found.shares else ()), *found.cells)
-    }  # the lattice's name for a cell where both have one
-    lines += [
-        f"## Runs: {len(found.ids)}",
-        "",
-        *(f"- {markdown_text(c.cell)}: {', '.join(markdown_text(one_line(i)) for i in c.ids)}" for c in known.values()),
-    ]
+    of_shares = found.shares.cells if found.shares else ()
+    known = {cell.ids: cell for cell in (*of_shares, *found.cells)}  # by the lattice's name where both have one
+    lines += [f"## Runs: {len(found.ids)}", "", *map(_runs_of, known.values())]
     return "\n".join(lines) + "\n"
+
+
+def _runs_of(cell: TrainedCell) -> str:
+    runs = [markdown_text(one_line(id_)) for id_ in cell.ids]
+    return f"- {markdown_text(cell.cell)}: {', '.join(runs)}"
 
 
 def _remarks(found: Attribution) -> list[str]:
@@ -180,7 +177,7 @@ def terminal(found: Attribution) -> Group:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    def table(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> RichTable:
+    def table(title: str, headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> RichTable:
         shown = RichTable(title=Text(title), title_justify="left")
         for heading in headings:
             shown.add_column(Text(heading))
@@ -188,8 +185,6 @@ def terminal(found: Attribution) -> Group:
             shown.add_row(*map(Text, row))
         return shown
 
-    return Group(
-        Text(found.headline, style="bold"),
-        *(table(*t) for t in _tables(found)),
-        *(Text(f"- {note}") for note in _remarks(found)),
-    )
+    tables = [table(*texts) for texts in _tables(found)]
+    notes = [Text(f"- {note}") for note in _remarks(found)]
+    return Group(Text(found.headline, style="bold"), *tables, *notes)

@@ -1,10 +1,11 @@
-"""A study -> its results, in the ladder's order: which runs make a row, what they say together, how it is called."""
+"""A study -> its results, in the ladder's order: which runs make a row, what they say together, how
+it is called."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from analysis.wording import with_words
 from roadmap.config.metric import TOP1, Metric
 from roadmap.ladder import Ladder, Regime, find_ladder
 
+CONTROLS, OTHER, NOT_DEFINED = "controls", "other", "not defined"  # groups that no ladder has
 SETUP = tuple(field.name for field in dataclasses.fields(Setup))
 # What all runs of one row share: everything but the seed, which `configuration` hashes, and the network.
 SAME = (*SETUP, "params", "macs")
@@ -55,8 +57,10 @@ def analyse(study: Study, metric: Metric = TOP1, regime: str = "") -> Analysis:
         sides[cell.id] = Side(main, [run for run in first if run.id in main.runs.ids])
     effects, findings = compare(study, sides, metric)
     main_rows = {id(side.result) for side in sides.values()}
-    compared = [_completed(row, study, effects, findings.error) if id(row) in main_rows else row for row in rows]
-    results = [replace(row, beside=beside_paper(ladder, row, where)) for row in compared]
+    results: list[Result] = []
+    for row in rows:
+        whole = _completed(row, study, effects, findings.error) if id(row) in main_rows else row
+        results.append(replace(whole, beside=beside_paper(ladder, whole, where)))
     results += [_undefined(asked, cell.label, cell.reason) for cell in study.undefined]
     return Analysis(results, findings, where.name, metric, study.ladder)
 
@@ -80,7 +84,9 @@ def _order(study: Study, ladder: Ladder, cells: Mapping[CellId, Sequence[Run]]) 
     if study.design != "ladder":
         return planned
     steps = ladder.order(side_steps=True)
-    of_step = {step.name: [cell for cell in planned if cell.step == step.name] for step in steps}
+    of_step: dict[str, list[Cell]] = {step.name: [] for step in steps}
+    for cell in planned:
+        of_step.get(cell.step, []).append(cell)
     names = {cell.step for cell in planned}
     whole = len({cell.step for cell in planned if cell.whole}) > 1
     end = max((i for i, step in enumerate(steps) if step.name in names), default=len(steps))
@@ -141,20 +147,22 @@ def _result(asked: _Asked, cell: Cell, runs: Sequence[Run], kind: Kind | None) -
     named = _named(asked, cell, kind, kept)
     numbers = paper_numbers(asked.ladder, asked.ladder.steps.get(cell.step) if named.is_step else None, asked.regime)
     counts = Counter(run.outcome(metric) for run in kept)
+    behind = Runs(
+        ids=[run.id for run in finished],
+        duplicates=duplicates,
+        planned=len(kept),
+        failed=counts[Outcome.FAILED],
+        missing=counts[Outcome.MISSING],
+    )
+    setup = {name: _said(says, name) for name in SETUP}
     return replace(
         named,
         params=_said(says, "params"),
         macs=_said(says, "macs"),
         metric=metric,
-        setup=Setup(**{name: _said(says, name) for name in SETUP}),
+        setup=Setup(**setup),
         score=_score(finished, _said(says, "test_images"), metric),
-        runs=Runs(
-            ids=[run.id for run in finished],
-            duplicates=duplicates,
-            planned=len(kept),
-            failed=counts[Outcome.FAILED],
-            missing=counts[Outcome.MISSING],
-        ),
+        runs=behind,
         speed=_speed(finished),
         paper=numbers if metric is PRINTED else PaperNumbers(regime=numbers.regime),
     )
@@ -178,7 +186,8 @@ def seed_order(run: Run) -> tuple[str, Any]:
 
 
 def common_words(study: Study) -> str:
-    """What is set on every network of a study that compares networks: it need not stand in each row."""
+    """What is set on every network of a study that compares networks: it need not stand in each
+    row."""
     texts = {run.cell.change for run in study.runs}
     return texts.pop() if study.design == "models" and len(texts) == 1 else ""
 
@@ -193,9 +202,10 @@ def _named(asked: _Asked, cell: Cell, kind: Kind | None, runs: Sequence[Run]) ->
         run = runs[0].id if runs else ""
         what = cell.change or (step.title if step else cell.step or run)
         label = with_words(cell.step, cell.change) or what
-    group = "controls" if role is Role.CONTROL else step.group if step else "other"
-    name = cell.step if step else ""
-    return Result(role=role, cell=cell, id=step.id if step else None, step=name, what=what, label=label, group=group)
+    named = Result(role=role, cell=cell, what=what, label=label, group=OTHER)
+    if step is not None:
+        named = replace(named, id=step.id, step=step.name, group=step.group)
+    return replace(named, group=CONTROLS) if role is Role.CONTROL else named
 
 
 def _role(asked: _Asked, cell: Cell, kind: Kind | None) -> Role:
@@ -210,7 +220,8 @@ def _role(asked: _Asked, cell: Cell, kind: Kind | None) -> Role:
 
 
 def _trained_otherwise(asked: _Asked, cell: Cell, main: Result, runs: Sequence[Run]) -> Result:
-    """A row of runs of a cell that were trained otherwise than its first row's: compared with nothing."""
+    """A row of runs of a cell that were trained otherwise than its first row's: compared with
+    nothing."""
     row = _result(asked, cell, runs, Kind.CHANGE)
     return replace(row, role=Role.VARIANT, what=_difference(main, row, runs))
 
@@ -233,16 +244,15 @@ def _speed(finished: Sequence[Run]) -> Speed:
     machines = {run.machine for run in finished}
     if len(machines) > 1:
         return Speed(several=True)
-    return Speed(
-        machine=machines.pop() if machines else None,
-        images_per_second=_mean_of(finished, lambda run: run.record.images_per_second),
-        hours=_mean_of(finished, lambda run: run.hours.hours),
-    )
+    rates = [run.record.images_per_second for run in finished]
+    hours = [run.hours.hours for run in finished]
+    machine = machines.pop() if machines else None
+    return Speed(machine=machine, images_per_second=_mean_of(rates), hours=_mean_of(hours))
 
 
-def _mean_of(runs: Iterable[Run], value: Callable[[Run], float | None]) -> float | None:
-    """The mean of what the runs say; a value of 0 says nothing."""
-    said = [v for run in runs if (v := value(run))]
+def _mean_of(values: Iterable[float | None]) -> float | None:
+    """The mean of what runs say; a value of 0 says nothing."""
+    said = [value for value in values if value]
     return sum(said) / len(said) if said else None
 
 
@@ -252,7 +262,7 @@ def _undefined(asked: _Asked, label: str, reason: str) -> Result:
         role=Role.UNDEFINED,
         what=label,
         label=label,
-        group="not defined",
+        group=NOT_DEFINED,
         undefined=reason,
         metric=asked.metric,
         effect=Effect(note=f"not defined: {reason}"),

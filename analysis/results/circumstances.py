@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 from analysis.study import Run
@@ -79,18 +78,22 @@ def code_names(runs: Iterable[Run]) -> tuple[str, ...]:
     """
     facts = [dict(circumstances(run.record)) for run in runs]
     facts += [dict(of_attempt(attempt)) for run in runs for attempt in run.record.earlier or ()]
-    digests = [fact.get(DIGEST) for fact in facts if any(name in fact for name in CODE)]
-    kinds = {None if digest is None else str(digest).rpartition(":")[0] for digest in digests}
-    return (DIGEST,) if len(kinds) == 1 and None not in kinds else (COMMIT, DIRTY)
+    digests = [fact.get(DIGEST) for fact in facts if not fact.keys().isdisjoint(CODE)]
+    kinds = {str(digest).rpartition(":")[0] for digest in digests}
+    return (DIGEST,) if len(kinds) == 1 and None not in digests else (COMMIT, DIRTY)
 
 
 def unsaid(runs: Sequence[Run]) -> tuple[str, ...]:
     """What a record does not hold and must, for a comparison to be proven."""
     records = [run.record for run in runs]
     named = [name for name in CIRCUMSTANCES if name not in MAY_BE_ABSENT]
-    missing = [name for name in ("resolved", *named) if not all(_says(record, name) for record in records)]
-    code_known = all(record.git_commit is not None or record.code_digest is not None for record in records)
-    return tuple(dict.fromkeys(chain(missing, [] if code_known else ["code"])))
+    missing = [name for name in ("resolved", *named) if not _all_say(records, name)]
+    told = [record.git_commit or record.code_digest for record in records]
+    return (*missing, "code") if None in told else tuple(missing)
+
+
+def _all_say(records: Sequence[Record], name: str) -> bool:
+    return all(_says(record, name) for record in records)
 
 
 def _says(record: Record, name: str) -> bool:

@@ -1,4 +1,5 @@
-"""Results -> their effects: what is compared with what, the error term of the whole study, proof, Holm's verdicts, the controls' false positives."""
+"""Results -> their effects: what is compared with what, the error term of the whole study, proof,
+Holm's verdicts, the controls' false positives."""
 
 from __future__ import annotations
 
@@ -54,12 +55,14 @@ def compare(study: Study, sides: Sides, metric: Metric) -> tuple[dict[CellId, Ef
         effects, _ = _judge(effects, [c.comparison.child], metric)
     identical = [c for c in tested if c.child.result.score.by_seed == c.parent.result.score.by_seed]
     others = [effects[c.comparison.child] for c in tested if c not in identical]
+    labels = [c.child.result.label for c in identical]
+    rate = _false_positives(others, metric) if controls else None
     findings = Findings(
         metric=metric,
         error=error,
         family=family,
-        controls=_false_positives(others, metric) if controls else None,
-        identical=[c.child.result.label for c in identical],
+        controls=rate,
+        identical=labels,
     )
     return effects, findings
 

@@ -28,8 +28,8 @@ Values = dict[str, set[str]]  # compared name -> the values that runs have, as J
 class Status(StrEnum):
     """How much a comparison shows.
 
-    CONTROLLED: only what was declared differs. CONFOUNDED: something else too. UNPROVEN: the records
-    do not say enough. UNCHANGED: the declared change did not happen.
+    CONTROLLED: only what was declared differs. CONFOUNDED: something else too. UNPROVEN: the
+    records do not say enough. UNCHANGED: the declared change did not happen.
     """
 
     CONTROLLED = "controlled"
@@ -58,10 +58,9 @@ class Cause(StrEnum):
 class Confound:
     """A difference that was not declared.
 
-    name      of the setting, circumstance or metric
-    before, after   the parent's and the child's values, as JSON; for WITHIN `after` holds both sides'
-    planned   the parent's and the child's value in the plan, for OFF_PLAN and STAYED
-    seed      of the two runs, for OUTCOME
+    name of the setting, circumstance or metric before, after the parent's and the child's values,
+    as JSON; for WITHIN `after` holds both sides' planned the parent's and the child's value in the
+    plan, for OFF_PLAN and STAYED seed of the two runs, for OUTCOME
     """
 
     cause: Cause
@@ -105,7 +104,10 @@ class Remark(StrEnum):
 
 @dataclass(frozen=True)
 class Note:
-    """A remark on a proof: `names` are its settings; for SEEDS the parent's seeds, `others` the child's."""
+    """A remark on a proof: `names` are its settings.
+
+    For SEEDS the parent's seeds, `others` the child's.
+    """
 
     remark: Remark
     names: tuple[str, ...] = ()
@@ -174,13 +176,18 @@ class Proof:
         """All notes in one line."""
         return "; ".join(note.text for note in self.notes)
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Every confound in words."""
+        return tuple(confound.text for confound in self.confounds)
+
     def to_json(self) -> dict[str, Any]:
         """Values and texts, JSON-ready."""
         return {
             "status": str(self.status),
             "declared": list(self.declared),
             "changed": {name: list(pair) for name, pair in self.changed.items()},
-            "confounded_by": [confound.text for confound in self.confounds],
+            "confounded_by": list(self.reasons),
             "unsaid": list(self.unsaid),
             "same": list(self.same),
             "note": self.note,
@@ -237,7 +244,8 @@ def _status(confounds: Sequence[Confound], missing: Sequence[str], *, idle: bool
 
 
 def _off_plan(changed: Mapping[str, tuple[str, str]], same: Mapping[str, str], planned: Planned) -> Iterator[Confound]:
-    """Settings that changed to other values than were planned, or did not change beside others that did."""
+    """Settings that changed to other values than were planned, or did not change beside others that
+    did."""
     for name, values in planned.items():
         pair = tuple(json.dumps(value, sort_keys=True) for value in values)
         if name in changed and changed[name] != pair:
@@ -265,7 +273,7 @@ def _values(runs: Sequence[Run], code: Sequence[str]) -> Values:
 
 def _described(run: Run) -> Iterator[tuple[str, Any]]:
     """(name, value) of every resolved setting and circumstance."""
-    resolved = run.record.resolved or {}
+    resolved = run.resolved
     for part in ("model", "recipe", "data"):
         yield from ((f"{part}.{name}", value) for name, value in resolved.get(part, {}).items())
     yield "init", resolved.get("init", run.record.init)
@@ -293,7 +301,8 @@ def _notes(
 
 
 def _seeds(runs: Sequence[Run]) -> tuple[str, ...]:
-    return tuple(str(seed) for seed in sorted({run.seed for run in runs}))
+    seeds = {run.seed for run in runs}
+    return tuple(map(str, sorted(seeds)))
 
 
 def _one(values: set[str]) -> str:

@@ -1,4 +1,5 @@
-"""What a score costs: each row's multiply-adds, latency, throughput and hours, and the Pareto front.
+"""What a score costs: each row's multiply-adds, latency, throughput and hours, and the Pareto
+front.
 
 On the front are the rows that no other row beats on both. It is one of means: two rows whose
 intervals overlap may change places with other seeds, and the wording says so.
@@ -53,8 +54,8 @@ class Measure:
 class Point:
     """A row with a mean and a cost.
 
-    `index` of the row, `mark` its short label, `cost` in the measure's unit, `score` and `std` in the
-    metric's.
+    `index` of the row, `mark` its short label, `cost` in the measure's unit, `score` and `std` in
+    the metric's.
     """
 
     index: int
@@ -66,27 +67,35 @@ class Point:
 
 
 def measures(results: Sequence[Result], hours: str = DEVICE_HOURS) -> tuple[Measure, ...]:
-    """The costs of the report, latency only where it was measured; `hours` names whose were counted."""
-    latency = Measure("latency", "Latency of one image, ms", _latency, short="Latency")
+    """The costs of the report, latency only where it was measured.
+
+    `hours` names whose were counted.
+    """
     spent = f"{hours[0].upper()}{hours[1:]}"
-    timed = any(result.latency for result in results)
-    return (
-        Measure("macs", "GMACs", lambda r: r.macs, 1e9),
-        *((latency,) if timed else ()),
-        Measure(
-            "images_per_second",
-            "Images/s in training",
-            lambda r: r.speed.images_per_second,
-            more_is_better=True,
-            of_machine=True,
-            short="Images/s",
-        ),
-        Measure("hours", f"{spent} of a run", lambda r: r.speed.hours, of_machine=True, short=spent),
+    macs = Measure("macs", "GMACs", _macs, 1e9)
+    latency = Measure("latency", "Latency of one image, ms", _latency, short="Latency")
+    rate = Measure(
+        "images_per_second", "Images/s in training", _rate, more_is_better=True, of_machine=True, short="Images/s"
     )
+    used = Measure("hours", f"{spent} of a run", _hours, of_machine=True, short=spent)
+    timed = any(result.latency for result in results)
+    return (macs, latency, rate, used) if timed else (macs, rate, used)
+
+
+def _macs(result: Result) -> float | None:
+    return result.macs
 
 
 def _latency(result: Result) -> float | None:
     return result.latency.ms if result.latency else None
+
+
+def _rate(result: Result) -> float | None:
+    return result.speed.images_per_second
+
+
+def _hours(result: Result) -> float | None:
+    return result.speed.hours
 
 
 def marks(results: Sequence[Result]) -> list[str]:
@@ -119,7 +128,8 @@ def _letters(number: int) -> str:
 
 
 def comparable(results: Sequence[Result], *, machine: bool = False) -> list[int]:
-    """Indices of the rows with a mean that share an axis: those on the same data as the first of them.
+    """Indices of the rows with a mean that share an axis: those on the same data as the first of
+    them.
 
     With `machine` also those that were trained on the same.
     """
@@ -164,9 +174,8 @@ def front(pairs: Sequence[tuple[float, float]]) -> set[int]:
 
     None of the others costs as little and gains more, or gains as much and costs less.
     """
-    return {i for i, pair in enumerate(pairs) if not any(_beats(other, pair) for other in pairs)}
+    return {i for i, pair in enumerate(pairs) if not _beaten(pair, pairs)}
 
 
-def _beats(other: tuple[float, float], pair: tuple[float, float]) -> bool:
-    at_least = other[0] <= pair[0] and other[1] >= pair[1]
-    return at_least and other != pair
+def _beaten(pair: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:
+    return any(cost <= pair[0] and gain >= pair[1] and (cost, gain) != pair for cost, gain in others)

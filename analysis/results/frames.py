@@ -1,4 +1,7 @@
-"""Results as tidy tables: one row a result, one row a comparison. Tables, CSV and notebooks are made of these."""
+"""Results as tidy tables: one row a result, one row a comparison.
+
+Tables, CSV and notebooks are made of these.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ if TYPE_CHECKING:
 def results_frame(results: Sequence[Result]) -> pd.DataFrame:
     """A row a result, a column a number or word; None where there is nothing to say.
 
-    The metric's numbers are `mean`, `std`, `low`, `high`; an effect's begin with `effect`, a paper's
-    with `paper`. `seeds`, `values` and `runs` are lists in one order.
+    The metric's numbers are `mean`, `std`, `low`, `high`; an effect's begin with `effect`, a
+    paper's with `paper`. `seeds`, `values` and `runs` are lists in one order.
     """
     import pandas as pd
 
@@ -27,7 +30,8 @@ def results_frame(results: Sequence[Result]) -> pd.DataFrame:
 
 
 def comparisons_frame(study: Study, metric: Metric = TOP1, regime: str = "") -> pd.DataFrame:
-    """A row a comparison of a study: both cells, the effect with its interval, p, verdict and proof."""
+    """A row a comparison of a study: both cells, the effect with its interval, p, verdict and
+    proof."""
     import pandas as pd
 
     results = analyse(study, metric, regime).results
@@ -102,10 +106,11 @@ def _effect(effect: Effect) -> dict[str, Any]:
 
 def _costs(result: Result) -> dict[str, Any]:
     timed = result.latency
+    ms, low, high = (timed.ms, timed.low, timed.high) if timed else (None, None, None)
     return {
-        "latency": timed.ms if timed else None,
-        "latency_low": timed.low if timed else None,
-        "latency_high": timed.high if timed else None,
+        "latency": ms,
+        "latency_low": low,
+        "latency_high": high,
         "images_per_second": result.speed.images_per_second,
         "hours": result.speed.hours,
     }

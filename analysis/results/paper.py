@@ -77,7 +77,10 @@ def _protocol(ladder: Ladder, result: Result, regime: Regime) -> Iterator[Protoc
 
 
 def paper_analysis(ladder: str, regime: str, reference: Path) -> Analysis:
-    """The paper's own ladder as if it were analysed; nothing is compared, for no run of it is known."""
+    """The paper's own ladder as if it were analysed.
+
+    Nothing is compared, for no run of it is known.
+    """
     nothing = Findings(metric=PRINTED, error=error_term({}), family=0, controls=None, identical=())
     return Analysis(paper_results(find_ladder(ladder), regime, reference), nothing, regime, PRINTED, ladder)
 
@@ -89,8 +92,12 @@ def paper_results(ladder: Ladder, regime: str, reference: Path) -> list[Result]:
     """
     lines = _read_reference(ladder, reference)
     printed = {name: _printed(line) for name, line in lines.items()}
-    return [
-        Result(
+    results: list[Result] = []
+    for step in ladder.order(side_steps=True):
+        if step.name not in lines:
+            continue
+        numbers = _numbers(printed[step.name], printed.get(step.parent or ""), regime)
+        result = Result(
             measured=False,
             role=Role.STEP if step.on_path else Role.SIDE,
             id=step.id,
@@ -102,11 +109,10 @@ def paper_results(ladder: Ladder, regime: str, reference: Path) -> list[Result]:
             params=int(lines[step.name]["params"]),
             macs=int(lines[step.name]["macs"]),
             metric=PRINTED,
-            paper=_numbers(printed[step.name], printed.get(step.parent or ""), regime),
+            paper=numbers,
         )
-        for step in ladder.order(side_steps=True)
-        if step.name in lines
-    ]
+        results.append(result)
+    return results
 
 
 def _printed(line: Mapping[str, str]) -> Paper:

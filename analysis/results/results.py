@@ -1,6 +1,8 @@
-"""A study, or a paper's numbers, -> results: one per step of the ladder, side step and single change, in the ladder's order.
+"""A study, or a paper's numbers, -> results: one per step of the ladder, side step and single
+change, in the ladder's order.
 
-A Result is what a row of a table, a bar of a figure and a section of the page are made of. None stands where there is nothing to say; measured and paper never share a field.
+A Result is what a row of a table, a bar of a figure and a section of the page are made of. None
+stands where there is nothing to say; measured and paper never share a field.
 """
 
 from __future__ import annotations
@@ -11,15 +13,17 @@ from enum import StrEnum
 
 from analysis.results.confounds import Proof
 from analysis.results.protocol import ProtocolDifference
-from analysis.stats.comparisons import Change, ErrorTerm, FalsePositives
+from analysis.stats.comparisons import Change, FalsePositives
+from analysis.stats.error_term import ErrorTerm
 from analysis.study import Cell, CellId, Latency, Machine
 from roadmap.config.metric import TOP1, Metric
 from roadmap.ladder import DEFAULT
 
 
 class Role(StrEnum):
-    """How a result is drawn: a step on the ladder's path (or what others are compared with), a side step (tried, not adopted), a change or other training, a control, no step
-    of the ladder, or a cell that cannot be built."""
+    """How a result is drawn: a step on the ladder's path (or what others are compared with), a side
+    step (tried, not adopted), a change or other training, a control, no step of the ladder, or a
+    cell that cannot be built."""
 
     STEP = "step"
     SIDE = "side"
@@ -31,7 +35,8 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What all runs of one result share beside the seed and the network, as far as their records say."""
+    """What all runs of one result share beside the seed and the network, as far as their records
+    say."""
 
     data: str | None = None
     data_name: str | None = None
@@ -50,9 +55,11 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The metric over the finished runs: mean, standard deviation (n - 1) and the mean's 95 % interval; `averaged`: of EMA'd weights; `by_seed`: {seed: value}.
+    """The metric over the finished runs: mean, standard deviation (n - 1) and the mean's 95 %
+    interval; `averaged`: of EMA'd weights; `by_seed`: {seed: value}.
 
-    sampling_se: the test set's own error of the mean, which no number of seeds removes; None where the metric is no proportion.
+    sampling_se: the test set's own error of the mean, which no number of seeds removes; None where
+    the metric is no proportion.
     """
 
     mean: float | None = None
@@ -66,7 +73,10 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """The runs behind a result: ids of the finished ones, sorted by seed; `duplicates` are set aside because a later run has their seed; the others are counted."""
+    """The runs behind a result: ids of the finished ones, sorted by seed.
+
+    `duplicates` are set aside because a later run has their seed; the others are counted.
+    """
 
     ids: Sequence[str] = ()
     duplicates: Sequence[str] = ()
@@ -81,7 +91,10 @@ class Runs:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Means over the finished runs, None where these ran on several machines; hours of all devices together (on CPUs: of the cores at work)."""
+    """Means over the finished runs, None where these ran on several machines.
+
+    Hours of all devices together (on CPUs: of the cores at work).
+    """
 
     machine: Machine | None = None
     several: bool = False
@@ -91,7 +104,8 @@ class Speed:
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """Of a crossed study: the proof that a change may be compared with the same change at the first crossed value, which is `against`."""
+    """Of a crossed study: the proof that a change may be compared with the same change at the first
+    crossed value, which is `against`."""
 
     proof: Proof
     against: str
@@ -99,13 +113,15 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """Child minus parent in the metric's difference unit, as compared in the study. `value` is None where a side has no finished run, `note` says which.
+    """Child minus parent in the metric's difference unit, as compared in the study.
 
-    parent        the parent's label; `parent_cell` its identity, `parent_ids` its runs
-    se, low, high, p, method   see `analysis.stats.comparisons.Change`; `mark` stands where the method is not the whole study's ('p', 'w', 'o')
-    sampling_se   the test images' part, at most
-    p_holm, verdict   after Holm over the study's controlled comparisons: 'gain' (better), 'loss', 'unresolved'; None for what is not proven controlled
-    proof         what differs between the two cells' runs; None where one has no run
+    `value` is None where a side has no finished run, `note` says which.
+
+    parent the parent's label; `parent_cell` its identity, `parent_ids` its runs se, low, high, p,
+    method see `analysis.stats.comparisons.Change`; `mark` stands where the method is not the whole
+    study's ('p', 'w', 'o') sampling_se the test images' part, at most p_holm, verdict after Holm
+    over the study's controlled comparisons: 'gain' (better), 'loss', 'unresolved'; None for what is
+    not proven controlled proof what differs between the two cells' runs; None where one has no run
     """
 
     parent: str | None = None
@@ -135,7 +151,8 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperNumbers:
-    """What the paper prints for the step: in the study's regime, else in the first that the paper has, which `regime` names. `cost` in GFLOPs, `decimals` as printed."""
+    """What the paper prints for the step: in the study's regime, else in the first that the paper
+    has, which `regime` names. `cost` in GFLOPs, `decimals` as printed."""
 
     regime: str = ""
     score: float | None = None
@@ -147,7 +164,8 @@ class PaperNumbers:
 
 @dataclass(frozen=True, kw_only=True)
 class BesidePaper:
-    """Measured minus paper where network and data are the paper's, else only in what the `protocol` differs; `note`: which uncertainty is unknown."""
+    """Measured minus paper where network and data are the paper's, else only in what the `protocol`
+    differs; `note`: which uncertainty is unknown."""
 
     difference: float | None = None
     z: float | None = None
@@ -160,12 +178,12 @@ class BesidePaper:
 class Result:
     """One row: a cell (or a paper's step) with its numbers.
 
-    measured   False for the paper's own ladder
-    cell       None for a paper's row and for a cell that cannot be built
-    id, step   the ladder's, None and '' for what is no step; `what` changed (the step's title or the change's text), `label` is the cell in words, `group` the part of the ladder
-    undefined  why the cell cannot be built; empty otherwise
-    parent_step   of a paper's row: the step it stands on
-    params, macs  parameters, multiply-adds of one image: from the records, in the paper's rows counted on the network
+    measured False for the paper's own ladder cell None for a paper's row and for a cell that cannot
+    be built id, step the ladder's, None and '' for what is no step; `what` changed (the step's
+    title or the change's text), `label` is the cell in words, `group` the part of the ladder
+    undefined why the cell cannot be built; empty otherwise parent_step of a paper's row: the step
+    it stands on params, macs parameters, multiply-adds of one image: from the records, in the
+    paper's rows counted on the network
     """
 
     measured: bool = True
@@ -204,8 +222,9 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What holds for all results together: the study's error term, how many comparisons Holm's test counted, how often the controls were resolved, and the labels of those
-    that repeat their base to the bit."""
+    """What holds for all results together: the study's error term, how many comparisons Holm's test
+    counted, how often the controls were resolved, and the labels of those that repeat their base to
+    the bit."""
 
     metric: Metric
     error: ErrorTerm
@@ -216,7 +235,10 @@ class Findings:
 
 @dataclass(frozen=True)
 class Analysis:
-    """A study analysed once: all rows of one regime and what holds for them together. Everything that is shown is made from it."""
+    """A study analysed once: all rows of one regime and what holds for them together.
+
+    Everything that is shown is made from it.
+    """
 
     results: Sequence[Result]
     findings: Findings

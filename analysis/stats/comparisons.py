@@ -44,7 +44,10 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True)
 class Summary:
-    """Of n finished runs; `mean` is None for n = 0, `std` for n < 2. `se`, `df` and the 95 % interval are the mean's; None where no error is known."""
+    """Of n finished runs; `mean` is None for n = 0, `std` for n < 2.
+
+    `se`, `df` and the 95 % interval are the mean's; None where no error is known.
+    """
 
     mean: float | None
     std: float | None
@@ -59,7 +62,8 @@ class Summary:
 class Change:
     """Child minus parent with its standard error, 95 % interval and two-sided p against no change.
 
-    `method`: 'paired' by seed, 'pooled' (the study's error term), 'welch' (unequal variances), or 'none' where no error is known: then all but the mean are None.
+    `method`: 'paired' by seed, 'pooled' (the study's error term), 'welch' (unequal variances), or
+    'none' where no error is known: then all but the mean are None.
     """
 
     mean: float
@@ -73,7 +77,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`p_holm` is adjusted for the `family` of comparisons that have a p; None where this one has none, which leaves it unresolved."""
+    """`p_holm` is adjusted for the `family` of comparisons that have a p.
+
+    None where this one has none, which leaves it unresolved.
+    """
 
     p_holm: float | None
     verdict: str
@@ -82,7 +89,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class FalsePositives:
-    """Controls, which have no effect, that were resolved: `resolved` of `total`, the rate's exact 95 % interval (fractions). `untested` had no p and count in neither."""
+    """Controls, which have no effect, that were resolved:
+
+    `resolved` of `total`, the rate's exact 95 % interval (fractions). `untested` had no p and count
+    in neither.
+    """
 
     resolved: int
     total: int
@@ -93,7 +104,10 @@ class FalsePositives:
 
 @dataclass(frozen=True)
 class PaperComparison:
-    """Measured minus paper in points. `note` says which uncertainty is unknown and therefore not in `se`; without a measured error se, z, p and df are None.
+    """Measured minus paper in points.
+
+    `note` says which uncertainty is unknown and therefore not in `se`; without a measured error se,
+    z, p and df are None.
 
     `df` are p's degrees of freedom, None also where no part of the error is an estimate.
     """
@@ -107,7 +121,10 @@ class PaperComparison:
 
 
 def _two_sided(mean: float, se: float, df: float) -> float:
-    """p of Student's t for mean / se; without any error, which only a caller without a floor can have, every difference is certain."""
+    """p of Student's t for mean / se.
+
+    Without any error, which only a caller without a floor can have, every difference is certain.
+    """
     from scipy.special import ndtr, stdtr
 
     if se == 0:
@@ -124,7 +141,11 @@ def _std(values: Sequence[float], mean: float) -> float | None:
 
 
 def summarize(values: Sequence[float], error: ErrorTerm | None = None, *, floor: float | None = 0.0) -> Summary:
-    """Mean, standard deviation and n of one cell; the interval is from the study's error term, without one (or with 'separate') from the cell's own scatter, at least `floor`."""
+    """Mean, standard deviation and n of one cell.
+
+    The interval is from the study's error term, without one (or with 'separate') from the cell's
+    own scatter, at least `floor`.
+    """
     n = len(values)
     if n == 0:
         return Summary(None, None, 0)
@@ -140,17 +161,24 @@ def summarize(values: Sequence[float], error: ErrorTerm | None = None, *, floor:
 
 
 def _own_std(std: float | None, floor: float | None) -> float | None:
-    """The scatter of a cell's own runs, at least `floor`; without one (None) runs that coincide tell nothing."""
+    """The scatter of a cell's own runs, at least `floor`.
+
+    Without one (None) runs that coincide tell nothing.
+    """
     if std is None or (floor is None and std == 0):
         return None
     return max(std, floor or 0.0)
 
 
 def change(child: Cell, parent: Cell, error: ErrorTerm | None = None, *, floor: float | None = 0.0) -> Change | None:
-    """The change with its standard error, 95 % interval and p; values are keyed by seed. None if either has no run.
+    """The change with its standard error, 95 % interval and p; values are keyed by seed.
 
-    With the study's error term: its scatter, paired only where both cells have the same seeds. Without one, or with 'separate': the two cells' own scatter, at least `floor`,
-    paired where both have the same seeds and at least two of them (with 'separate' only if pairing helps), otherwise Welch's interval.
+    None if either has no run.
+
+    With the study's error term: its scatter, paired only where both cells have the same seeds.
+    Without one, or with 'separate': the two cells' own scatter, at least `floor`, paired where both
+    have the same seeds and at least two of them (with 'separate' only if pairing helps), otherwise
+    Welch's interval.
     """
     if not child or not parent:
         return None
@@ -167,13 +195,15 @@ def change(child: Cell, parent: Cell, error: ErrorTerm | None = None, *, floor: 
         return _unknown(mean)
     if error.method == PAIRED and same:
         return _interval(mean, error.std * math.sqrt(2 / len(child)), error.df, PAIRED)
-    # Where seeds matter but these two cells do not share them, the seeds' effect is part of the error, and only as many seeds tell about it.
+    # Where seeds matter but these two cells do not share them, the seeds' effect is part of the error,
+    # and only as many seeds tell about it.
     df = error.mean_df if error.method == PAIRED else error.df
     return _interval(mean, error.within * math.sqrt(1 / len(child) + 1 / len(parent)), df, POOLED)
 
 
 def contrast(later: Change, first: Change, error: ErrorTerm) -> Change:
-    """The difference of two changes of four cells, with the study's error term: whether a change depends on what a study is crossed with."""
+    """The difference of two changes of four cells, with the study's error term: whether a change
+    depends on what a study is crossed with."""
     mean = later.mean - first.mean
     if error.df is None or later.se is None or first.se is None:
         return _unknown(mean)
@@ -198,10 +228,13 @@ def _own(child: Cell, parent: Cell, *, paired: bool, floor: float | None) -> Cha
 
 
 def _satterthwaite(parts: Iterable[tuple[float, float]]) -> float:
-    """Degrees of freedom of a sum of independent (standard error, degrees of freedom), after Welch and Satterthwaite; infinite where all errors are known or 0."""
+    """Degrees of freedom of a sum of independent (standard error, degrees of freedom), after Welch
+    and Satterthwaite; infinite where all errors are known or 0."""
     listed = list(parts)
     each = math.fsum(se**4 / df for se, df in listed)
-    return math.fsum(se**2 for se, _ in listed) ** 2 / each if each else math.inf
+    if not each:
+        return math.inf
+    return math.fsum(se**2 for se, _ in listed) ** 2 / each
 
 
 def _unknown(mean: float) -> Change:
@@ -222,7 +255,8 @@ def verdicts(changes: Mapping[K, Change | None], metric: Metric = TOP1) -> dict[
     from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped,unused-ignore]
 
     tested = {key: (c.mean, c.p) for key, c in changes.items() if c is not None and c.p is not None}
-    adjusted = multipletests([p for _, p in tested.values()], alpha=ALPHA, method="holm")[1] if tested else []
+    ps = [p for _, p in tested.values()]
+    adjusted = multipletests(ps, alpha=ALPHA, method="holm")[1] if ps else []
     found = {key: Verdict(None, UNRESOLVED, len(tested)) for key in changes}
     for (key, (mean, _)), p in zip(tested.items(), adjusted, strict=True):
         resolved = GAIN if metric.gain(mean) else LOSS
@@ -231,7 +265,8 @@ def verdicts(changes: Mapping[K, Change | None], metric: Metric = TOP1) -> dict[
 
 
 def false_positives(controls: Iterable[Verdict]) -> FalsePositives:
-    """Of comparisons known to have no effect (a step with itself, a change that changes nothing), those that were resolved; Clopper and Pearson's interval."""
+    """Of comparisons known to have no effect (a step with itself, a change that changes nothing),
+    those that were resolved; Clopper and Pearson's interval."""
     from statsmodels.stats.proportion import proportion_confint  # type: ignore[import-untyped,unused-ignore]
 
     listed = list(controls)
@@ -259,17 +294,21 @@ def change_sampling_se(
 def against_paper(
     measured: Summary, paper_top1: float, paper_std: float | None, paper_n: int = 3, *, rounding: float = 0.01
 ) -> PaperComparison:
-    """A measured mean beside a printed one: z with the error of both means and of the print, which may lie anywhere within `rounding` (uniform: rounding / sqrt(12)).
+    """A measured mean beside a printed one: z with the error of both means and of the print, which
+    may lie anywhere within `rounding` (uniform: rounding / sqrt(12)).
 
-    p is Student's, with Satterthwaite's degrees of freedom, for both deviations are estimates themselves. The test images are the same on both sides, so their sampling
-    error is left out. Where the paper prints no deviation its seeds' error is unknown: z is then too large and p too small, and `note` says so.
-    Raises RoadmapError where nothing is measured or a deviation is said to come from fewer than two runs.
+    p is Student's, with Satterthwaite's degrees of freedom, for both deviations are estimates
+    themselves. The test images are the same on both sides, so their sampling error is left out.
+    Where the paper prints no deviation its seeds' error is unknown: z is then too large and p too
+    small, and `note` says so. Raises RoadmapError where nothing is measured or a deviation is said
+    to come from fewer than two runs.
     """
     if measured.mean is None:
         raise RoadmapError("paper.measured has no finished run; legal: a step with at least one; finish its runs first")
     if paper_std is not None and paper_n < 2:
         raise RoadmapError(
-            f"paper.paper_n is {paper_n} beside a standard deviation of {paper_std}; legal: 2 or more runs; leave the deviation out for a single run"
+            f"paper.paper_n is {paper_n} beside a standard deviation of {paper_std}; "
+            "legal: 2 or more runs; leave the deviation out for a single run"
         )
     difference = measured.mean - paper_top1
     notes = (
@@ -284,7 +323,13 @@ def against_paper(
     parts = [(measured.se, measured.df), (rounding / math.sqrt(12), math.inf)]
     parts += [(paper_std / math.sqrt(paper_n), paper_n - 1)] if paper_std is not None else []
     se, df = math.hypot(*(part for part, _ in parts)), _satterthwaite(parts)
-    z = difference / se if se else math.copysign(math.inf, difference) if difference else 0.0
-    return PaperComparison(
-        difference, se, z, _two_sided(difference, se, df), df if math.isfinite(df) else None, "; ".join(notes)
-    )
+    z = _ratio(difference, se)
+    p, known_df = _two_sided(difference, se, df), df if math.isfinite(df) else None
+    return PaperComparison(difference, se, z, p, known_df, "; ".join(notes))
+
+
+def _ratio(difference: float, se: float) -> float:
+    """The difference in standard errors; without any error every difference is infinitely many."""
+    if se:
+        return difference / se
+    return math.copysign(math.inf, difference) if difference else 0.0

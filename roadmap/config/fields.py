@@ -104,7 +104,7 @@ def config(cls: type[T]) -> type[T]:
             raise _refusal(made, e, values) from None
 
     made.__init__ = init
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _refusal(cls: type, error: pydantic.ValidationError, given: Mapping[str, Any]) -> ConfigError:
@@ -135,9 +135,13 @@ def _fault(cls: type, name: str, found: ErrorDetails, value: Any) -> Fault:
 # Types ----------------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def field_types(cls: type) -> Mapping[str, Any]:
+def field_types(cls: Any) -> Mapping[str, Any]:
     """Return the types of a config's fields, constraints included."""
+    return _field_types(cls)
+
+
+@functools.cache
+def _field_types(cls: Any) -> Mapping[str, Any]:
     hints = get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
 

@@ -1,6 +1,8 @@
-"""What a study is judged by, as data: the metrics that a record holds and that tables, verdicts and figures can be made of. No torch.
+"""What a study is judged by, as data: the metrics that a record holds and that tables, verdicts and
+figures can be made of. No torch.
 
-A new metric is one entry of METRICS; `key` names the value that `roadmap.train` leaves in a record's `metrics`.
+A new metric is one entry of METRICS; `key` names the value that `roadmap.train` leaves in a
+record's `metrics`.
 """
 
 from __future__ import annotations
@@ -16,14 +18,13 @@ from roadmap.config.errors import lookup
 class Metric:
     """One number of a finished run on the test split.
 
-    name          what `--metric` takes
-    title         in a heading and in a sentence: 'top-1'
-    unit          of the metric ('%'); empty where there is none to print. `difference_unit` is that of a difference of two: percentage points for percent
-    higher_is_better   whether a positive effect is a gain
-    key           of a record's `metrics`, of the last weights; `averaged_key` of the moving average's (EMA), which counts where there is one
-    curve, averaged_curve   the names of the same per epoch in a record's curves
-    decimals      how many are printed
-    proportion    a percentage of test images: only then is there a floor from counting whole images, and a binomial sampling error
+    name what `--metric` takes title in a heading and in a sentence: 'top-1' unit of the metric
+    ('%'); empty where there is none to print. `difference_unit` is that of a difference of two:
+    percentage points for percent higher_is_better whether a positive effect is a gain key of a
+    record's `metrics`, of the last weights; `averaged_key` of the moving average's (EMA), which
+    counts where there is one curve, averaged_curve the names of the same per epoch in a record's
+    curves decimals how many are printed proportion a percentage of test images: only then is there
+    a floor from counting whole images, and a binomial sampling error
     """
 
     name: str
@@ -57,7 +58,10 @@ class Metric:
         return metrics.get(self.averaged_key) is not None
 
     def value(self, metrics: Mapping[str, float | None]) -> float | None:
-        """The run's value: of the averaged weights where there are any, otherwise of the last; None where there is no finite one."""
+        """The run's value: of the averaged weights where there are any, otherwise of the last.
+
+        None where there is no finite one.
+        """
         value = metrics.get(self.averaged_key)
         if value is None:
             value = metrics.get(self.key)
@@ -65,11 +69,15 @@ class Metric:
         return value if usable else None
 
     def floor(self, images: int | None) -> float | None:
-        """The least standard deviation that counting `images` whole images leaves (uniform: 1 / sqrt(12) of an image), in the metric's unit; None where nothing is counted."""
+        """The least standard deviation that counting `images` whole images leaves (uniform: 1 /
+        sqrt(12) of an image), in the metric's unit; None where nothing is counted."""
         return 100 / images / math.sqrt(12) if self.proportion and images else None
 
     def sampling_se(self, value: float | None, images: int | None) -> float | None:
-        """Binomial standard error of a proportion of `images` independent test images; None for other metrics, whose spread over images no total tells."""
+        """Binomial standard error of a proportion of `images` independent test images.
+
+        None for other metrics, whose spread over images no total tells.
+        """
         if not self.proportion or value is None or not images:
             return None
         p = min(max(value / 100, 0.0), 1.0)

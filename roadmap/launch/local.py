@@ -22,9 +22,9 @@ from typing import Any
 from roadmap.config.errors import RoadmapError
 from roadmap.config.runtime import Runtime, cores, limit_threads
 from roadmap.runs.folder import RunFolder
-from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED
+from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED, Record
 
-Finished = Callable[[RunFolder, dict[str, Any]], None]
+Finished = Callable[[RunFolder, Record], None]
 
 
 @dataclass
@@ -44,7 +44,7 @@ def run_here(folders: Sequence[RunFolder], machine: Runtime, *, force: bool, fin
     for folder in folders:
         record = execute(folder, machine, force=force)
         finished(folder, record)
-        if record["status"] == INTERRUPTED or (record["status"] == FAILED and int(os.environ.get("WORLD_SIZE", 1)) > 1):
+        if record.status == INTERRUPTED or (record.status == FAILED and int(os.environ.get("WORLD_SIZE", 1)) > 1):
             return  # ranks that have lost each other must not meet again in another run
 
 
@@ -138,7 +138,7 @@ def _hand_out(slot: Slot, waiting: deque[RunFolder]) -> None:
             slot.connection.send(str(slot.folder.path))
 
 
-def _result(slot: Slot, folder: RunFolder, stopping: Sequence[str]) -> dict[str, Any]:
+def _result(slot: Slot, folder: RunFolder, stopping: Sequence[str]) -> Record:
     """The run's record; one whose process died left none, and gets one that says so. A stop before training began is no failure."""
     try:
         answer = slot.connection.recv()
@@ -147,25 +147,23 @@ def _result(slot: Slot, folder: RunFolder, stopping: Sequence[str]) -> dict[str,
         code = slot.process.exitcode or 0
         cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         trial = folder.trial()
-        record = {
-            "version": 1,
-            "id": trial.id,
-            "fingerprint": trial.fingerprint,
-            "study": folder.path.parent.name,
-            "regime": trial.regime,
-            "step": trial.step,
-            "change": trial.change,
-            "seed": trial.seed,
-            "status": INTERRUPTED if stopping and code == -signal.SIGTERM else FAILED,
-            "error": f"its process {cause}; see {folder.log}; start it again to go on from its last checkpoint",
-        }
-        if (folder.record() or {}).get(
-            "status"
-        ) != FINISHED:  # with --force, what an earlier run left may still be in place
+        record = Record(
+            status=INTERRUPTED if stopping and code == -signal.SIGTERM else FAILED,
+            id=trial.id,
+            fingerprint=trial.fingerprint,
+            study=folder.path.parent.name,
+            ladder=trial.ladder,
+            regime=trial.regime,
+            step=trial.step,
+            change=trial.change,
+            seed=trial.seed,
+            error=f"its process {cause}; see {folder.log}; start it again to go on from its last checkpoint",
+        )
+        left = folder.record()
+        if left is None or left.status != FINISHED:  # with --force, what an earlier run left may still be in place
             folder.write_record(record)
         return record
-    if "refused" in answer:
-        return {"status": FAILED, "error": answer["refused"]}
+    assert isinstance(answer, Record)
     return answer
 
 
@@ -187,7 +185,7 @@ def _work(connection: Connection, machine_json: dict[str, Any], force: bool) -> 
             try:
                 answer = execute(folder, machine, force=force)
             except RoadmapError as e:
-                answer = {"refused": str(e)}
+                answer = Record(status=FAILED, error=str(e))
         connection.send(answer)
 
 

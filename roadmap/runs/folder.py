@@ -25,7 +25,8 @@ from typing import IO, Any
 
 from roadmap.config.errors import listing
 from roadmap.config.trial import Trial
-from roadmap.runs.io import RunError, read_json, read_lines, write_bytes, write_json
+from roadmap.runs.io import RunError, RunHeld, read_json, read_lines, write_bytes, write_json
+from roadmap.runs.record import Record
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ class RunFolder:
         except OSError as e:
             raise RunError(
                 f"output folder {self.path} cannot be made: {e.strerror}; legal: a writable folder; choose "
-                "another with --out"
+                "another with --runs"
             ) from e
         if not os.access(self.path, os.W_OK):
             raise RunError(
-                f"output folder {self.path} is not writable; legal: a writable folder; choose another with --out"
+                f"output folder {self.path} is not writable; legal: a writable folder; choose another with --runs"
             )
         present = read_json(self.path / "trial.json")
         if present is None:
@@ -78,11 +79,14 @@ class RunFolder:
                 f"{trial.fingerprint[:10]}; legal: one trial in one folder; choose another folder"
             )
 
-    def record(self) -> dict[str, Any] | None:
-        return read_json(self.path / "record.json")
+    def record(self) -> Record | None:
+        content = read_json(self.path / "record.json")
+        return None if content is None else Record.from_json(content)
 
-    def write_record(self, record: Mapping[str, Any]) -> None:
-        write_json(self.path / "record.json", dict(record))
+    def write_record(self, record: Record | Mapping[str, Any]) -> None:
+        """Write a record, or one of the few values that are known of a run that never began."""
+        whole = record if isinstance(record, Record) else Record.from_json(dict(record))
+        write_json(self.path / "record.json", whole.to_json())
 
     def metrics(self) -> list[dict[str, Any]]:
         return read_lines(self.path / "metrics.jsonl")[0]
@@ -103,7 +107,8 @@ class RunFolder:
             f.write(json.dumps(dict(line)) + "\n")
 
     def heartbeat(self) -> dict[str, Any] | None:
-        return read_json(self.path / "heartbeat.json")
+        beat: dict[str, Any] | None = read_json(self.path / "heartbeat.json")
+        return beat
 
     def beat(self, state: Mapping[str, Any]) -> None:
         # Not written safely: it is out of date in seconds anyway, and must not cost the run a disk's round trip.
@@ -116,13 +121,13 @@ class RunFolder:
     def lease(self) -> Iterator[None]:
         """Hold the run for this process; the system frees it when the process ends, however it ends.
 
-        Raises RunError naming the holder.
+        Raises RunHeld naming the holder.
         """
         with open(self.path / "lease", "a+") as f:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as e:
-                raise RunError(
+                raise RunHeld(
                     f"{self.path.name} is being trained by {_holder(f)}; legal: one process a run; wait for "
                     "it, or stop it first"
                 ) from e
@@ -169,7 +174,7 @@ def write_study(
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
         raise RunError(
-            f"output folder {folder} cannot be made: {e.strerror}; legal: a writable folder; choose another with --out"
+            f"output folder {folder} cannot be made: {e.strerror}; legal: a writable folder; choose another with --runs"
         ) from e
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two calls at once shall both be noted

@@ -15,6 +15,10 @@ class RunError(RoadmapError):
     """A run folder that cannot be used as asked: held by another process, of another trial, or not writable."""
 
 
+class RunHeld(RunError):
+    """A run that another process trains now: wait for it, or stop it first."""
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write whole or not at all: temporary file, fsync, rename, fsync of the folder.
 

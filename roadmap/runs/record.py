@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 VERSION = 2
 FINISHED, FAILED, DIVERGED, INTERRUPTED = "finished", "failed", "diverged", "interrupted"
+LOST_PEER = "lost-peer"  # an `error_kind`: another rank is gone, which is no fault of this one
 MISSING = "missing"  # the status of a run without a record; never written by a run
 
 # The numbers that a run measures; version 1 had them beside everything else.
@@ -51,6 +52,8 @@ class Record:
     """The record of one run. None, or an empty mapping, stands for what its writer did not know of.
 
     status         finished, failed, diverged, interrupted; `error` says why, in the writer's words
+    error_kind     what kind of failure, where a program asks: LOST_PEER
+    stopped_by     the signal that interrupted the run
     damaged        the file could not be read: there is nothing but the error
     id to init     labels: where in a study the run stands; `init` is its initial weights' digest
     data to test_images   title and registry name, digest of the file list, pixels a side, images
@@ -112,6 +115,8 @@ class Record:
     peak_memory_bytes: int | None = None
     finished_at: str | None = None
     error: str | None = None
+    error_kind: str | None = None
+    stopped_by: str | None = None
     damaged: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -120,11 +125,14 @@ class Record:
         """Build a record from the content of a record.json of any version, which is used up."""
         if content.get("version") != VERSION:
             upgrade(content)
-        if _neutral_settings() and content.get("resolved"):
-            content["resolved"] = _filled(content["resolved"])
         values = {**_DEFAULTS, **content, "hardware": Hardware.from_json(content.get("hardware"))}
-        extra = len(values) > len(_DEFAULTS)
-        values["extra"] = {name: content[name] for name in content if name not in _DEFAULTS} if extra else {}
+        if content.get("metrics"):
+            values["metrics"] = {name: value for name, value in content["metrics"].items() if value is not None}
+        else:
+            values["metrics"] = {}
+        values["extra"] = {}
+        if len(values) > len(_DEFAULTS):
+            values["extra"] = {name: content[name] for name in content if name not in _DEFAULTS}
         # By place: JSON's keys are not interned, and as keywords each would be compared with all names.
         return cls(*_by_place(values))
 
@@ -136,19 +144,42 @@ class Record:
             known["hardware"] = self.hardware.to_json()
         return {**known, "metrics": dict(self.metrics), **({"damaged": True} if self.damaged else {}), **self.extra}
 
+    def __getitem__(self, name: str) -> Any:
+        """A value by its name in record.json, a metric's by its own.
+
+        Raises KeyError for other names.
+        """
+        if name in self.metrics:
+            return self.metrics[name]
+        return getattr(self, name) if name in _DEFAULTS else self.extra[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a value of that name is known."""
+        return self.get(str(name)) is not None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As `record[name]`; `default` where nothing is known."""
+        value = self[name] if name in self.metrics or name in _DEFAULTS else self.extra.get(name)
+        return default if value is None else value
+
     def replace(self, **values: Any) -> Record:
         """A copy with other values."""
         return dataclasses.replace(self, **values)
 
 
-_DEFAULTS = {f.name: None if f.default is dataclasses.MISSING else f.default for f in dataclasses.fields(Record)}
+def _default(of: dataclasses.Field[Any]) -> Any:
+    return None if of.default is dataclasses.MISSING else of.default
+
+
+_DEFAULTS = {f.name: _default(f) for f in dataclasses.fields(Record)}
 _by_place = itemgetter(*_DEFAULTS)
 _APART = ("hardware", "metrics", "damaged", "extra")
 _WRITTEN = tuple(name for name in _DEFAULTS if name not in _APART)
 
 
 def upgrade(content: dict[str, Any]) -> None:
-    """Bring the content of a record of version 1 up to date: its metrics stood beside everything else.
+    """Bring the content of a record of version 1 up to date: its metrics stood beside everything
+    else.
 
     One of a newer version is left as it is.
     """
@@ -158,11 +189,15 @@ def upgrade(content: dict[str, Any]) -> None:
         content["version"] = VERSION
 
 
-def _filled(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings that decided the outcome, those of fields that the writer did not know of included.
+def with_neutral(resolved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """All settings that decided an outcome, those of fields that the writer did not know of
+    included.
 
-    A field younger than version 1 is left out of an identity at its neutral value.
+    A field younger than version 1 is left out of an identity at its neutral value: a record says
+    nothing of it, whether its writer knew it or not.
     """
+    if not _neutral_settings():
+        return resolved
     known = [part for part in _neutral_settings() if part in resolved]
     if "timm" in resolved.get("model", {}):  # its toggles are timm's own
         known = [part for part in known if part != "model"]
@@ -171,7 +206,10 @@ def _filled(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _neutral_settings() -> dict[str, dict[str, Any]]:
-    """The neutral values of the fields younger than version 1, by part of a trial; empty parts left out."""
+    """The neutral values of the fields younger than version 1, by part of a trial.
+
+    Empty parts left out.
+    """
     from roadmap.config.data import Data
     from roadmap.config.fields import neutral_settings
     from roadmap.config.model import ModelSpec

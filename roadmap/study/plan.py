@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Literal
 
 from roadmap.config.errors import ConfigError, Fault, listing, lookup, nearest
 from roadmap.config.fields import Kind, checked, config, field_types, from_text, setting, show
@@ -221,7 +221,9 @@ class Plan:
     validation: float | None = setting(
         "part of the training images set aside for choices", default=None, form="a number from 0 to 0.9"
     )
-    precision: str | None = setting("auto, fp32 or bf16; the recipe's own unless given", default=None, form=WORD)
+    precision: Literal["auto", "fp32", "bf16"] | None = setting(
+        "number format of training; the recipe's own unless given", default=None
+    )
 
     def __post_init__(self) -> None:
         if found := list(_faults(self)):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from page_samples import sample
+from tests.helpers.page_samples import sample
 
 from analysis.report.compare import Prepared, compare_page
 

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from roadmap.config.runtime import Runtime, cores, limit_threads
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, read_json, read_lines, write_json
-from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED
+from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED, Record
 
 JOBS = "jobs.jsonl"
 SUBMITTED = "slurm.json"
@@ -83,7 +83,7 @@ class RunJob:
         if here.rank:
             return _end_of_other_rank(run, here, record)
         if record["status"] == FAILED and _lost_a_peer(run, here, record):
-            record = {**record, "status": INTERRUPTED}
+            record = record.replace(status=INTERRUPTED)
             run.write_record(record)
         if record["status"] == INTERRUPTED:
             leave(run, here, str(record.get("error", "")).split(";")[0])
@@ -209,7 +209,7 @@ def _meet(run: RunFolder, here: Attempt) -> None:
 # Training and its end ----------------------------------------------------------------------------------------------------
 
 
-def _train(run: RunFolder, here: Attempt) -> dict[str, Any]:
+def _train(run: RunFolder, here: Attempt) -> Record:
     """Execute the run. A folder still held by a process that is being killed is waited for."""
     machine = Runtime.from_json(_submitted(run)["machine"])
     threads = machine.threads or int(
@@ -229,7 +229,7 @@ def _train(run: RunFolder, here: Attempt) -> dict[str, Any]:
     raise AssertionError
 
 
-def _end_of_other_rank(run: RunFolder, here: Attempt, record: dict[str, Any]) -> str:
+def _end_of_other_rank(run: RunFolder, here: Attempt, record: Record) -> str:
     """Rank 0 speaks for all. An interrupted rank waits to be ended with the job, a failed one says why first."""
     if record["status"] == FINISHED:
         return FINISHED
@@ -240,7 +240,7 @@ def _end_of_other_rank(run: RunFolder, here: Attempt, record: dict[str, Any]) ->
     raise RuntimeError(f"rank {here.rank}: {record.get('error')}")
 
 
-def _lost_a_peer(run: RunFolder, here: Attempt, record: dict[str, Any]) -> bool:
+def _lost_a_peer(run: RunFolder, here: Attempt, record: Record) -> bool:
     """Whether the failure is only another rank's silence: its node died, which is no fault of the run."""
     if here.world == 1 or not LOST_PEER.search(str(record.get("error"))):
         return False
