@@ -10,7 +10,7 @@ import torch
 
 from roadmap.bench.pairs import seconds
 from roadmap.config.trial import Trial
-from roadmap.model.build import build_subject
+from roadmap.model.build import build_network
 
 WARMUP = 3
 
@@ -21,7 +21,7 @@ def latencies(
 ) -> dict[str, dict[str, Any]]:
     """{cell: {"ms": median, "low", "high": quartiles, "rounds": n}} of a forward pass of `batch` images at the trial's size, fp32, evaluation mode."""
     networks = {
-        cell: build_subject(t.model, t.data.image_size).eval().to(device).to(memory_format=torch.channels_last)
+        cell: build_network(t.model, t.data.image_size).eval().to(device).to(memory_format=torch.channels_last)
         for cell, t in trials.items()
     }
     images = {

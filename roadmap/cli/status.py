@@ -32,7 +32,7 @@ def show_status(name: str | None, *, out: Path, watch: bool, every: float, as_js
 
 
 def _print_status(folder: Path, states: Sequence[RunState]) -> None:
-    from roadmap.cli.train import print_table
+    from roadmap.cli.console import print_table
 
     columns = ["step", "change", "seed", "state", "epoch", "top-1", "images/s", "left", "node", "job", "run"]
     rows = [_row(s) for s in states]

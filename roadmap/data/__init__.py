@@ -1,1 +1,4 @@
-"""Data sets by name, and the per-sample-seeded pipeline. `catalogue` imports no torch; the rest is imported where images are read."""
+"""Data sets by name, and the per-sample-seeded pipeline.
+
+`registry` and `file_index` import no torch; the rest is imported where images are read.
+"""

@@ -1,4 +1,4 @@
-"""What a folder of images holds: classes and files. No image is opened here."""
+"""Classes and files of an image folder. No image is opened here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ class DataError(RoadmapError):
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of one split: paths below `root` with '/' between parts, labels as indices into `classes`, sizes in bytes, times of change in ns."""
+    """The files of one split.
+
+    files: paths below `root`, with '/' between parts. labels: indices into `classes`. sizes: bytes.
+    times: of the last change, in ns.
+    """
 
     root: Path
     classes: tuple[str, ...]
@@ -32,6 +36,9 @@ class Listing:
     labels: tuple[int, ...]
     sizes: tuple[int, ...]
     times: tuple[int, ...] = ()
+
+
+_ImageFile = tuple[str, int, int]  # path below the split, bytes, time of change in ns
 
 
 def find_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Path:
@@ -42,43 +49,30 @@ def find_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Pa
         )
     if not data_dir.is_dir():
         raise DataError(
-            f"data folder {data_dir} does not exist; legal: a folder with {TRAIN_FOLDERS[0]}/ and {TEST_FOLDERS[0]}/; check --data-dir"
+            f"data folder {data_dir} does not exist; legal: a folder with {TRAIN_FOLDERS[0]}/ and {TEST_FOLDERS[0]}/; "
+            "check --data-dir"
         )
     for folder in folders:
         if (data_dir / folder).is_dir():
             return data_dir / folder
-    raise DataError(
-        f"data folder {data_dir} has no {' or '.join(f + '/' for f in folders)}; legal: CLASS/IMAGE below such a folder; check --data-dir"
-    )
+    names = " or ".join(f"{folder}/" for folder in folders)
+    raise DataError(f"data folder {data_dir} has no {names}; legal: CLASS/IMAGE below such a folder; check --data-dir")
 
 
 def list_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Listing:
     """Classes and files of a split, sorted by name so that every machine numbers them alike. Raises DataError."""
     root = find_split(name, data_dir, folders)
-    classes: list[str] = []
-    files: list[str] = []
-    labels: list[int] = []
-    sizes: list[int] = []
-    times: list[int] = []
-    for label in sorted(_folders(root)):
-        found = sorted(_images(root / label, label))
-        if not found:
-            raise DataError(
-                f"data folder {root / label} has no images; legal: files ending in {listing(sorted(IMAGE_SUFFIXES))}; remove the folder or fill it"
-            )
-        for file, size, changed in found:
-            if size == 0:
-                raise DataError(f"image {root / file} is empty (0 bytes); legal: readable images; replace or remove it")
-            files.append(file)
-            sizes.append(size)
-            times.append(changed)
-        labels += [len(classes)] * len(found)
-        classes.append(label)
+    classes = sorted(_folders(root))
+    images = [_images_of_class(root, label) for label in classes]
     if len(classes) < 2:
         raise DataError(
-            f"data folder {root} has {len(classes)} class folders; legal: two or more, each with images; check --data-dir"
+            f"data folder {root} has {len(classes)} class folders; legal: two or more, each with images; "
+            "check --data-dir"
         )
-    return Listing(root, tuple(classes), tuple(files), tuple(labels), tuple(sizes), tuple(times))
+    flat = [image for members in images for image in members]
+    labels = tuple(k for k, members in enumerate(images) for _ in members)
+    files, sizes, times = zip(*flat, strict=True)
+    return Listing(root, tuple(classes), files, labels, sizes, times)
 
 
 def _folders(root: Path) -> list[str]:
@@ -86,8 +80,22 @@ def _folders(root: Path) -> list[str]:
         return [e.name for e in entries if e.is_dir()]
 
 
-def _images(folder: Path, prefix: str) -> Iterator[tuple[str, int, int]]:
-    """(path below the split, bytes, time of change) of each image below the folder."""
+def _images_of_class(root: Path, label: str) -> list[_ImageFile]:
+    """The images of one class by name. Raises DataError where there are none, and for an empty file."""
+    images = sorted(_images(root / label, label))
+    if not images:
+        raise DataError(
+            f"data folder {root / label} has no images; legal: files ending in {listing(sorted(IMAGE_SUFFIXES))}; "
+            "remove the folder or fill it"
+        )
+    for file, size, _ in images:
+        if size == 0:
+            raise DataError(f"image {root / file} is empty (0 bytes); legal: readable images; replace or remove it")
+    return images
+
+
+def _images(folder: Path, prefix: str) -> Iterator[_ImageFile]:
+    """Each image below the folder."""
     with _readable(folder), os.scandir(folder) as entries:
         for e in entries:
             if e.is_dir():
@@ -103,7 +111,8 @@ def _readable(folder: Path) -> Iterator[None]:
         yield
     except OSError as e:
         raise DataError(
-            f"data folder {folder} cannot be read: {e.filename or folder}: {e.strerror}; legal: readable folders and files; check permissions and links"
+            f"data folder {folder} cannot be read: {e.filename or folder}: {e.strerror}; "
+            "legal: readable folders and files; check permissions and links"
         ) from e
 
 
@@ -118,18 +127,22 @@ def digest_of(*splits: Listing) -> str:
 
 
 def check_synsets(classes: tuple[str, ...], root: Path) -> None:
-    """Refuse a folder that is not ImageNet-1k's 1,000 synsets, so that labels fit every published checkpoint. Raises DataError."""
+    """Refuse a folder that is not ImageNet-1k's 1,000 synsets: labels shall fit every published checkpoint.
+
+    Raises DataError.
+    """
     known = imagenet_synsets()
     strange = [c for c in classes if c not in known]
     missing = sorted(known - set(classes))
-    if strange or missing:
-        what = (
-            f"{len(strange)} unknown folders ({listing(strange[:3])})"
-            if strange
-            else f"{len(missing)} of {IMAGENET_CLASSES} synsets missing ({listing(missing[:3])})"
-        )
+    problem = ""
+    if strange:
+        problem = f"{len(strange)} unknown folders ({listing(strange[:3])})"
+    elif missing:
+        problem = f"{len(missing)} of {IMAGENET_CLASSES} synsets missing ({listing(missing[:3])})"
+    if problem:
         raise DataError(
-            f"data folder {root} is not ImageNet-1k: {what}; legal: the 1,000 folders n01440764 to n15075141; use --data imagefolder for other images"
+            f"data folder {root} is not ImageNet-1k: {problem}; legal: the 1,000 folders n01440764 to n15075141; "
+            "use --data imagefolder for other images"
         )
 
 
@@ -138,7 +151,8 @@ def imagenet_synsets() -> set[str]:
     package = importlib.util.find_spec("timm")
     if package is None or package.origin is None:
         raise DataError(
-            "ImageNet's synset list needs the package timm, which is not installed; legal: timm installed; run `make setup`"
+            "ImageNet's synset list needs the package timm, which is not installed; legal: timm in this environment; "
+            "run `make setup`"
         )
     text = (Path(package.origin).parent / "data" / "_info" / "imagenet_synsets.txt").read_text()
     return set(re.findall(r"n\d{8}", text))

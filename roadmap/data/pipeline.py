@@ -1,7 +1,8 @@
-"""From a trial to batches: transforms of timm's, every draw seeded per sample, groups handed to ranks and workers.
+"""From a trial to batches: transforms of timm's, every draw seeded per sample, groups for ranks and workers.
 
-A key is (epoch, index); the image that a key gives depends on the trial's seed and the key alone, so the stream is the
-same for any number of workers and ranks. Batches are (N, C, H, W) float32 and labels (N,) int64.
+A sample's key is (epoch, position); the image that it gives depends on the trial's seed and the key
+alone, so the stream is the same for any number of workers and ranks. Batches are (N, C, H, W) float32
+and labels (N,) int64.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from roadmap.config.trial import Trial
 from roadmap.data.file_index import DataError
 from roadmap.data.readers import ArrayImages, Split, cut_validation, open_data
 
-Key = tuple[int, int]
+SampleKey = tuple[int, int]
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
@@ -54,16 +55,15 @@ def train_transform(recipe: Recipe, data: Data) -> Any:
 
 
 def _fixed_crop(recipe: Recipe, data: Data) -> list[Any]:
-    """In place of the random resized crop: the centre square as evaluation sees it, then a crop of it padded by an eighth, or nothing."""
+    """The centre square as evaluation sees it, in place of the random resized crop; `padded` crops it again."""
+    interpolation = transforms.InterpolationMode(recipe.interpolation)
     centre = [
-        transforms.Resize(data.image_size, interpolation=transforms.InterpolationMode(recipe.interpolation)),
+        transforms.Resize(data.image_size, interpolation=interpolation),
         transforms.CenterCrop(data.image_size),
     ]
-    return (
-        [*centre, transforms.RandomCrop(data.image_size, padding=data.image_size // 8)]
-        if recipe.crop == "padded"
-        else centre
-    )
+    if recipe.crop == "padded":
+        return [*centre, transforms.RandomCrop(data.image_size, padding=data.image_size // 8)]
+    return centre
 
 
 def eval_transform(recipe: Recipe, data: Data) -> Any:
@@ -84,7 +84,7 @@ def _spread(values: tuple[float, ...], as_rgb: bool) -> tuple[float, ...]:
 
 
 def _in_channels(steps: list[Any], data: Data, *, policy: bool = False) -> list[Any]:
-    """timm's policies want RGB: with one, grey images are augmented as RGB and brought back to one channel at the end."""
+    """The steps, around which grey images become RGB for timm's policies and one channel again."""
     return [transforms.Grayscale(3), *steps, _FirstChannel()] if data.in_chans == 1 and policy else steps
 
 
@@ -94,12 +94,11 @@ class _FirstChannel:
 
 
 def seed_all(seed: int) -> None:
-    """Seed Python's, NumPy's and torch's CPU generators: timm's transforms draw from all three.
-
-    Not torch.manual_seed: before a GPU is used it records a stack trace for each GPU generator, which costs more than a small image.
-    """
+    """Seed Python's, NumPy's and torch's CPU generators: timm's transforms draw from all three."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
+    # Not torch.manual_seed: before a GPU is used it records a stack trace for each GPU generator, which costs more
+    # than a small image.
     torch.default_generator.manual_seed(seed)
 
 
@@ -112,7 +111,7 @@ class Samples(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
         epoch, position = key
         index = int(self.indices[position])
         seed_all(derive(self.seed, SAMPLE, epoch, index))
@@ -146,7 +145,7 @@ class GroupSampler:
     seed: int
     start: int = 0
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @property
     def iterations_per_epoch(self) -> int:
@@ -155,18 +154,19 @@ class GroupSampler:
     def order(self, epoch: int) -> np.ndarray:
         return np.random.Generator(np.random.PCG64(derive(self.seed, ORDER, epoch))).permutation(self.images)
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[SampleKey]]:
         epoch, order = -1, np.array([], dtype=int)
         for iteration in range(self.start, self.recipe.epochs * self.iterations_per_epoch):
             now, at = divmod(iteration, self.iterations_per_epoch)
             if now != epoch:
                 epoch, order = now, self.order(now)
-            for group in range(self.rank, self.recipe.groups, self.world):
+            for group in range(self.rank, self.recipe.groups, self.world_size):
                 first = at * self.recipe.batch_size + group * self.recipe.group_size
                 yield [(epoch, int(i)) for i in order[first : first + self.recipe.group_size]]
 
     def __len__(self) -> int:
-        return (self.recipe.epochs * self.iterations_per_epoch - self.start) * (self.recipe.groups // self.world)
+        iterations = self.recipe.epochs * self.iterations_per_epoch - self.start
+        return iterations * (self.recipe.groups // self.world_size)
 
 
 def ignore_signals(_worker: int) -> None:
@@ -205,12 +205,13 @@ class Pipeline:
         kept, held_out = cut_validation(train.labels, trial.data.validation, trial.data.split_seed)
         if len(kept) < trial.recipe.batch_size:
             raise DataError(
-                f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of {trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch"
+                f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of "
+                f"{trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch"
             )
         return cls(trial, train, test, kept, held_out, workers, pin_memory)
 
-    def sampler(self, *, start: int = 0, rank: int = 0, world: int = 1) -> GroupSampler:
-        return GroupSampler(len(self.train_indices), self.trial.recipe, self.trial.seed, start, rank, world)
+    def sampler(self, *, start: int = 0, rank: int = 0, world_size: int = 1) -> GroupSampler:
+        return GroupSampler(len(self.train_indices), self.trial.recipe, self.trial.seed, start, rank, world_size)
 
     def stream(self, sampler: GroupSampler) -> Batches:
         """One batch a group, over all remaining epochs, so that workers live as long as the run."""
@@ -219,12 +220,12 @@ class Pipeline:
         )
         return _in_our_words(self._loader(samples, batch_sampler=sampler))
 
-    def views(self, part: str, *, rank: int = 0, world: int = 1) -> Batches:
+    def views(self, part: str, *, rank: int = 0, world_size: int = 1) -> Batches:
         """Every rank's share of `validation` or `test`, each image in exactly one of them."""
-        split, indices = (
-            (self.train, self.validation_indices) if part == "validation" else (self.test, np.arange(len(self.test)))
-        )
-        view = Views(split, indices[rank::world], eval_transform(self.trial.recipe, self.trial.data))
+        split, indices = self.test, np.arange(len(self.test))
+        if part == "validation":
+            split, indices = self.train, self.validation_indices
+        view = Views(split, indices[rank::world_size], eval_transform(self.trial.recipe, self.trial.data))
         return _in_our_words(self._loader(view, batch_sampler=_chunks(len(view), 2 * self.trial.recipe.group_size)))
 
     def _loader(self, dataset: Dataset[Any], batch_sampler: Any) -> DataLoader[Any]:
@@ -241,7 +242,7 @@ class Pipeline:
 
 
 def _in_our_words(loader: DataLoader[Any]) -> Batches:
-    """The loader's batches; a worker's DataError without the trace that torch wraps it in."""
+    """The loader's batches. A worker's DataError comes without the trace that torch puts before its text."""
     try:
         yield from loader
     except DataError as e:

@@ -1,4 +1,4 @@
-"""Opening a data set: a Split gives image i as PIL and its label. Arrays stay in memory, folders are read as asked.
+"""Opening a data set: a Split gives image i as PIL and its label. Arrays stay in memory, files are read as asked.
 
 Torchvision downloads only when asked; whatever timm's `create_dataset` reads is taken as it comes.
 """
@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,10 @@ from PIL import Image, UnidentifiedImageError
 
 from roadmap.config.data import Data
 from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, DataError, Listing, find_split, list_split
-from roadmap.data.registry import IMAGE_FOLDERS, TIMM_PREFIXES
+from roadmap.data.registry import DATA_SETS, IMAGE_FOLDERS, TIMM_PREFIXES, DataSet
 
 DIGITS_TEST_IMAGES = 500
+TEST_SPLIT_SEED = 0  # of test splits that we cut ourselves: one for all trials, whatever their seeds
 STREAM_LIMIT_BYTES = 2 << 30
 CHECK_ALL_UP_TO = 100_000
 
@@ -56,9 +57,8 @@ class ArrayImages:
         if self.pixels.shape[1:3] == (size, size):
             return self
         how = Image.Resampling[interpolation.upper()]
-        return ArrayImages(
-            np.stack([np.asarray(self.image(i).resize((size, size), how)) for i in range(len(self))]), self.labels
-        )
+        images = [np.asarray(self.image(i).resize((size, size), how)) for i in range(len(self))]
+        return ArrayImages(np.stack(images), self.labels)
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class FolderImages:
 
 
 @dataclass(frozen=True)
-class TimmImages:
-    """A map-style data set of timm's."""
+class LibraryImages:
+    """A map-style data set of timm's or torchvision's, whose items are (PIL image, label)."""
 
     name: str
     dataset: Any
@@ -106,22 +106,35 @@ class TimmImages:
 
 
 def open_data(data: Data, *, data_dir: Path | None, download: bool = False) -> tuple[Split, Split]:
-    """(train, test) of a data set. Raises DataError: missing, not downloaded, unreadable, or with labels outside num_classes."""
+    """(train, test) of a data set. Raises DataError.
+
+    Refused are a set that is missing, not downloaded or unreadable, and labels outside num_classes.
+    """
     mode = "L" if data.in_chans == 1 else "RGB"
     if data.name == "digits":
         train, test = _digits()
     elif data.name in IMAGE_FOLDERS:
-        train, test = (FolderImages(list_split(data.name, data_dir, f), mode) for f in (TRAIN_FOLDERS, TEST_FOLDERS))
+        train, test = _folder_splits(data.name, data_dir, mode)
     elif data.name.startswith(TIMM_PREFIXES):
         train, test = _timm(data, "train", data_dir, download, mode), _timm_test(data, data_dir, download, mode)
     else:
-        train, test = _torchvision(data.name, data_dir, download)
+        train, test = _torchvision(DATA_SETS[data.name], data_dir, download, mode)
     for split in (train, test):
-        if len(split) == 0 or not 0 <= min(split.labels) <= max(split.labels) < data.num_classes:
-            raise DataError(
-                f"data {data.name!r} has labels up to {max(split.labels, default=None)} in {len(split)} images; legal: 0 to {data.num_classes - 1}; check --num-classes"
-            )
+        _check_labels(data, split.labels)
     return train, test
+
+
+def _check_labels(data: Data, labels: Sequence[int]) -> None:
+    if len(labels) == 0 or not 0 <= min(labels) <= max(labels) < data.num_classes:
+        raise DataError(
+            f"data {data.name!r} has labels up to {max(labels, default=None)} in {len(labels)} images; "
+            f"legal: 0 to {data.num_classes - 1}; check --num-classes"
+        )
+
+
+def _folder_splits(name: str, data_dir: Path | None, mode: str) -> tuple[FolderImages, FolderImages]:
+    train, test = list_split(name, data_dir, TRAIN_FOLDERS), list_split(name, data_dir, TEST_FOLDERS)
+    return FolderImages(train, mode), FolderImages(test, mode)
 
 
 def _digits() -> tuple[Split, Split]:
@@ -132,28 +145,63 @@ def _digits() -> tuple[Split, Split]:
     pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     order = np.random.RandomState(0).permutation(len(pixels))  # RandomState: its stream is frozen by NumPy's policy
     test, train = order[:DIGITS_TEST_IMAGES], order[DIGITS_TEST_IMAGES:]
-    return tuple(ArrayImages(pixels[part], bunch.target[part].tolist()) for part in (train, test))  # type: ignore[return-value]
+    labels = bunch.target
+    return ArrayImages(pixels[train], labels[train].tolist()), ArrayImages(pixels[test], labels[test].tolist())
 
 
-_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
-
-
-def _torchvision(name: str, data_dir: Path | None, download: bool) -> tuple[Split, Split]:
+def _torchvision(entry: DataSet, data_dir: Path | None, download: bool, mode: str) -> tuple[Split, Split]:
+    """(train, test) as torchvision's class gives them, or cut here where it has no splits. Raises DataError."""
     import torchvision
 
-    root = data_dir or Path("data")
-    maker = getattr(torchvision.datasets, _TORCHVISION[name])
+    name, root, splits = entry.data.name, data_dir or Path("data"), entry.splits
+    maker = getattr(torchvision.datasets, entry.torchvision)
+
+    def parts(arguments: Sequence[Mapping[str, str | bool]]) -> list[Any]:
+        return [maker(str(root), download=download, **part) for part in arguments]
+
     try:
-        parts = [maker(str(root), train=train, download=download) for train in (True, False)]
+        train, test = parts(splits.train), parts(splits.test)
     except (RuntimeError, OSError) as e:
+        problem = str(e).partition("\n")[0]
         raise DataError(
-            f"data {name!r} is not in {root} ({str(e).splitlines()[0]}); legal: torchvision's files there; say --data-dir DIR, or --download to fetch them"
+            f"data {name!r} is not in {root} ({problem}); legal: torchvision's files there; "
+            "say --data-dir DIR, or --download to fetch them"
         ) from e
-    return tuple(ArrayImages(np.asarray(p.data), [int(t) for t in p.targets]) for p in parts)  # type: ignore[return-value]
+    if splits.test:
+        return _from_torchvision(name, train, mode), _from_torchvision(name, test, mode)
+    return _cut_test(name, train[0], splits.test_fraction, mode)
+
+
+def _from_torchvision(name: str, parts: Sequence[Any], mode: str) -> Split:
+    """The parts of a split, one after the other: in memory where torchvision holds the pixels, else from files."""
+    if len(parts) == 1 and hasattr(parts[0], "data"):
+        return ArrayImages(_channels_last(np.asarray(parts[0].data)), _labels(parts[0]))
+    from torch.utils.data import ConcatDataset
+
+    labels = [label for part in parts for label in _labels(part)]
+    return LibraryImages(name, ConcatDataset(parts), labels, mode)
+
+
+def _channels_last(pixels: np.ndarray) -> np.ndarray:
+    """(N, H, W[, C]) from what torchvision holds: SVHN and STL10 are (N, 3, H, W)."""
+    return pixels.transpose(0, 2, 3, 1) if pixels.ndim == 4 and pixels.shape[1] == 3 else pixels
+
+
+def _cut_test(name: str, whole: Any, fraction: float, mode: str) -> tuple[Split, Split]:
+    """(train, test) of a data set without splits: the same fraction of every class, the same for every trial."""
+    from torch.utils.data import Subset
+
+    labels = np.asarray(_labels(whole))
+
+    def subset(indices: np.ndarray) -> Split:
+        return LibraryImages(name, Subset(whole, indices.tolist()), labels[indices].tolist(), mode)
+
+    train, test = cut_validation(labels.tolist(), fraction, TEST_SPLIT_SEED)
+    return subset(train), subset(test)
 
 
 def _timm(data: Data, split: str, data_dir: Path | None, download: bool, mode: str) -> Split:
-    """A data set of timm's; a stream, which has no order of its own, is read into memory once so that samples have indices."""
+    """A data set of timm's. A stream has no order of its own: read into memory once, its samples have indices."""
     from timm.data import create_dataset
     from torch.utils.data import IterableDataset
 
@@ -163,7 +211,8 @@ def _timm(data: Data, split: str, data_dir: Path | None, download: bool, mode: s
         )
     except Exception as e:  # the readers raise whatever their library does
         raise DataError(
-            f"data {data.name!r}, split {split!r}, cannot be opened in {data_dir}: {type(e).__name__}: {e}; legal: what timm.data.create_dataset reads; check the name, --data-dir and its package"
+            f"data {data.name!r}, split {split!r}, cannot be opened in {data_dir}: {type(e).__name__}: {e}; "
+            "legal: what timm.data.create_dataset reads; check the name, --data-dir and its package"
         ) from e
     if isinstance(dataset, IterableDataset):
         return _from_stream(dataset, data.name, mode)
@@ -173,11 +222,11 @@ def _timm(data: Data, split: str, data_dir: Path | None, download: bool, mode: s
 def _from_map(dataset: Any, name: str, mode: str) -> Split:
     if hasattr(dataset, "_max_retries"):
         dataset._max_retries = 1  # timm would show a damaged image's neighbour in its place, under the wrong label
-    return TimmImages(name, dataset, _labels(dataset), mode)
+    return LibraryImages(name, dataset, _labels(dataset), mode)
 
 
 def _timm_test(data: Data, data_dir: Path | None, download: bool, mode: str) -> Split:
-    """The split `test`, or `validation` where public sets keep the test labels to themselves (-1) or have no such split."""
+    """The split `test`, or `validation` where a public set keeps the test labels to itself (-1) or has no test."""
     try:
         test = _timm(data, "test", data_dir, download, mode)
     except DataError:
@@ -187,11 +236,13 @@ def _timm_test(data: Data, data_dir: Path | None, download: bool, mode: str) -> 
 
 def _labels(dataset: Any) -> list[int]:
     """Labels without decoding images, where the data set (torchvision's) or its reader (timm's) can tell them."""
-    if hasattr(dataset, "targets"):
-        return [int(label) for label in dataset.targets]
+    for name in ("targets", "labels", "_labels"):
+        if hasattr(dataset, name):
+            return [int(label) for label in getattr(dataset, name)]
     reader = getattr(dataset, "reader", dataset)
-    if hasattr(reader, "samples"):
-        return [int(label) for _, label in reader.samples]
+    for name in ("samples", "_samples"):
+        if hasattr(reader, name):
+            return [int(label) for _, label in getattr(reader, name)]
     if hasattr(reader, "label_key"):
         return [int(x) for x in reader.dataset[reader.label_key]]
     return [int(reader[i][1]) for i in range(len(dataset))]
@@ -205,7 +256,8 @@ def _from_stream(dataset: Any, name: str, mode: str) -> Split:
         size += pixels[-1].nbytes
         if size > STREAM_LIMIT_BYTES:
             raise DataError(
-                f"data {name!r} is a stream of more than {STREAM_LIMIT_BYTES >> 30} GiB; legal: streams that fit in memory (every sample needs an index to be drawn alike on every machine); "
+                f"data {name!r} is a stream of more than {STREAM_LIMIT_BYTES >> 30} GiB; legal: streams that fit in "
+                "memory (every sample needs an index to be drawn alike on every machine); "
                 "unpack it and use --data imagefolder"
             )
     return StreamedImages(pixels, labels)
@@ -226,13 +278,13 @@ class StreamedImages:
 
 
 def cut_validation(labels: Sequence[int], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (train, validation) of a training split: the same fraction of every class, drawn from `seed`, each sorted."""
+    """Indices (train, validation) of a training split: the same part of every class, drawn from `seed`, sorted."""
     array = np.asarray(labels)
     rng = np.random.RandomState(seed)
-    chosen = [
-        rng.permutation(members)[: round(fraction * len(members))]
-        for members in (np.flatnonzero(array == c) for c in np.unique(array))
-    ]
+    chosen = []
+    for label in np.unique(array):
+        members = np.flatnonzero(array == label)
+        chosen.append(rng.permutation(members)[: round(fraction * len(members))])
     validation = np.sort(np.concatenate(chosen)) if chosen else np.array([], dtype=int)
     return np.setdiff1d(np.arange(len(array)), validation), validation
 
@@ -245,25 +297,29 @@ def class_names(data: Data, *, data_dir: Path | None) -> list[str]:
 
 
 def check_images(data: Data, *, data_dir: Path | None) -> int:
-    """Decode every image of a small folder once, so that a damaged one is refused before any training; returns how many were decoded.
+    """Decode every image of a small folder once, so that a damaged one is refused before any training.
 
-    The result is remembered in the user's cache, by the folder's digest and the files' times. Above 100,000 images only names and sizes are checked.
+    Returns how many were decoded. The result is remembered in the user's cache, by the folder's digest
+    and the files' times. Above 100,000 images only names and sizes are checked.
     """
     if data.name != "imagefolder":
         return 0
-    splits = [
-        FolderImages(list_split(data.name, data_dir, folders), "RGB") for folders in (TRAIN_FOLDERS, TEST_FOLDERS)
-    ]
+    splits = _folder_splits(data.name, data_dir, "RGB")
     seen = hashlib.sha256(json.dumps([data.digest, *(s.files.times for s in splits)]).encode()).hexdigest()
     marker = _cache() / f"{seen}.checked"
     if marker.exists() or sum(map(len, splits)) > CHECK_ALL_UP_TO:
         return 0
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        count = sum(1 for split in splits for _ in pool.map(split.image, range(len(split)), chunksize=256))
+        count = sum(_decode_all(split, pool) for split in splits)
     with contextlib.suppress(OSError):  # only a memory of the check; without it the check is made again
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
     return count
+
+
+def _decode_all(split: Split, pool: ThreadPoolExecutor) -> int:
+    """How many images there are. Raises DataError at the first that cannot be decoded."""
+    return sum(1 for _ in pool.map(split.image, range(len(split)), chunksize=256))
 
 
 def _cache() -> Path:

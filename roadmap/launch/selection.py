@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from roadmap.config.errors import ConfigError, listing, nearest
-from roadmap.ladder.convnext import find_step
+from roadmap.config.errors import ConfigError, nearest
+from roadmap.ladder import find_ladder
 from roadmap.launch.base import State
-from roadmap.launch.launchers import LAUNCHERS
 from roadmap.launch.status import RunState, study_states
 from roadmap.runs.io import RunError
+from roadmap.study import find
 
 ENDED_BADLY = (
     State.FAILED,
@@ -41,35 +42,21 @@ class RunSelection:
     def __str__(self) -> str:
         """As it was asked for, in the command line's words."""
         steps = [f"--step {s}" for s in self.steps]
-        seeds = [f"--seed {s}" for s in self.seeds]
+        seeds = [f"--seeds {s}" for s in self.seeds]
         failed = ["--failed"] if self.failed else []
         return " ".join([*self.words, *steps, *seeds, *failed])
 
 
 def find_study(name: str | None, out: Path) -> Path:
-    """A study's folder, by name or path; without one, that whose files changed last. Raises RunError."""
-    known = sorted((p.parent for p in out.glob("*/study.json")), key=_last_change)
-    if name is None and known:
-        return known[-1].resolve()
-    for folder in (Path(name), out / name) if name else ():
-        if (folder / "study.json").exists():
-            return folder.resolve()
-    names = [folder.name for folder in known]
-    what = f"study {name!r} has no study.json" if name else "there is no study"
-    advice = nearest(name, names) if names else "train or submit one with `roadmap run`, or say --out"
-    raise RunError(f"{what} below {out}; legal: {listing(names) or 'none yet'}; {advice}")
-
-
-def _last_change(study: Path) -> float:
-    """When runs were last planned or launched, in seconds since the epoch."""
-    files = [study / "study.json", *(study / name for name in LAUNCHERS)]
-    return max(f.stat().st_mtime for f in files if f.exists())
+    """The folder of a study's runs, by the rules of all verbs. Raises RunError."""
+    return find.find_study(name, out).run_folder().resolve()
 
 
 def chosen_runs(folder: Path, selection: RunSelection, *, every: float = 0) -> list[RunState]:
     """The runs that a selection means. Raises RunError where there are none."""
     states = study_states(folder, every=every)
-    chosen = [s for s in states if _meant(s, selection)]
+    steps = {step for key in selection.steps for step in _steps_of(states, key)}
+    chosen = [s for s in states if _meant(s, selection, steps)]
     if selection.failed:
         chosen = [s for s in chosen if s.state in ENDED_BADLY]
     if not chosen:
@@ -77,24 +64,36 @@ def chosen_runs(folder: Path, selection: RunSelection, *, every: float = 0) -> l
         near = nearest(asked, [s.run for s in states])
         raise RunError(
             f"{asked or 'nothing'} means no run of study {folder.name}; legal: a run's id or its beginning, a step, "
-            f"--seed N, --failed; {near} See roadmap status {folder.name}"
+            f"--seeds N, --failed; {near} See roadmap status {folder.name}"
         )
     return chosen
 
 
-def _meant(s: RunState, selection: RunSelection) -> bool:
-    steps = {find_step(key).name for key in selection.steps}
+Step = tuple[str, str]  # its ladder and its name
+
+
+def _steps_of(states: Sequence[RunState], key: str) -> set[Step]:
+    """The steps of that id or name, in the ladders of these runs. Raises ConfigError where none has it."""
+    ladders = {s.ladder for s in states}
+    steps = {step for ladder in ladders if (step := _step_of(ladder, key))}
+    if not steps:
+        find_ladder(min(ladders)).find_step(key)
+    return steps
+
+
+def _step_of(ladder: str, key: str) -> Step | None:
+    try:
+        return ladder, find_ladder(ladder).find_step(key).name
+    except ConfigError:
+        return None
+
+
+def _meant(s: RunState, selection: RunSelection, steps: Collection[Step]) -> bool:
+    """Whether a run is one of those selected; `steps`: those that `selection.steps` names."""
     named = not selection.words or any(_is_named(s, word) for word in selection.words)
-    return named and (not steps or s.step in steps) and (not selection.seeds or s.seed in selection.seeds)
+    of_step = not selection.steps or (s.ladder, s.step) in steps
+    return named and of_step and (not selection.seeds or s.seed in selection.seeds)
 
 
 def _is_named(s: RunState, word: str) -> bool:
-    return s.run.startswith(word) or s.job == word or s.step == _step_name(word)
-
-
-def _step_name(word: str) -> str:
-    """The step of that id or name; empty if there is none."""
-    try:
-        return find_step(word).name
-    except ConfigError:
-        return ""
+    return s.run.startswith(word) or s.job == word or _step_of(s.ladder, word) == (s.ladder, s.step)

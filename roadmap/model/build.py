@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 TIMM_SPEC, IMAGE_SIZE = "roadmap.timm", "roadmap.image_size"
 
 
-def build_subject(spec: AnySpec, image_size: int) -> nn.Module:
+def build_network(spec: AnySpec, image_size: int) -> nn.Module:
     """The network of either kind of spec, with random weights. `image_size`: for architectures that are built for one size. Raises ConfigError."""
     if isinstance(spec, TimmSpec):
         return _from_timm(spec, image_size)
@@ -33,17 +33,32 @@ def _from_timm(spec: TimmSpec, image_size: int) -> nn.Module:
             f"TimmSpec.timm is {spec.timm!r}, which timm does not know; legal: the {len(timm.list_models())} names of timm.list_models(); {nearest(spec.timm, timm.list_models())}"
         )
     drop = {"drop_path_rate": spec.drop_path_rate} if spec.drop_path_rate else {}
+    keywords = {name: _layer_class(name, value) for name, value in spec.keywords}
     try:
         card = timm.get_pretrained_cfg(spec.timm)  # refuses an unknown tag after the name's dot
         sized = {"img_size": image_size} if card is not None and card.fixed_input_size else {}
         model: nn.Module = timm.create_model(
-            spec.timm, pretrained=False, num_classes=spec.num_classes, in_chans=spec.in_chans, **sized, **drop
+            spec.timm,
+            pretrained=False,
+            num_classes=spec.num_classes,
+            in_chans=spec.in_chans,
+            **sized,
+            **drop,
+            **keywords,
         )
     except (TypeError, ValueError, AssertionError, RuntimeError) as e:
         raise ConfigError(
             f"TimmSpec {spec.timm} cannot be built at {image_size} px ({type(e).__name__}: {e}); legal: sizes and settings that timm's {spec.timm} takes; change --image-size or drop_path_rate"
         ) from e
     return model
+
+
+def _layer_class(keyword: str, value: object) -> object:
+    """The class of timm.layers that a keyword such as mlp_layer names; any other value as it is."""
+    import timm.layers
+
+    named = getattr(timm.layers, value, None) if keyword.endswith("_layer") and isinstance(value, str) else None
+    return named if isinstance(named, type) else value
 
 
 def macs_by_operator(model: nn.Module, in_chans: int, image_size: int) -> int:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from roadmap.config.model import ModelSpec
-from roadmap.model.complexity import complexity, on_meta
+from roadmap.config.model import AnySpec, TimmSpec
+from roadmap.model.complexity import complexity, on_meta, timm_on_meta
 from roadmap.model.layers import ACTIVATIONS, NORMS
 
 _BLOCK = re.compile(r"^stages\.\d+\.blocks\.\d+")
@@ -54,9 +54,9 @@ def role(name: str) -> str:
     return _STAGE.sub("", _BLOCK.sub("block", name))
 
 
-def inventory(spec: ModelSpec, image_size: int) -> Inventory:
+def inventory(spec: AnySpec, image_size: int) -> Inventory:
     """Build the spec's network without memory and list its parts."""
-    model = on_meta(spec)
+    model = timm_on_meta(spec, image_size) if isinstance(spec, TimmSpec) else on_meta(spec)
     parts = {
         name: repr(m) for name, m in model.named_modules() if not list(m.children()) and not isinstance(m, nn.Identity)
     }
@@ -74,7 +74,7 @@ def inventory(spec: ModelSpec, image_size: int) -> Inventory:
     )
 
 
-def structure_diff(before: ModelSpec, after: ModelSpec, image_size: int) -> StructureDiff:
+def structure_diff(before: AnySpec, after: AnySpec, image_size: int) -> StructureDiff:
     """Compare two specs' networks, multiply-adds at `image_size` pixels."""
     a, b = inventory(before, image_size), inventory(after, image_size)
     return StructureDiff(

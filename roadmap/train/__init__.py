@@ -1,1 +1,4 @@
-"""Training: ranks, optimizer and schedule, the loop, checkpoints, evaluation. `execute` runs one trial in its folder."""
+"""Training: ranks, criterion, optimizer and schedule, the loop, checkpoints, evaluation.
+
+`execute` runs one trial in its folder.
+"""

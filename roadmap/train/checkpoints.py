@@ -2,7 +2,9 @@
 
 checkpoints/checkpoint-000001230.pt         torch.save of tensors and plain values, read with weights_only=True
             checkpoint-000001230.pt.sha256  its checksum, in place before the checkpoint is
-A checkpoint counts when its checksum fits. One that does not is set aside, never deleted, and the one before is used.
+
+A checkpoint counts when its checksum fits. One that does not is set aside, never deleted, and the one
+before is used.
 """
 
 from __future__ import annotations
@@ -14,14 +16,33 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
+from torch import Tensor
 
 from roadmap.runs.io import RunError, write_bytes
 
 KEEP = 2
 log = logging.getLogger(__name__)
+
+
+class TrainingState(TypedDict):
+    """All that the rest of a run depends on, as tensors and plain values.
+
+    losses: of this epoch's iterations so far. best: what BestEpoch.to_json gives, where the recipe looks for one.
+    """
+
+    fingerprint: str
+    iteration: int
+    world_size: int
+    precision: str
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    ema: dict[str, Tensor] | None
+    losses: Tensor
+    train_seconds: float
+    best: dict[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -30,8 +51,8 @@ class CheckpointStore:
 
     folder: Path
 
-    def save(self, state: dict[str, Any], iteration: int) -> Path:
-        """Write a checkpoint, then remove those beyond the last two. Raises RunError; earlier checkpoints stay intact."""
+    def save(self, state: TrainingState, iteration: int) -> Path:
+        """Write a checkpoint, then remove those beyond the last two. Raises RunError; earlier ones stay intact."""
         self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -44,8 +65,11 @@ class CheckpointStore:
             _checksum_file(old).unlink(missing_ok=True)
         return path
 
-    def load(self, fingerprint: str) -> dict[str, Any] | None:
-        """The newest whole checkpoint, or None where none was ever written. Raises RunError: all broken, or of another trial."""
+    def load(self, fingerprint: str) -> TrainingState | None:
+        """The newest whole checkpoint, or None where none was ever written.
+
+        Raises RunError where all are broken, or where it is another trial's.
+        """
         if not self.folder.is_dir():
             return None
         for path in reversed(self._present()):
@@ -55,19 +79,21 @@ class CheckpointStore:
                 continue
             if state["fingerprint"] != fingerprint:
                 raise RunError(
-                    f"checkpoint {path} is of trial {state['fingerprint'][:10]}, not {fingerprint[:10]}; legal: the same trial's; use another folder, or --force to train anew"
+                    f"checkpoint {path} is of trial {state['fingerprint'][:10]}, not {fingerprint[:10]}; "
+                    "legal: the same trial's; use another folder, or --force to train anew"
                 )
             return state
         if broken := sorted(self.folder.glob("*.broken*")):
             raise RunError(
-                f"checkpoints in {self.folder}: all {len(broken)} are broken; legal: at least one whole; restore one, or use --force to train anew"
+                f"checkpoints in {self.folder}: all {len(broken)} are broken; legal: at least one whole; "
+                "restore one, or use --force to train anew"
             )
         return None
 
     def _present(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("checkpoint-*.pt") if re.fullmatch(r"checkpoint-\d{9}\.pt", p.name))
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
+    def _read(self, path: Path) -> TrainingState | None:
         """The checkpoint's content, or None if it is damaged or more than data: nothing in it is ever executed."""
         try:
             content, stated = path.read_bytes(), _checksum_file(path).read_text().split()[0]
@@ -84,7 +110,8 @@ class CheckpointStore:
         aside = next(p for n in range(1000) if not (p := path.with_name(f"{path.name}.broken-{n}")).exists())
         path.rename(aside)
         log.warning(
-            "checkpoint %s is damaged (its checksum does not fit, or it is not plain data); set aside as %s, the one before is used",
+            "checkpoint %s is damaged (its checksum does not fit, or it is not plain data); "
+            "set aside as %s, the one before is used",
             path,
             aside.name,
         )

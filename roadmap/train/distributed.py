@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,16 @@ from torch import Tensor
 
 from roadmap.config.errors import RoadmapError
 
+# Gloo's errors are plain RuntimeErrors: only the library's own words tell that a connection is gone.
+GLOO_CONNECTION = re.compile(r"gloo.*(connect|peer|socket|timed out|broken pipe)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place: rank of world, on `device`."""
+    """This process's place among all that train the run: `rank` of `world_size`, on `device`.
+
+    host_group: the process group by which hosts agree without their GPUs, None where there is no need of one.
+    """
 
     rank: int = 0
     world_size: int = 1
@@ -31,27 +37,32 @@ class Ranks:
 
     @classmethod
     def start(cls, device: str = "auto", environment: Mapping[str, str] = os.environ) -> Ranks:
-        """Join the process group that the environment describes. Raises RoadmapError if a GPU is asked for and there is none."""
-        rank, world, local = place(environment)
+        """Join the process group that the environment describes.
+
+        Raises RoadmapError if a GPU is asked for and there is none.
+        """
+        rank, world_size, local_rank = rendezvous(environment)
         cuda = torch.cuda.is_available()
         if device == "cuda" and not cuda:
             raise RoadmapError("device is 'cuda', but torch sees no GPU; legal: auto, cpu; leave --device out")
         use_cuda = cuda and device != "cpu"
-        where = torch.device("cuda", local % torch.cuda.device_count()) if use_cuda else torch.device("cpu")
+        own = torch.device("cpu")
         if use_cuda:
-            torch.cuda.set_device(where)
-        if world > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if use_cuda else "gloo", rank=rank, world_size=world)
+            own = torch.device("cuda", local_rank % torch.cuda.device_count())
+            torch.cuda.set_device(own)
+        if world_size > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if use_cuda else "gloo", rank=rank, world_size=world_size)
         # What hosts agree on among themselves must not wait for their GPUs.
-        return cls(rank, world, local, where, dist.new_group(backend="gloo") if world > 1 and use_cuda else None)
+        host_group = dist.new_group(backend="gloo") if world_size > 1 and use_cuda else None
+        return cls(rank, world_size, local_rank, own, host_group)
 
     def any(self, value: bool) -> bool:
         """Whether it is true on any rank. Between hosts: no device is waited for."""
         if self.world_size == 1:
             return value
-        found = torch.tensor([value], dtype=torch.uint8)
-        dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.host_group)
-        return bool(found)
+        flag = torch.tensor([value], dtype=torch.uint8)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self.host_group)
+        return bool(flag)
 
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise sum over all ranks, in place."""
@@ -71,21 +82,21 @@ class Ranks:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether a collective failed because another rank is gone. NCCL's and the store's errors have types of their own.
-
-    Gloo's are plain RuntimeErrors: only the library's file, which its text begins with, tells them from others.
-    """
+    """Whether a collective failed because another rank is gone: NCCL's and the store's errors by type, Gloo's by text."""
     if isinstance(error, dist.DistError | ConnectionError):
         return True
-    return type(error) is RuntimeError and "gloo" in str(error).lower()
+    return type(error) is RuntimeError and GLOO_CONNECTION.search(str(error)) is not None
 
 
-def place(environment: Mapping[str, str]) -> tuple[int, int, int]:
-    """(rank, world, local rank) from torchrun's variables, else from a Slurm step's, else one process alone."""
+def rendezvous(environment: Mapping[str, str]) -> tuple[int, int, int]:
+    """(rank, world size, local rank) from torchrun's variables, else from a Slurm step's, else one process alone.
+
+    torchrun says where rank 0 listens; for a Slurm step it is put into this process's environment.
+    """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         return int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_RANK", 0))
     if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1:
-        _slurm_rendezvous(environment)
+        _set_slurm_address(environment)
         return (
             int(environment["SLURM_PROCID"]),
             int(environment["SLURM_NTASKS"]),
@@ -94,8 +105,11 @@ def place(environment: Mapping[str, str]) -> tuple[int, int, int]:
     return 0, 1, 0
 
 
-def _slurm_rendezvous(environment: Mapping[str, str]) -> None:
-    """Address and port of rank 0, from the job and its restart count so that stale ranks of an earlier attempt cannot join."""
+def _set_slurm_address(environment: Mapping[str, str]) -> None:
+    """Set address and port of rank 0 for torch.distributed.
+
+    The port follows from the job and its restart count, so that stale ranks of an earlier attempt cannot join.
+    """
     attempt = int(environment["SLURM_JOB_ID"]) * 64 + int(environment.get("SLURM_RESTART_COUNT", 0))
     os.environ.setdefault("MASTER_ADDR", environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))
     os.environ.setdefault("MASTER_PORT", str(20_000 + attempt % 20_000))

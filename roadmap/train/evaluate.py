@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from roadmap.train.distributed import Ranks
+from roadmap.train.metrics import Scores
 
 
 @torch.no_grad()
@@ -19,8 +20,8 @@ def evaluate(
     *,
     autocast: torch.autocast,
     memory_format: torch.memory_format,
-) -> dict[str, float]:
-    """top1 and top5 in %, mean cross-entropy, images: over all ranks' batches. The sums stay on the device until the end."""
+) -> Scores:
+    """The network's scores over all ranks' batches. Collective; the sums stay on the device until the end."""
     was_training = model.training
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)
@@ -34,4 +35,4 @@ def evaluate(
         sums += torch.stack([hits[:, 0].sum(), hits.sum(), loss, loss.new_tensor(len(labels))]).double()
     model.train(was_training)
     top1, top5, loss_sum, count = ranks.sum(sums).tolist()
-    return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "loss": loss_sum / count, "images": int(count)}
+    return Scores(top1=100 * top1 / count, top5=100 * top5 / count, loss=loss_sum / count, images=int(count))

@@ -29,29 +29,29 @@ from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, file_digest, read_lines, write_json
 from roadmap.runs.provenance import git_state, package_versions
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, LOST_PEER
-from roadmap.train.checkpoints import CheckpointStore
+from roadmap.train.checkpoints import CheckpointStore, TrainingState
 from roadmap.train.distributed import Ranks, is_lost_peer
 from roadmap.train.loop import Diverged, Interrupted, Trainer, precision_of
 from roadmap.train.progress import Reporter
 
 
-def execute(folder: RunFolder, machine: Runtime, *, force: bool = False) -> dict[str, Any]:
+def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> dict[str, Any]:
     """Train the folder's trial to its end and return its record; a finished one is returned as it is, unless `force`.
 
     Every outcome leaves a record: finished, diverged, interrupted (it goes on when started again), failed.
     Raises RunError only where the folder itself cannot be used; then nothing in it is changed.
     """
     trial = folder.trial()
-    ranks = Ranks.start(machine.device)
+    ranks = Ranks.start(runtime.device)
     if not ranks.is_main:
-        return _attempt(folder, trial, machine, ranks)
+        return _attempt(folder, trial, runtime, ranks)
     with folder.lease():
         record = folder.record()
         if record and record["status"] == FINISHED and not force:
             return record
         if force:
             set_aside(folder)
-        return _attempt(folder, trial, machine, ranks)
+        return _attempt(folder, trial, runtime, ranks)
 
 
 def set_aside(folder: RunFolder) -> None:
@@ -75,7 +75,7 @@ def set_aside(folder: RunFolder) -> None:
         path.rename(target / path.name)
 
 
-def _attempt(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) -> dict[str, Any]:
+def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
     began = time.monotonic() - (_seconds_before(folder) if ranks.is_main else 0.0)  # as if all attempts were one
 
     def beat(state: Mapping[str, Any]) -> None:
@@ -83,10 +83,10 @@ def _attempt(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) ->
 
     _forget_peak_memory(ranks)
     if ranks.is_main:
-        _note_attempt(folder, trial, machine, ranks)
-    record = _describe(folder, trial, machine, ranks)
+        _note_attempt(folder, trial, runtime, ranks)
+    record = _describe(folder, trial, runtime, ranks)
     try:
-        record |= _train(folder, trial, machine, ranks, beat)
+        record |= _train(folder, trial, runtime, ranks, beat)
         record["status"] = FINISHED
     except Diverged as e:
         record |= {"status": DIVERGED, "error": str(e)}
@@ -110,7 +110,11 @@ def _attempt(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) ->
 
 
 def _seconds_before(folder: RunFolder) -> float:
-    """Wall time of all attempts before this one. One that was killed left no record, but its heartbeat said it seconds before; the record stands in for a heartbeat that is torn or old."""
+    """Wall time of all attempts before this one.
+
+    One that was killed left no record, but its heartbeat said it seconds before; the record stands in for
+    a heartbeat that is torn or old.
+    """
     try:
         beat = folder.heartbeat() or {}
     except RunError:
@@ -119,17 +123,17 @@ def _seconds_before(folder: RunFolder) -> float:
 
 
 def _train(
-    folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
+    folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
     """Train to the end; returns what the record adds."""
     pipeline = Pipeline.open(
         trial,
-        data_dir=machine.data_dir,
-        download=machine.download,
-        workers=machine.workers,
+        data_dir=runtime.data_dir,
+        download=runtime.download,
+        workers=runtime.workers,
         pin_memory=ranks.device.type == "cuda",
     )
-    trainer = Trainer(trial, pipeline, ranks, machine, init=_initial_weights(trial, machine))
+    trainer = Trainer(trial, pipeline, ranks, runtime, init=_initial_weights(trial, runtime))
     store = CheckpointStore(folder.checkpoints)
     state = _load(store, trial, ranks)
     if state:
@@ -144,33 +148,40 @@ def _train(
     return _results(trainer)
 
 
-def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> dict[str, Any] | None:
+def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> TrainingState | None:
     """The newest whole checkpoint. The first rank looks before the others, so that only it sets broken ones aside."""
     state = store.load(trial.fingerprint) if ranks.is_main else None
     ranks.barrier()
     return state if ranks.is_main else store.load(trial.fingerprint)
 
 
-def _initial_weights(trial: Trial, machine: Runtime) -> Callable[[nn.Module], object] | None:
-    """What puts the trial's initial weights into the network; a head of other classes starts anew. Raises RoadmapError for another file than the trial's."""
+def _initial_weights(trial: Trial, runtime: Runtime) -> Callable[[nn.Module], object] | None:
+    """What puts the trial's initial weights into the network; a head of other classes starts anew.
+
+    Raises RoadmapError for another file than the trial's.
+    """
     if not trial.init:
         return None
-    found = file_digest(machine.init) if machine.init else "no file"
-    if found != trial.init:
+    digest = file_digest(runtime.init) if runtime.init else "no file"
+    if digest != trial.init:
         raise RoadmapError(
-            f"--init is {machine.init} ({found[:10]}), but the trial starts from weights {trial.init[:10]}; legal: the same file; give it with --init"
+            f"--init is {runtime.init} ({digest[:10]}), but the trial starts from weights {trial.init[:10]}; "
+            "legal: the same file; give it with --init"
         )
 
     def load(model: nn.Module) -> None:
         from roadmap.model.weights import load_weights
 
-        print(load_weights(model, machine.init, adapt=True), file=sys.stderr)  # type: ignore[arg-type]
+        print(load_weights(model, runtime.init, adapt=True), file=sys.stderr)  # type: ignore[arg-type]
 
     return load
 
 
 def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
-    """The trained network in one file, and its classes' names: what `roadmap predict` and `roadmap.load` read. The moving average where it is on."""
+    """Write the trained network, or its moving average where it is on, and its classes' names.
+
+    `roadmap predict` and `roadmap.load` read them.
+    """
     from roadmap.model.files import save
 
     model: Any = trainer.ema.module if trainer.ema else trainer.model
@@ -179,20 +190,22 @@ def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
         save_timm(model, spec, trainer.trial.data.image_size, path)
     else:
         save(model, path)
-    names = class_names(trainer.trial.data, data_dir=trainer.machine.data_dir)
+    names = class_names(trainer.trial.data, data_dir=trainer.runtime.data_dir)
     write_json(folder.path / "classes.json", names)
 
 
 def _results(trainer: Trainer) -> dict[str, Any]:
     """Test accuracy of the last epoch (or of the best on validation, where the recipe says so), and the run's rates."""
-    scores = trainer.best if trainer.best else trainer.evaluate("test")
-    validation = trainer.evaluate("validation")["top1"] if len(trainer.pipeline.validation_indices) else None
+    evaluation = trainer.best.evaluation if trainer.best else trainer.evaluate("test")
+    epoch = trainer.best.epoch if trainer.best else trainer.recipe.epochs
+    validation = trainer.evaluate("validation").weights.top1 if len(trainer.pipeline.validation_indices) else None
+    metrics = evaluation.to_json()
     keys = ("top1", "top5", "loss", "ema_top1", "ema_top5", "ema_loss")
     return {
-        **{k: scores.get(k) for k in keys},
-        "test_images": scores["images"],
+        **{k: metrics.get(k) for k in keys},
+        "test_images": evaluation.weights.images,
         "validation_top1": validation,
-        "accuracy_epoch": trainer.best["epoch"] if trainer.best else trainer.recipe.epochs,
+        "accuracy_epoch": epoch,
         "images_per_second": trainer.images_per_second,
         "iterations": trainer.iteration,
         "train_images": len(trainer.pipeline.train_indices),
@@ -200,7 +213,7 @@ def _results(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _describe(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) -> dict[str, Any]:
+def _describe(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
     """What is known of a run before it ends."""
     size = complexity(trial.model, trial.data.image_size)
     return {
@@ -227,9 +240,9 @@ def _describe(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) -
         "global_batch": trial.recipe.batch_size,
         "precision": precision_of(trial.recipe, ranks.device),
         "configuration": trial.configuration,
-        "workers": machine.workers,
-        "compile": machine.compile,
-        "channels_last": machine.channels_last,
+        "workers": runtime.workers,
+        "compile": runtime.compile,
+        "channels_last": runtime.channels_last,
         **git_state(),
         "packages": package_versions(),
         "hardware": hardware(ranks),
@@ -261,7 +274,7 @@ def _earlier_circumstances(folder: RunFolder, ranks: Ranks, trial: Trial) -> lis
     return found
 
 
-def _note_attempt(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Ranks) -> None:
+def _note_attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> None:
     """One line for each start, so that a resume with another commit, machine or setting is on record."""
     start = {
         "time": _now(),
@@ -274,7 +287,7 @@ def _note_attempt(folder: RunFolder, trial: Trial, machine: Runtime, ranks: Rank
         "attempts.jsonl",
         {
             **start,
-            "machine": machine.to_json(),
+            "machine": runtime.to_json(),
             **git_state(),
             "packages": package_versions(),
             "hardware": hardware(ranks),

@@ -1,9 +1,10 @@
 """The training loop, one for a CPU, a GPU and many ranks.
 
-A forward pass always takes exactly one group; ranks and accumulation decide only which groups run where. Every draw comes
-from a derived seed (roadmap.config.seeds), so the state of a run is its tensors and the iteration: a resumed run repeats the rest
-exactly. Nothing in an iteration waits for the device: losses are summed there, and a non-finite loss is turned into a flag
-that makes the fused optimizer skip its update.
+A forward pass always takes exactly one group; ranks and accumulation decide only which groups run
+where. Every draw comes from a derived seed (roadmap.config.seeds), so the state of a run is its tensors
+and the iteration: a resumed run repeats the rest exactly. Nothing in an iteration waits for the device:
+losses are summed there, and a non-finite loss is turned into a flag that makes the fused optimizer skip
+its update.
 """
 
 from __future__ import annotations
@@ -27,15 +28,18 @@ from roadmap.config.runtime import Runtime
 from roadmap.config.seeds import INIT, derive
 from roadmap.config.trial import Trial
 from roadmap.data.pipeline import Pipeline
-from roadmap.model.build import build_subject
+from roadmap.model.build import build_network
 from roadmap.train.batchnorm import average_statistics, batch_norms, set_momentum
-from roadmap.train.checkpoints import CheckpointStore
+from roadmap.train.checkpoints import CheckpointStore, TrainingState
+from roadmap.train.criterion import Criterion, seed_group
 from roadmap.train.distributed import Ranks
 from roadmap.train.evaluate import evaluate
-from roadmap.train.optimizer import Criterion, make_optimizer, make_schedule, seed_group
+from roadmap.train.metrics import BestEpoch, EpochMetrics, Evaluation, Scores
+from roadmap.train.optimizer import make_optimizer, make_schedule
 from roadmap.train.progress import Reporter
 
 CHECK_EVERY_ON_GPU = 50  # iterations between two looks at the device's flag: each look waits for the device
+NoteEpoch = Callable[[dict[str, Any], list[float]], None]  # receives each epoch's metrics, as JSON, and its losses
 
 
 class Diverged(RoadmapError):
@@ -73,10 +77,10 @@ class StopSignal:
         self.received = signal.Signals(number).name
 
 
-def build_network(trial: Trial) -> nn.Module:
+def initial_network(trial: Trial) -> nn.Module:
     """The trial's network with its initial weights, which depend on model and seed alone."""
     torch.default_generator.manual_seed(derive(trial.seed, INIT))
-    return build_subject(trial.model, trial.data.image_size)
+    return build_network(trial.model, trial.data.image_size)
 
 
 def precision_of(recipe: Recipe, device: torch.device) -> str:
@@ -94,23 +98,20 @@ class Trainer:
         trial: Trial,
         pipeline: Pipeline,
         ranks: Ranks,
-        machine: Runtime,
+        runtime: Runtime,
         *,
         init: Callable[[nn.Module], object] | None = None,
     ) -> None:
-        self.trial, self.recipe, self.pipeline, self.ranks, self.machine = trial, trial.recipe, pipeline, ranks, machine
+        self.trial, self.recipe, self.pipeline, self.ranks, self.runtime = trial, trial.recipe, pipeline, ranks, runtime
         self.my_groups = self.recipe.groups_per_rank(ranks.world_size)
-        self.memory_format = torch.channels_last if machine.channels_last else torch.contiguous_format
-        self.model = build_network(trial)
+        self.memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
+        self.model = initial_network(trial)
         if init:
             init(self.model)
         self.model.to(ranks.device).to(memory_format=self.memory_format)
         self.norms = batch_norms(self.model)
-        if machine.compile and self.norms and self.my_groups > 1:
-            # Each group's momentum is a constant of the compiled graph: there would be one compilation a group.
-            raise RoadmapError(
-                f"--compile with BatchNorm and {self.my_groups} groups on one device; legal: one group a device, or a network without BatchNorm; leave --compile out, or use {self.recipe.groups} GPUs"
-            )
+        if runtime.compile:
+            self._refuse_compiling_many_groups()
         self.forward = self._wrap()
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.per_epoch = pipeline.sampler().iterations_per_epoch
@@ -125,7 +126,18 @@ class Trainer:
         self.bad = torch.zeros((), device=ranks.device)  # 1 once a loss was not finite, on any rank
         self.optimizer.found_inf = self.bad  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
         self.train_seconds = 0.0
-        self.best: dict[str, float] | None = None  # where the recipe reports the best epoch on validation
+        self.best: BestEpoch | None = None  # where the recipe reports the best epoch on validation
+
+    def _refuse_compiling_many_groups(self) -> None:
+        """Raise RoadmapError where BatchNorm sees several groups on one device.
+
+        Each group's momentum is a constant of the compiled graph: there would be one compilation a group.
+        """
+        if self.norms and self.my_groups > 1:
+            raise RoadmapError(
+                f"--compile with BatchNorm and {self.my_groups} groups on one device; legal: one group a device, "
+                f"or a network without BatchNorm; leave --compile out, or use {self.recipe.groups} GPUs"
+            )
 
     def _wrap(self) -> Any:
         model: Any = self.model
@@ -134,44 +146,50 @@ class Trainer:
             model = DistributedDataParallel(
                 model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
             )
-        return torch.compile(model) if self.machine.compile else model
+        return torch.compile(model) if self.runtime.compile else model
 
     # State ------------------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> TrainingState:
         """All that the rest of the run depends on. Collective: BatchNorm statistics are averaged over the ranks."""
         self._average_statistics()
+        ema = self.ema.module.state_dict() if self.ema else None
         return {
             "fingerprint": self.trial.fingerprint,
             "iteration": self.iteration,
-            "world": self.ranks.world_size,
+            "world_size": self.ranks.world_size,
             "precision": self.precision,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.module.state_dict() if self.ema else None,
+            "ema": ema,
             "losses": self._all_losses(),
             "train_seconds": self.train_seconds,
-            "best": self.best,
+            "best": self.best.to_json() if self.best else None,
         }
 
     def _average_statistics(self) -> None:
-        """Give all ranks the same BatchNorm statistics, those of the moving average included: both are linear in what the ranks saw."""
+        """Give all ranks the same BatchNorm statistics, those of the moving average included.
+
+        Both are linear in what the ranks saw.
+        """
         average_statistics(self.norms, self.ranks)
         if self.ema:
             average_statistics(batch_norms(self.ema.module), self.ranks)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Go on from a checkpoint. Raises RoadmapError where it was made in another number format: one run has one."""
         if state["precision"] != self.precision:
             made = state["precision"]
             raise RoadmapError(
-                f"checkpoint of {self.trial.id} was made in {made}, this device would go on in {self.precision}; legal: the same; go on where it began, or give --precision from the start"
+                f"checkpoint of {self.trial.id} was made in {made}, this device would go on in {self.precision}; "
+                "legal: the same; go on where it began, or give --precision from the start"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema:
+        if self.ema and state["ema"]:
             self.ema.module.load_state_dict(state["ema"])
-        self.iteration, self.train_seconds, self.best = state["iteration"], state["train_seconds"], state["best"]
+        self.iteration, self.train_seconds = state["iteration"], state["train_seconds"]
+        self.best = BestEpoch.from_json(state["best"]) if state["best"] else None
         # Each rank carries its share, so that the sum over ranks is again the loss.
         self.losses.copy_(state["losses"] / self.ranks.world_size)
 
@@ -220,11 +238,15 @@ class Trainer:
             last = max(self.iteration - 1, 0)
             at = last - last % self.per_epoch + int(odd[0]) if len(odd) else last
             raise Diverged(
-                f"loss is not finite in iteration {at} or before; legal: finite losses; the weights before it are kept; lower the learning rate"
+                f"loss is not finite in iteration {at} or before; the weights before it are kept; "
+                "lower the learning rate, or warm up for longer"
             )
 
     def _must_stop(self, stop: StopSignal) -> bool:
-        """Whether to save and leave now, agreed by all ranks. Raises Diverged; on a GPU it looks only now and then, and always before a save."""
+        """Whether to save and leave now, agreed by all ranks.
+
+        Raises Diverged; on a GPU it looks for that only now and then, and always before a save.
+        """
         stopping = self.ranks.any(bool(stop.received))
         if stopping or self.ranks.device.type == "cpu" or self.iteration % CHECK_EVERY_ON_GPU == 0:
             self.refuse_divergence()
@@ -232,11 +254,9 @@ class Trainer:
 
     # The run ----------------------------------------------------------------------------------------------------------
 
-    def train(
-        self, store: CheckpointStore, note: Callable[[dict[str, Any], list[float]], None], reporter: Reporter
-    ) -> None:
-        """Train to the end; `note` receives each epoch's metrics and losses. Raises Interrupted after saving, Diverged."""
-        sampler = self.pipeline.sampler(start=self.iteration, rank=self.ranks.rank, world=self.ranks.world_size)
+    def train(self, store: CheckpointStore, note: NoteEpoch, reporter: Reporter) -> None:
+        """Train to the end. Raises Interrupted after saving, and Diverged."""
+        sampler = self.pipeline.sampler(start=self.iteration, rank=self.ranks.rank, world_size=self.ranks.world_size)
         stream = iter(self.pipeline.stream(sampler))
         self.model.train()
         reporter.start(self.iteration, self.iteration // self.per_epoch)
@@ -262,36 +282,38 @@ class Trainer:
                 self._save_and_leave(store, stop)
         self.refuse_divergence()
 
-    def _end_of_epoch(
-        self, store: CheckpointStore, note: Callable[[dict[str, Any], list[float]], None], reporter: Reporter
-    ) -> None:
+    def _end_of_epoch(self, store: CheckpointStore, note: NoteEpoch, reporter: Reporter) -> None:
         epoch = self.iteration // self.per_epoch
         losses = self._all_losses().tolist()
         split = "validation" if len(self.pipeline.validation_indices) else "test"
-        scores = self.evaluate(split)
-        line = {
-            "epoch": epoch,
-            "iteration": self.iteration,
-            "train_loss": sum(losses) / len(losses),
-            "split": split,
-            **scores,
-            "lr": self.optimizer.param_groups[-1]["lr"],
-            "images_per_second": self.images_per_second,
-        }
-        chosen = scores.get("ema_top1", scores["top1"])
-        if self.recipe.accuracy == "best" and (self.best is None or chosen > self.best["chosen_by"]):
-            self.best = {"epoch": epoch, "chosen_by": chosen, **self.evaluate("test")}
+        metrics = EpochMetrics(
+            epoch=epoch,
+            iteration=self.iteration,
+            train_loss=sum(losses) / len(losses),
+            split=split,
+            evaluation=self.evaluate(split),
+            lr=self.optimizer.param_groups[-1]["lr"],
+            images_per_second=self.images_per_second,
+        )
+        if self.recipe.accuracy == "best":
+            self._keep_if_best(epoch, metrics.evaluation.preferred.top1)
         if self.ranks.is_main:
-            note(line, losses)
+            note(metrics.to_json(), losses)
         self.losses.zero_()
-        reporter.epoch(line, self.recipe.epochs)
-        if epoch % self.machine.checkpoint_every == 0 or epoch == self.recipe.epochs:
+        reporter.epoch(metrics, self.recipe.epochs)
+        if epoch % self.runtime.checkpoint_every == 0 or epoch == self.recipe.epochs:
             self.save(store)
+
+    def _keep_if_best(self, epoch: int, top1: float) -> None:
+        """Evaluate the epoch on test if none before it was better on validation."""
+        if self.best is None or top1 > self.best.chosen_by:
+            self.best = BestEpoch(epoch=epoch, chosen_by=top1, evaluation=self.evaluate("test"))
 
     def _save_and_leave(self, store: CheckpointStore, stop: StopSignal) -> None:
         self.save(store)
+        cause = stop.received or "another rank"
         raise Interrupted(
-            f"stopped by {stop.received or 'another rank'} at iteration {self.iteration} of {self.total}; saved; start it again to go on",
+            f"stopped by {cause} at iteration {self.iteration} of {self.total}; saved; start it again to go on",
             signal=stop.received,
         )
 
@@ -304,17 +326,15 @@ class Trainer:
 
     @property
     def images_per_second(self) -> float:
-        """Training images a second over the whole run so far, evaluation and loading time between epochs left out."""
+        """Training images a second over the whole run so far; evaluation and what is between epochs is left out."""
         return self.iteration * self.recipe.batch_size / self.train_seconds if self.train_seconds else 0.0
 
-    def evaluate(self, part: str) -> dict[str, float]:
-        """Accuracy on `validation` or `test` of the weights and, where on, of their moving average (ema_*)."""
+    def evaluate(self, part: str) -> Evaluation:
+        """Scores on `validation` or `test` of the weights and, where on, of their moving average. Collective."""
         self._average_statistics()
-        scores = self._scores(self.model, part)
-        if self.ema:
-            scores |= {f"ema_{k}": v for k, v in self._scores(self.ema.module, part).items() if k != "images"}
-        return scores
+        weights = self._scores(self.model, part)
+        return Evaluation(weights=weights, ema=self._scores(self.ema.module, part) if self.ema else None)
 
-    def _scores(self, model: nn.Module, part: str) -> dict[str, float]:
-        views = self.pipeline.views(part, rank=self.ranks.rank, world=self.ranks.world_size)
+    def _scores(self, model: nn.Module, part: str) -> Scores:
+        views = self.pipeline.views(part, rank=self.ranks.rank, world_size=self.ranks.world_size)
         return evaluate(model, views, self.ranks, autocast=self.autocast, memory_format=self.memory_format)

@@ -1,17 +1,20 @@
-"""A trained network's answer for a folder of images."""
+"""Predictions of a trained network for a folder of images."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
 from timm.data import create_transform
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from roadmap.config.errors import listing
 from roadmap.data.file_index import IMAGE_SUFFIXES, DataError, Listing
 from roadmap.data.pipeline import Views, eval_transform
 from roadmap.data.readers import FolderImages
@@ -21,10 +24,12 @@ from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import read_json
 from roadmap.train.distributed import Ranks
 
+CENTRE = 0.875  # of ImageNet's usual evaluation: the part of the short side that is seen
+
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network with the way its images are prepared, and its classes' names."""
+    """A network with the way its images are prepared, and its classes' names. mode: PIL's of its input."""
 
     model: nn.Module
     transform: Any
@@ -32,35 +37,47 @@ class Predictor:
     mode: str
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """The classes with the highest probabilities for one image, best first, as (class, probability)."""
+
+    file: str
+    best: tuple[tuple[str, float], ...]
+
+
 def predictor(source: Path, *, image_size: int | None) -> Predictor:
-    """From a run's folder (its own preparation of images) or a file that roadmap.save wrote (ImageNet's, at 224 px unless given)."""
-    if source.is_dir():
-        run = RunFolder(source)
-        trial = run.trial()
-        if not (source / "weights.safetensors").exists():
-            raise DataError(
-                f"run {source} has no weights.safetensors; legal: a finished run; train it to its end first"
-            )
-        model = load(source / "weights.safetensors")
-        return Predictor(
-            model,
-            eval_transform(trial.recipe, trial.data),
-            read_json(source / "classes.json"),
-            "L" if trial.data.in_chans == 1 else "RGB",
-        )
-    model = load(source)
-    imagenet = NAMED["imagenet"]
-    grey = model.in_chans == 1
-    mean, std = (values[:1] if grey else values for values in (imagenet.mean, imagenet.std))
+    """From a run's folder, or a file that roadmap.save wrote.
+
+    A run prepares images as its evaluation did; for a file it is as usual for ImageNet, at 224 px unless
+    given. Raises DataError for a run that has not finished.
+    """
+    return _of_run(source) if source.is_dir() else _of_file(source, image_size)
+
+
+def _of_run(folder: Path) -> Predictor:
+    trial, weights = RunFolder(folder).trial(), folder / "weights.safetensors"
+    if not weights.exists():
+        raise DataError(f"run {folder} has no {weights.name}; legal: a finished run; train it to its end first")
+    transform = eval_transform(trial.recipe, trial.data)
+    return Predictor(load(weights), transform, read_json(folder / "classes.json"), _mode(trial.data.in_chans))
+
+
+def _of_file(path: Path, image_size: int | None) -> Predictor:
+    model, imagenet = load(path), NAMED["imagenet"]
+    channels = 1 if model.in_chans == 1 else 3
     transform = create_transform(
         image_size or imagenet.image_size,
         is_training=False,
         interpolation="bicubic",
-        crop_pct=0.875,
-        mean=mean,
-        std=std,
+        crop_pct=CENTRE,
+        mean=imagenet.mean[:channels],
+        std=imagenet.std[:channels],
     )
-    return Predictor(model, transform, [str(i) for i in range(model.num_classes)], "L" if grey else "RGB")
+    return Predictor(model, transform, [str(i) for i in range(model.num_classes)], _mode(channels))
+
+
+def _mode(in_chans: int) -> str:
+    return "L" if in_chans == 1 else "RGB"
 
 
 def images_below(folder: Path) -> Listing:
@@ -69,29 +86,25 @@ def images_below(folder: Path) -> Listing:
         raise DataError(f"image folder {folder} does not exist; legal: a folder; check the path")
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise DataError(
-            f"image folder {folder} has no images; legal: files ending in {', '.join(sorted(IMAGE_SUFFIXES))}; check the path"
-        )
+        suffixes = listing(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"image folder {folder} has no images; legal: files ending in {suffixes}; check the path")
     return Listing(folder, (), tuple(files), (0,) * len(files), ())
 
 
 @torch.no_grad()
 def predict(
-    found: Predictor, images: Listing, *, top_k: int, device: str = "auto", batch_size: int = 64
-) -> Iterator[tuple[str, list[tuple[str, float]]]]:
-    """(file, [(class, probability), ...] best first) for each image, in the listing's order."""
-    import numpy as np
-    from torch.utils.data import DataLoader
-
-    where = Ranks.start(device).device
-    model = found.model.to(where).eval()
-    views = Views(FolderImages(images, found.mode), np.arange(len(images.files)), found.transform)
-    at = 0
+    trained: Predictor, images: Listing, *, top_k: int, device: str = "auto", batch_size: int = 64
+) -> Iterator[Prediction]:
+    """A prediction for each image, in the listing's order."""
+    own_device = Ranks.start(device).device
+    model, classes = trained.model.to(own_device).eval(), trained.classes
+    views = Views(FolderImages(images, trained.mode), np.arange(len(images.files)), trained.transform)
+    files = iter(images.files)
     for batch, _ in DataLoader(views, batch_size=batch_size):
-        best = _softmax(model, batch.to(where)).topk(min(top_k, len(found.classes)), dim=1)
+        best = _softmax(model, batch.to(own_device)).topk(min(top_k, len(classes)), dim=1)
         for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            yield images.files[at], [(found.classes[i], v) for i, v in zip(indices, values, strict=True)]
-            at += 1
+            names = [classes[i] for i in indices]
+            yield Prediction(next(files), tuple(zip(names, values, strict=True)))
 
 
 def _softmax(model: nn.Module, images: Tensor) -> Tensor:
@@ -99,11 +112,17 @@ def _softmax(model: nn.Module, images: Tensor) -> Tensor:
     return model(images).float().softmax(dim=1)
 
 
-def write_csv(rows: Iterator[tuple[str, list[tuple[str, float]]]], top_k: int, out: IO[str]) -> int:
-    """One line an image: file, class_1, probability_1, class_2, ... Returns how many."""
+def write_csv(predictions: Iterable[Prediction], top_k: int, out: IO[str]) -> int:
+    """Write one line an image: file, class_1, probability_1, class_2, ... Returns how many."""
     writer, count = csv.writer(out, lineterminator="\n"), 0
-    writer.writerow(["file", *(f"{what}_{k}" for k in range(1, top_k + 1) for what in ("class", "probability"))])
-    for file, best in rows:
-        writer.writerow([file, *(cell for name, p in best for cell in (name, f"{p:.6f}"))])
+    head = ["file"]
+    for k in range(1, top_k + 1):
+        head += [f"class_{k}", f"probability_{k}"]
+    writer.writerow(head)
+    for prediction in predictions:
+        line = [prediction.file]
+        for name, probability in prediction.best:
+            line += [name, f"{probability:.6f}"]
+        writer.writerow(line)
         count += 1
     return count

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar on a terminal, plain lines elsewhere, and a heartbeat file for others to read."""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere, and a heartbeat file for others to read."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from roadmap.train.metrics import EpochMetrics
+
 HEARTBEAT_SECONDS = 5.0
 
 
 class Reporter:
-    """Iterations and epochs as they pass. `beat` receives the heartbeat; `silent` (all ranks but the first) shows nothing."""
+    """Shows iterations and epochs as they pass.
+
+    total: iterations of the run. images: of one iteration. beat: receives the heartbeat. silent: not the
+    main rank, which shows nothing.
+    """
 
     def __init__(
         self, title: str, total: int, images: int, *, beat: Callable[[Mapping[str, Any]], None], silent: bool = False
@@ -22,19 +28,7 @@ class Reporter:
         self.title, self.total, self.images, self.beat, self.silent = title, total, images, beat, silent
         self.started, self.first, self.last_beat = time.monotonic(), 0, 0.0
         console = Console(stderr=True)
-        self.bar = (
-            None
-            if silent or not console.is_terminal
-            else Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[speed]}"),
-                TimeRemainingColumn(),
-                console=console,
-                transient=True,
-            )
-        )
+        self.bar = None if silent or not console.is_terminal else _bar(console)
 
     def start(self, iteration: int, epoch: int) -> None:
         """Begin, or begin again after a resume, at this iteration."""
@@ -79,14 +73,24 @@ class Reporter:
         )
         self.last_beat = time.monotonic()
 
-    def epoch(self, line: Mapping[str, Any], epochs: int) -> None:
-        """One line of metrics. Always a heartbeat too: a checkpoint follows, and the time of what is in it shall be known."""
+    def epoch(self, metrics: EpochMetrics, epochs: int) -> None:
+        """Show an epoch's metrics in a line.
+
+        Always a heartbeat too: a checkpoint follows, and the time of what is in it shall be known.
+        """
         if self.silent:
             return
-        self._beat(line["iteration"], line["epoch"])
-        left = (self.total - line["iteration"]) * self.images / max(self.speed(line["iteration"]), 1e-9)
-        split, top1 = line["split"], line["top1"]
-        text = f"{self.title}  epoch {line['epoch']}/{epochs}  loss {line['train_loss']:.4f}  {split} top-1 {top1:.2f} %  {line['images_per_second']:,.0f} images/s  {left:,.0f} s left"
+        self._beat(metrics.iteration, metrics.epoch)
+        left = (self.total - metrics.iteration) * self.images / max(self.speed(metrics.iteration), 1e-9)
+        parts = (
+            self.title,
+            f"epoch {metrics.epoch}/{epochs}",
+            f"loss {metrics.train_loss:.4f}",
+            f"{metrics.split} top-1 {metrics.evaluation.weights.top1:.2f} %",
+            f"{metrics.images_per_second:,.0f} images/s",
+            f"{left:,.0f} s left",
+        )
+        text = "  ".join(parts)
         if self.bar:
             self.bar.console.print(text, highlight=False)
         else:
@@ -95,3 +99,15 @@ class Reporter:
     def close(self) -> None:
         if self.bar:
             self.bar.stop()
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )

@@ -87,7 +87,7 @@ def test_the_stream_is_the_same_bit_for_bit_for_any_number_of_workers(name: str)
 @pytest.mark.parametrize("name", PIPELINES)
 def test_the_ranks_together_see_what_one_rank_sees(name: str, world: int) -> None:
     pipeline = PIPELINES[name]()
-    shares = [batches(pipeline, rank=rank, world=world) for rank in range(world)]
+    shares = [batches(pipeline, rank=rank, world_size=world) for rank in range(world)]
     assert same([group for turn in zip(*shares, strict=True) for group in turn], batches(pipeline))
 
 
@@ -136,7 +136,7 @@ def test_each_image_is_evaluated_once_whatever_the_number_of_ranks(part: str, wo
     seen = [
         int(label)
         for rank in range(world)
-        for _, labels in pipeline.views(part, rank=rank, world=world)
+        for _, labels in pipeline.views(part, rank=rank, world_size=world)
         for label in labels
     ]
     want = range(41) if part == "test" else range(0, 41, 3)

@@ -58,15 +58,6 @@ def test_the_validation_cut_is_drawn_from_its_seed() -> None:
     assert same == again != other
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "fashion-mnist"])
-def test_a_set_that_is_not_there_is_refused_and_told_how_to_get_it(name: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError) as e:
-        open_data(NAMED[name], data_dir=tmp_path)
-    assert str(e.value).startswith(f"data {name!r} is not in {tmp_path} (Dataset not found")
-    assert str(e.value).endswith("; legal: torchvision's files there; say --data-dir DIR, or --download to fetch them")
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("in_chans", [1, 3])
 def test_torchvisions_folder_is_read_through_timm(image_folder: MakeFolder, in_chans: int) -> None:
     data = replace(resolve_data("torch/image_folder", num_classes=2, image_size=32), in_chans=in_chans)

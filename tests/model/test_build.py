@@ -19,7 +19,7 @@ from roadmap.config.fields import plain
 from roadmap.config.model import ModelSpec, TimmSpec
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
-from roadmap.model.build import build_subject, save_timm
+from roadmap.model.build import build_network, save_timm
 from roadmap.model.complexity import complexity, params_of
 from roadmap.runs.folder import RunFolder
 from roadmap.study.expand import expand
@@ -61,7 +61,7 @@ def test_a_timm_network_is_counted_as_it_is_published(name: str, params: float, 
 def test_attention_is_counted_where_a_count_over_layers_does_not_see_it() -> None:
     from roadmap.model.complexity import macs_of
 
-    model = build_subject(TimmSpec(timm="test_vit"), 32)
+    model = build_network(TimmSpec(timm="test_vit"), 32)
     assert complexity(TimmSpec(timm="test_vit"), 32).macs > macs_of(model, 3, 32)
 
 
@@ -80,22 +80,22 @@ def test_our_network_and_timms_of_the_same_name_count_the_same() -> None:
 def test_building_a_subject_of_either_kind_gives_its_network() -> None:
     from roadmap.model.network import ModernizableResNet
 
-    assert isinstance(build_subject(ModelSpec(depths=(1, 1), width=4), 32), ModernizableResNet)
-    assert type(build_subject(TimmSpec(timm="test_resnet"), 32)).__module__.startswith("timm.")
+    assert isinstance(build_network(ModelSpec(depths=(1, 1), width=4), 32), ModernizableResNet)
+    assert type(build_network(TimmSpec(timm="test_resnet"), 32)).__module__.startswith("timm.")
 
 
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("size", [32, 48, 160])
 def test_a_timm_network_takes_other_sizes_channels_and_classes(name: str, size: int) -> None:
-    model = build_subject(TimmSpec(timm=name, num_classes=7, in_chans=1, drop_path_rate=0.1), size).eval()
+    model = build_network(TimmSpec(timm=name, num_classes=7, in_chans=1, drop_path_rate=0.1), size).eval()
     with torch.no_grad():
         assert model(torch.zeros(2, 1, size, size)).shape == (2, 7)
 
 
 def test_a_tag_after_the_dot_is_timms_own_and_loads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert params_of(build_subject(TimmSpec(timm="resnet18.a1_in1k"), 64)) == params_of(
-        build_subject(TimmSpec(timm="resnet18"), 64)
+    assert params_of(build_network(TimmSpec(timm="resnet18.a1_in1k"), 64)) == params_of(
+        build_network(TimmSpec(timm="resnet18"), 64)
     )
 
 
@@ -107,14 +107,14 @@ def test_a_tag_after_the_dot_is_timms_own_and_loads_no_weights(monkeypatch: pyte
 ])  # fmt: skip
 def test_a_name_that_timm_does_not_know_is_refused(name: str, parts: list[str]) -> None:
     with pytest.raises(ConfigError) as e:
-        build_subject(TimmSpec(timm=name), 32)
+        build_network(TimmSpec(timm=name), 32)
     for part in parts:
         assert part in str(e.value)
 
 
 def test_a_setting_that_the_architecture_does_not_take_is_refused() -> None:
     with pytest.raises(ConfigError) as e:
-        build_subject(TimmSpec(timm="vgg11", drop_path_rate=0.1), 32)
+        build_network(TimmSpec(timm="vgg11", drop_path_rate=0.1), 32)
     assert str(e.value).startswith("TimmSpec vgg11 cannot be built at 32 px (TypeError: ") and str(e.value).endswith(
         "; change --image-size or drop_path_rate"
     )
@@ -158,7 +158,7 @@ def test_each_part_of_the_spec_makes_another_fingerprint() -> None:
 def test_a_saved_network_answers_as_before(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec = TimmSpec(timm=name, num_classes=10, in_chans=1)
-    model = build_subject(spec, 32).eval()
+    model = build_network(spec, 32).eval()
     again = roadmap.load(save_timm(model, spec, 32, tmp_path / "w.safetensors"))
     images = torch.randn(3, 1, 32, 32)
     with torch.no_grad():

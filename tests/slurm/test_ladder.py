@@ -69,7 +69,7 @@ def test_an_array_that_ends_in_every_way_is_shown_as_it_ended(
     assert "memory limit" in details[3]
     table = cluster.roadmap("status", "every-way").stdout
     assert table.splitlines()[-1] == "5 runs: 1 done, 2 failed, 1 cancelled, 1 out of memory"
-    assert "Killed" in cluster.roadmap("logs", "--study", "every-way", "--seed", "2").stdout
+    assert "Killed" in cluster.roadmap("logs", "--study", "every-way", "--seeds", "2").stdout
     monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
     check_accounting(cluster, array)
     again = cluster.roadmap("retry", "--study", "every-way", "--failed", "--hold", "--yes")
@@ -95,7 +95,7 @@ def array_that_ends_in_every_way(cluster: Cluster) -> str:
     for k in (2, 4):
         cluster.wait_for_epoch(runs[k])
     os.kill(json.loads((runs[2] / "heartbeat.json").read_text())["pid"], signal.SIGKILL)
-    cluster.roadmap("cancel", "--study", "every-way", "--seed", "4", "--yes")
+    cluster.roadmap("cancel", "--study", "every-way", "--seeds", "4", "--yes")
     return array
 
 
@@ -127,7 +127,7 @@ def test_status_works_with_accounting_off(cluster: Cluster) -> None:
     cluster.script("accounting", "off")
     try:
         cluster.submit("unaccounted", "--seeds", "0", "1", trial=SHORT)
-        cluster.roadmap("cancel", "--study", "unaccounted", "--seed", "1", "--yes")
+        cluster.roadmap("cancel", "--study", "unaccounted", "--seeds", "1", "--yes")
         states = cluster.wait_for_states("unaccounted", "done", "cancelled")
         assert [s["state"] for s in states] == ["done", "cancelled"]
         assert "disabled" in cluster.call("sacct", status=None).stderr

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 import roadmap.data.pipeline
+import roadmap.train.criterion
 import roadmap.train.execute
 import roadmap.train.loop
-import roadmap.train.optimizer
 from roadmap.config.runtime import Runtime
 from roadmap.runs.folder import RunFolder
 from roadmap.train import checkpoints
@@ -217,7 +217,7 @@ def test_a_forced_run_counts_its_time_anew(tmp_path: Path) -> None:
 def leave_generators_to_their_state() -> None:
     roadmap.train.loop.seed_group = lambda *args: 0
     roadmap.data.pipeline.seed_all = lambda seed: None
-    roadmap.train.optimizer.np.random.seed = lambda seed: None  # type: ignore[assignment]
+    roadmap.train.criterion.np.random.seed = lambda seed: None  # type: ignore[assignment]
 
 
 def test_negative_control_with_draws_from_generator_state_a_resumed_run_differs(tmp_path: Path) -> None:

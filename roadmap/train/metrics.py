@@ -1,0 +1,91 @@
+"""What is measured while training, as values; `to_json` is the one way from them into files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What one network reaches on the `images` of a split: top1 and top5 in %, loss the mean cross-entropy."""
+
+    top1: float
+    top5: float
+    loss: float
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The scores of the trained weights and, where it is on, of their moving average, on one split."""
+
+    weights: Scores
+    ema: Scores | None = None
+
+    @property
+    def preferred(self) -> Scores:
+        """What an epoch is chosen by: the moving average's scores where it is on."""
+        return self.ema or self.weights
+
+    def to_json(self) -> dict[str, float]:
+        """top1, top5, loss, images and, with a moving average, ema_top1, ema_top5, ema_loss."""
+        weights = self.weights
+        metrics = {"top1": weights.top1, "top5": weights.top5, "loss": weights.loss, "images": weights.images}
+        if self.ema:
+            metrics |= {"ema_top1": self.ema.top1, "ema_top5": self.ema.top5, "ema_loss": self.ema.loss}
+        return metrics
+
+    @classmethod
+    def from_json(cls, metrics: Mapping[str, float]) -> Evaluation:
+        images = int(metrics["images"])
+        ema = _scores(metrics, images, "ema_") if "ema_top1" in metrics else None
+        return cls(weights=_scores(metrics, images, ""), ema=ema)
+
+
+def _scores(metrics: Mapping[str, float], images: int, prefix: str) -> Scores:
+    top1, top5, loss = (metrics[f"{prefix}{name}"] for name in ("top1", "top5", "loss"))
+    return Scores(top1=top1, top5=top5, loss=loss, images=images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochMetrics:
+    """One line of metrics.jsonl: `epoch` (from 1) has ended after `iteration` updates.
+
+    train_loss: mean over the epoch's iterations. split: which images `evaluation` saw. lr: of the last update.
+    """
+
+    epoch: int
+    iteration: int
+    train_loss: float
+    split: str
+    evaluation: Evaluation
+    lr: float
+    images_per_second: float
+
+    def to_json(self) -> dict[str, float | str]:
+        return {
+            "epoch": self.epoch,
+            "iteration": self.iteration,
+            "train_loss": self.train_loss,
+            "split": self.split,
+            **self.evaluation.to_json(),
+            "lr": self.lr,
+            "images_per_second": self.images_per_second,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestEpoch:
+    """The epoch with the highest top-1 on validation, `chosen_by`, and its evaluation on test."""
+
+    epoch: int
+    chosen_by: float
+    evaluation: Evaluation
+
+    def to_json(self) -> dict[str, float]:
+        return {"epoch": self.epoch, "chosen_by": self.chosen_by, **self.evaluation.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, float]) -> BestEpoch:
+        return cls(epoch=int(values["epoch"]), chosen_by=values["chosen_by"], evaluation=Evaluation.from_json(values))
