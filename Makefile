@@ -39,6 +39,7 @@ results: setup reference
 	  roadmap report $$s --out results/$$s >/dev/null || exit 1; done
 
 reference: setup
+	python -m roadmap.cli.counts
 	for r in resnet50 resnet200; do \
 	  roadmap report --paper --regime $$r --out results/reference/$$r || exit 1; done
 

@@ -15,7 +15,6 @@ from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.launch.base import IN_HAND, UNDER_WAY, Launched, Launcher, State
 from roadmap.launch.launchers import every_launcher, find_launcher
-from roadmap.launch.preflight import initial_weights, refuse_before_training
 from roadmap.launch.prepared import Launch
 from roadmap.launch.resources import Resources, shape_of, shape_text
 from roadmap.launch.selection import TO_RETRY, RunSelection, chosen_runs, find_study
@@ -110,8 +109,10 @@ def _by_shape(wanted: Sequence[tuple[Trial, Resources]]) -> list[Batch]:
 
 def submit_study(study: Study, runtime: Runtime, order: Order, *, out: Path) -> int:
     """Show what would be launched, ask, launch and return. Returns the exit status."""
+    from roadmap.launch.preflight import refuse_before_training
+
     launcher = find_launcher(order.launcher)
-    runtime = _with_whole_paths(initial_weights(study, runtime))
+    runtime = _as_jobs_need_it(runtime, study)
     if order.dry_run:
         plan = SubmissionPlan.of(study, launcher, order, out=out)
         return _show_dry_run(plan, launcher, order)
@@ -128,9 +129,9 @@ def submit_study(study: Study, runtime: Runtime, order: Order, *, out: Path) -> 
         return _launch(plan.folder, plan.batches, runtime, launcher, order)
 
 
-def _with_whole_paths(runtime: Runtime) -> Runtime:
-    """The settings with whole paths: jobs start in another working directory."""
-    given = {"data_dir": runtime.data_dir, "init": runtime.init}
+def _as_jobs_need_it(runtime: Runtime, study: Study) -> Runtime:
+    """The settings with the study's initial weights and whole paths: jobs start elsewhere."""
+    given = {"data_dir": runtime.data_dir, "init": Path(study.init) if study.init else runtime.init}
     whole = {name: str(path.resolve()) for name, path in given.items() if path}
     return Runtime.from_json({**runtime.to_json(), **whole})
 
@@ -294,8 +295,8 @@ def _layout(trial: Trial, shape: Resources) -> str:
 def _rates(study: Study, folder: Path) -> dict[tuple[str, str], float]:
     """Images per second of a GPU (or process), as a finished run of each (step, change) measured it."""
     records = [r for t in study.trials if (r := RunFolder(folder / t.id).record())]
-    measured = [r for r in records if r["status"] == FINISHED and r.get("images_per_second")]
-    return {(r["step"], r["change"]): r["images_per_second"] / r.get("world_size", 1) for r in measured}
+    rates = {(r.step, r.change): (r.images_per_second, r.world_size or 1) for r in records if r.status == FINISHED}
+    return {cell: rate / ranks for cell, (rate, ranks) in rates.items() if rate}
 
 
 def gpu_hours(trial: Trial, rates: Mapping[tuple[str, str], float], stated: float | None) -> float | None:

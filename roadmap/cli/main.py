@@ -166,23 +166,18 @@ def run(args: argparse.Namespace) -> int:
         from roadmap.cli.ladder import list_names
 
         return list_names(args.ladder)
+    if args.dry_run:
+        return _dry_run(args)
     if args.folder:
         from roadmap.launch.prepared import run_prepared
         from roadmap.runs.folder import RunFolder
 
         return run_prepared(RunFolder(args.folder), _runtime(args))
-    if _elsewhere(args):
+    if not _is_local(args):
         return _submit(args, _runtime(args))
-    if args.dry_run:
-        return plan(args)
     from roadmap.cli.train import run_study
 
     return run_study(_study(args), _runtime(args), jobs=args.jobs, force=args.force, as_json=args.json)
-
-
-def _elsewhere(args: argparse.Namespace) -> bool:
-    """Whether the runs are launched by another launcher than this machine."""
-    return args.launcher not in (None, "local")
 
 
 def _runtime(args: argparse.Namespace) -> Runtime:
@@ -202,7 +197,7 @@ def _runtime(args: argparse.Namespace) -> Runtime:
 
 
 def plan(args: argparse.Namespace) -> int:
-    if _elsewhere(args):
+    if not _is_local(args):
         from roadmap.cli.cluster import show_submission_plan
 
         return show_submission_plan(_study(args).content, _order(args, dry_run=True), out=args.runs)
@@ -268,11 +263,21 @@ def _order(args: argparse.Namespace, **more: Any) -> Any:
     )
 
 
-def _submit(args: argparse.Namespace, runtime: Runtime) -> int:
+def _is_local(args: argparse.Namespace) -> bool:
+    """Whether runs are trained by this process, not handed to a launcher that returns."""
+    return args.launcher in (None, "local")
+
+
+def _dry_run(args: argparse.Namespace) -> int:
+    """Show the plan, and with a cluster's launcher the scripts too."""
+    return plan(args) if _is_local(args) else _submit(args, _runtime(args))
+
+
+def _submit(args: argparse.Namespace, machine: Runtime) -> int:
     from roadmap.cli.cluster import submit_study
 
     order = _order(args, yes=args.yes, dry_run=args.dry_run, force=args.force)
-    return submit_study(_study(args).content, runtime, order, out=args.runs)
+    return submit_study(_study(args).content, machine, order, out=args.runs)
 
 
 def status(args: argparse.Namespace) -> int:

@@ -7,8 +7,10 @@ or open.
 
 from __future__ import annotations
 
+from typing import Any
+
 from roadmap.config.model import ModelSpec
-from roadmap.ladder.ladder import ORIGINAL, Ladder, Paper, Reference, Regime, Step, paper_table  # noqa: F401
+from roadmap.ladder.ladder import ORIGINAL, Ladder, Paper, Printed, Reference, Regime, Step, paper_table  # noqa: F401
 
 MODERN = "modern"
 BEYOND = "beyond the paper"
@@ -230,6 +232,7 @@ _STEPS = (
         title="GRN instead of LayerScale: ConvNeXt V2",
         group=BEYOND,
         source="ConvNeXt V2 (arXiv 2301.00808), Section 4",
+        of_ladder=False,
         overrides={"grn": True, "layer_scale": None},
         structure=frozenset({"+block.mlp.grn", "-block.gamma"}),
     ),
@@ -366,12 +369,21 @@ _REGIMES = (
 CONVNEXT = Ladder(
     name="convnext",
     title="the ConvNeXt roadmap",
-    source="arXiv 2201.03545",
+    source="arXiv 2201.03545 v2",
+    printed=Printed("ConvNeXt, arXiv 2201.03545 v2, Tables 10 and 11", "ImageNet-1k", "three seeds"),
     all_steps=_STEPS,
     all_regimes=_REGIMES,
     end="separate-downsampling",
     beyond=BEYOND,
 )
+
+
+def convnext_spec(step: str | int, regime: str = "", **settings: Any) -> ModelSpec:
+    """Return the network of one of this ladder's steps. Raises ConfigError."""
+    spec = CONVNEXT.model(step, regime, **settings)
+    assert isinstance(spec, ModelSpec)
+    return spec
+
 
 # Until every caller takes the ladder that it is given.
 STEPS, REGIMES, GROUPS, RECIPE = CONVNEXT.steps, CONVNEXT.regimes, CONVNEXT.groups, "recipe"

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from roadmap.config.trial import DEFAULT_LADDER
 from roadmap.launch.base import MAX_AGE, JobReport, Phase, State
 from roadmap.launch.launchers import every_launcher
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, read_json
-from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED
+from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, Record
 
 FRESH = 120.0  # seconds: a heartbeat this old says that nobody is training
 
@@ -44,7 +43,6 @@ class RunState:
     node: str = ""
     job: str = ""
     launcher: str = ""
-    ladder: str = DEFAULT_LADDER
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -56,7 +54,7 @@ class Evidence:
     """What is known of a run before it is judged. recorded: time of its record, in epoch seconds."""
 
     folder: RunFolder
-    record: Mapping[str, Any]
+    record: Record | None
     recorded: float
     heartbeat: Mapping[str, Any]
     report: JobReport | None
@@ -64,12 +62,12 @@ class Evidence:
     @property
     def status(self) -> str:
         """The record's, empty where there is none."""
-        return str(self.record.get("status", ""))
+        return self.record.status if self.record else ""
 
     @property
     def error(self) -> str:
         """The first line of the record's error."""
-        lines = str(self.record.get("error") or "").splitlines()
+        lines = ((self.record.error if self.record else None) or "").splitlines()
         return lines[0] if lines else ""
 
     @property
@@ -128,11 +126,11 @@ def _files_of(folder: RunFolder) -> Evidence:
     return Evidence(folder, _record(folder), recorded, _heartbeat(folder), None)
 
 
-def _record(folder: RunFolder) -> Mapping[str, Any]:
+def _record(folder: RunFolder) -> Record | None:
     try:
-        return folder.record() or {}
+        return folder.record()
     except RunError as e:
-        return {"status": FAILED, "error": str(e)}
+        return Record(status=FAILED, error=str(e))
 
 
 def _heartbeat(folder: RunFolder) -> Mapping[str, Any]:
@@ -148,7 +146,7 @@ def _with_report(e: Evidence, report: JobReport | None) -> Evidence:
 
 def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
     state, detail = _state(e)
-    trial, metrics = _trial_json(e.folder), e.folder.metrics()
+    metrics = e.folder.metrics()
     last: Mapping[str, Any] = metrics[-1] if metrics else {}
     live: Mapping[str, Any] = e.heartbeat if state == State.RUNNING and e.training else {}
     # A run that no launcher has launched has neither job nor node.
@@ -162,14 +160,13 @@ def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
         detail=detail,
         requeued=max(0, report.starts - (state != State.REQUEUED)),
         epoch=max(int(last.get("epoch", 0)), int(live.get("epoch", 0))),
-        epochs=int(trial.get("recipe", {}).get("epochs", 0)),
-        top1=e.record.get("top1") if state == State.DONE else last.get("top1"),
+        epochs=_planned_epochs(e.folder),
+        top1=e.record.metrics.get("top1") if e.record and state == State.DONE else last.get("top1"),
         images_per_second=_rate(e, live, last),
         seconds_left=live.get("seconds_left"),
         node=report.node or str(e.heartbeat.get("host", "")),
         job=report.job,
         launcher=report.launcher,
-        ladder=trial.get("ladder", DEFAULT_LADDER),
     )
 
 
@@ -177,15 +174,15 @@ def _rate(e: Evidence, live: Mapping[str, Any], last: Mapping[str, Any]) -> floa
     """Images per second: of now while it trains, else the record's, else the last epoch's."""
     if live:
         return live.get("images_per_second")
-    return e.record.get("images_per_second") or last.get("images_per_second")
+    return (e.record.images_per_second if e.record else None) or last.get("images_per_second")
 
 
-def _trial_json(folder: RunFolder) -> Mapping[str, Any]:
-    """The trial's file as it is: a look at a study checks no fingerprints."""
+def _planned_epochs(folder: RunFolder) -> int:
     try:
-        return read_json(folder.path / "trial.json") or {}
+        trial = read_json(folder.path / "trial.json") or {}
     except RunError:
-        return {}
+        trial = {}
+    return int(trial.get("recipe", {}).get("epochs", 0))
 
 
 def _state(e: Evidence) -> tuple[State, str]:

@@ -26,6 +26,7 @@ from typing import IO, Any
 from roadmap.config.errors import listing
 from roadmap.config.trial import Trial
 from roadmap.runs.io import RunError, RunHeld, read_json, read_lines, write_bytes, write_json
+from roadmap.runs.record import Record
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,14 @@ class RunFolder:
                 f"{trial.fingerprint[:10]}; legal: one trial in one folder; choose another folder"
             )
 
-    def record(self) -> dict[str, Any] | None:
-        return read_json(self.path / "record.json")
+    def record(self) -> Record | None:
+        content = read_json(self.path / "record.json")
+        return None if content is None else Record.from_json(content)
 
-    def write_record(self, record: Mapping[str, Any]) -> None:
-        write_json(self.path / "record.json", dict(record))
+    def write_record(self, record: Record | Mapping[str, Any]) -> None:
+        """Write a record, or one of the few values that are known of a run that never began."""
+        whole = record if isinstance(record, Record) else Record.from_json(dict(record))
+        write_json(self.path / "record.json", whole.to_json())
 
     def metrics(self) -> list[dict[str, Any]]:
         return read_lines(self.path / "metrics.jsonl")[0]
@@ -103,7 +107,8 @@ class RunFolder:
             f.write(json.dumps(dict(line)) + "\n")
 
     def heartbeat(self) -> dict[str, Any] | None:
-        return read_json(self.path / "heartbeat.json")
+        beat: dict[str, Any] | None = read_json(self.path / "heartbeat.json")
+        return beat
 
     def beat(self, state: Mapping[str, Any]) -> None:
         # Not written safely: it is out of date in seconds anyway, and must not cost the run a disk's round trip.
