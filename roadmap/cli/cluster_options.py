@@ -1,6 +1,6 @@
 """The command line's words for launchers: which one, what to ask of it, and which runs a verb is for.
 
-Imports nothing else, so that --help stays quick.
+Imports nothing heavy, so that --help stays quick.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class LocalLauncher(Launcher):
         self, study: Path, runs: Sequence[RunFolder], runtime: Runtime, resources: Resources, *, code: Path
     ) -> Sequence[Launched]:
         """Train the runs with this process's code; `resources` and `code` are for other launchers."""
-        if self.jobs == 1 or len(runs) == 1:
+        if self.jobs == 1:
             run_here(runs, runtime, force=self.force, finished=self.finished)
         else:
             run_side_by_side(runs, runtime, jobs=self.jobs, force=self.force, finished=self.finished)
