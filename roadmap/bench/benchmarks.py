@@ -21,7 +21,7 @@ from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.data.registry import NAMED
 from roadmap.ladder.convnext import recipe_of, resolve
-from roadmap.model.network import build_model
+from roadmap.model.build import build_model
 from roadmap.train.distributed import Ranks
 from roadmap.train.loop import Trainer
 
