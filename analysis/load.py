@@ -1,8 +1,12 @@
-"""Run folders -> Study, and Study <-> results/<study>/records.jsonl. A run is never dropped: it is finished, failed or missing.
+"""Run folders -> Study, and Study <-> results/<study>/records.jsonl.
 
-records.jsonl, so that tables and figures can be made again without runs/:
-    line 1     {"format": 1, "study": name, "question": text, "regime": name, and what `roadmap.study.Study.header` says: design, notes, comparisons, undefined}
-    then one line per planned trial, in planned order: its labels and all that its record says; `status` is "missing" where there is none.
+Both -> one tidy table of runs.
+
+A run is never dropped: it is finished, failed or missing. records.jsonl holds all that analysis
+needs, so that tables and figures can be made again without runs/: line 1 {"format": 2, "study":
+name, "question": text, "ladder": name, "regime": name, ...} and what else study.json says: design,
+notes, points, comparisons, crossings, undefined then one line a planned run, in planned order: its
+record, with status "missing" where it has none.
 """
 
 from __future__ import annotations
@@ -10,139 +14,112 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from analysis.cells import Content, study_of
+from analysis.study import CellId, Comparison, Latency, LatencyTable, Run, Study
 from roadmap.config.errors import RoadmapError
+from roadmap.config.metric import METRICS
 from roadmap.runs.io import read_lines
-from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED
+from roadmap.runs.record import FAILED, MISSING, Record
 
-FORMAT = 1
-MISSING = "missing"
-DEVICE_HOURS = "device-hours"
-LABELS = ("id", "fingerprint", "regime", "step", "change", "seed")
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 2
+READABLE = (1, FORMAT)  # format 1 held records of version 1, which `Record.from_json` brings up to date
 RECORDS = "records.jsonl"
+LABELS = ("id", "fingerprint", "regime", "step", "change", "seed")
+CURVES = ("epoch", "train_loss", *(metric.curve for metric in METRICS.values()))
+AVERAGED_CURVES = tuple(metric.averaged_curve for metric in METRICS.values())
 
-Entry = dict[str, Any]
-
-# Infinity and NaN, which a diverged run may leave, are not JSON: they become null here, once, so that what is read back later is the same.
+# Infinity and NaN, which a diverged run may leave, are not JSON: they become null here, once, so
+# that what is read back later is the same.
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 
-@dataclass(frozen=True)
-class Study:
-    """A question and its planned trials; each trial's entry holds its labels (`LABELS`), `status`, and its record's values where there is one.
+def open_study(folder: Path, *, curves: bool = False) -> Study:
+    """Read a study from its run folders where they are, else from its committed results."""
+    committed = (folder / RECORDS).exists() and not (folder / "study.json").exists()
+    return load_results(folder) if committed else gather(folder, curves=curves)
 
-    comparisons: {"child": [step, change], "parent": [step, change], "declared": [settings], "kind": "step"|"change"|"subject"|"a-a"|"no-op"}.
-    crossings: as comparisons, each cell of a crossed design against the same one at the first of the `points`.
-    points: labels of the values that the design is crossed with, which end its cells' labels.
-    undefined: why a planned cell cannot be built. latency: what `roadmap bench --study` measured, {"hardware": {...}, "cells": [{"cell": [step, change], "ms", "low", "high", "rounds"}]}.
+
+def load_runs(path: Path | str) -> pd.DataFrame:
+    """Read a study's folder as one tidy table: a row a planned run, whatever became of it.
+
+    Columns: the labels, `status`, every metric, then the record's other numbers and words, then
+    each resolved setting by its dotted name (`model.kernel_size`).
     """
+    import pandas as pd
 
-    name: str
-    question: str
-    regime: str
-    trials: list[Entry]
-    design: str = "ladder"
-    notes: list[str] = field(default_factory=list)
-    points: list[str] = field(default_factory=list)
-    comparisons: list[dict[str, Any]] = field(default_factory=list)
-    crossings: list[dict[str, Any]] = field(default_factory=list)
-    undefined: dict[str, str] = field(default_factory=dict)
-    latency: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def records(self) -> list[Entry]:
-        """The entries that have a record, whatever its status."""
-        return [t for t in self.trials if t["status"] != MISSING]
-
-    @property
-    def regimes(self) -> list[str]:
-        """Every regime that trials are planned in, the study's own first."""
-        return list(dict.fromkeys([self.regime, *(t["regime"] for t in self.trials)]))
+    return pd.DataFrame([_tidy(run) for run in open_study(Path(path)).runs])
 
 
-def outcome(entry: Entry) -> str:
-    """How a planned trial counts: 'finished', 'failed' (also diverged, damaged, or without a top-1) or 'missing' (also interrupted)."""
-    if entry["status"] == FINISHED:
-        return FINISHED if _is_number(accuracy(entry)) else FAILED
-    return MISSING if entry["status"] in (MISSING, INTERRUPTED) else FAILED
-
-
-def common_words(study: Study) -> str:
-    """What is set on every network of a study that compares networks: it need not stand in each row."""
-    texts = {t["change"] for t in study.trials}
-    return texts.pop() if study.design == "models" and len(texts) == 1 else ""
-
-
-def averaged(entry: Entry) -> bool:
-    """Whether the trial keeps a moving average of its weights (EMA)."""
-    return entry.get("ema_top1") is not None
-
-
-def accuracy(entry: Entry) -> Any:
-    """The trial's top-1, percent: of the averaged weights where there are any, for the step `ema` changes nothing else; otherwise of the last weights."""
-    return entry["ema_top1"] if averaged(entry) else entry.get("top1")
-
-
-def seed_order(entry: Entry) -> tuple[str, Any]:
-    """Sorts runs by their seeds, which a damaged record may hold as something else than numbers."""
-    return str(type(entry["seed"])), entry["seed"]
-
-
-def machine(entry: Entry) -> tuple[Any, ...]:
-    """What decides a run's speed beside its settings: the type of GPU and how many, or the processor, the threads at work on it and the processes."""
-    h = entry.get("hardware") or {}
-    of_cpu = (h.get("cpu"), h.get("threads")) if h.get("device") == "cpu" else ()
-    return (h.get("device"), *of_cpu, entry.get("world_size"))
-
-
-def device_hours(entry: Entry) -> tuple[float, str]:
-    """(time x devices in hours, its unit): GPU-hours, on CPUs core-hours of the threads at work; device-hours where the record does not say on what."""
-    h = entry.get("hardware") or {}
-    on_cpu = h.get("device") == "cpu"
-    devices = (entry.get("world_size") or 1) * ((h.get("threads") or 1) if on_cpu else 1)
-    return devices * (entry.get("wall_seconds") or 0) / 3600, "core-hours" if on_cpu else "GPU-hours" if h.get(
-        "device"
-    ) else DEVICE_HOURS
-
-
-def reason(entry: Entry) -> str:
-    """Why an entry is not averaged, in a few words."""
-    status = entry["status"]
-    if error := entry.get("error"):
-        return f"{status}: {' '.join(str(error).split())}"
-    words = {
-        FINISHED: "finished without a top-1",
-        DIVERGED: "diverged",
-        INTERRUPTED: "interrupted, not finished",
-        MISSING: "no record",
+def _tidy(run: Run) -> dict[str, Any]:
+    """A run as one flat row."""
+    content = run.record.to_json()
+    row = {label: content.pop(label, None) for label in (*LABELS, "status")}
+    resolved = content.pop("resolved", {})
+    for apart in ("metrics", "hardware"):
+        row |= content.pop(apart, {})
+    flat = {
+        f"{part}.{name}": value
+        for part, values in resolved.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
     }
-    return words.get(status, f"{status}, no error noted")
+    skipped = ("version", "packages", "earlier", "curves")
+    return row | {name: value for name, value in content.items() if name not in skipped} | flat
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+# Run folders -------------------------------------------------------------------------------------
 
 
 def gather(folder: Path, *, curves: bool = False) -> Study:
-    """Read runs/<study>: study.json and every record.json below it, with `curves` also the runs' metrics.jsonl. Raises RoadmapError where there is no usable study.json."""
-    header = _header(folder)
+    """Read runs/<study>: study.json and every record.json below it, with `curves` also
+    metrics.jsonl.
+
+    Raises RoadmapError where there is no usable study.json.
+    """
+    header, planned = _header(folder)
     if latency := _latency(folder):
-        header["more"]["latency"] = latency
+        header["latency"] = latency
     root = os.fspath(folder)
-    found: dict[str, Entry] = {}
     with os.scandir(root) as entries:
-        names = [e.name for e in entries if e.is_dir()]
+        names = [entry.name for entry in entries if entry.is_dir()]
+    records: dict[str, dict[str, Any]] = {}
     for name in names:
-        record = _read_record(f"{root}/{name}/record.json")
-        if record is not None:
-            found[name] = {**record, "curves": _curves(folder / name)} if curves else record
-    trials = [_entry(planned, found.pop(planned["id"], None)) for planned in header["trials"]]
-    trials += [_entry(_labels_of_unplanned(folder / name, found[name]), found[name]) for name in sorted(found)]
-    return Study(header["name"], header["question"], header["regime"], trials, **header["more"])
+        content = _read_record(f"{root}/{name}/record.json")
+        if content is not None:
+            records[name] = {**content, "curves": _curves(folder / name)} if curves else content
+    runs = [_planned_record(labels, records.pop(labels["id"], None)) for labels in planned]
+    for name in sorted(records):
+        runs.append(_planned_record(_labels_of_unplanned(folder / name, records[name]), records[name]))
+    return study_of(header, runs)
+
+
+def _header(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The content of study.json, and its planned runs' labels."""
+    path = folder / "study.json"
+    advice = (
+        "legal: a study folder that `roadmap run` made, or results/<study> with its records.jsonl; "
+        "check the study's name and --out"
+    )
+    try:
+        header = json.loads(path.read_bytes())
+        planned = [_labels(trial) for trial in header.pop("trials")]
+        _ = [header[key] for key in ("name", "question", "regime")]
+    except OSError as e:
+        raise RoadmapError(f"report.study {path} cannot be read: {e.strerror}; {advice}") from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise RoadmapError(f"report.study {path} is damaged ({type(e).__name__}: {e}); {advice}") from e
+    return header, planned
+
+
+def _labels(trial: Content) -> dict[str, Any]:
+    return {label: trial[label] for label in LABELS}
 
 
 def _latency(folder: Path) -> dict[str, Any]:
@@ -153,49 +130,32 @@ def _latency(folder: Path) -> dict[str, Any]:
         return {}
     except ValueError as e:
         raise RoadmapError(
-            f"report.latency {folder / 'latency.json'} is damaged ({e}); legal: what `roadmap bench --study` wrote; measure it again"
+            f"report.latency {folder / 'latency.json'} is damaged ({e}); "
+            "legal: what `roadmap bench --study` wrote; measure it again"
         ) from e
     return {key: content[key] for key in ("hardware", "batch", "precision", "git_commit", "cells")}
 
 
-CURVES = ("epoch", "train_loss", "top1", "ema_top1")
-
-
 def _curves(folder: Path) -> dict[str, list[Any]]:
-    """What a run noted at each epoch's end, on the split that it watched: {name: values}, four decimals."""
+    """What a run noted at each epoch's end, on the split that it watched: {name: values}."""
     lines, _ = read_lines(folder / "metrics.jsonl")
-    shown = {name: [_rounded(line.get(name)) for line in lines] for name in CURVES}
-    return {name: values for name, values in shown.items() if any(v is not None for v in values)}
+    curves: dict[str, list[Any]] = {}
+    for name in (*CURVES, *AVERAGED_CURVES):
+        values = [_rounded(line.get(name)) for line in lines]
+        if values.count(None) < len(values):
+            curves[name] = values
+    return curves
 
 
 def _rounded(value: Any) -> Any:
-    return (round(value, 4) if math.isfinite(value) else None) if isinstance(value, float) else value
+    """A number with four decimals; None for what is not finite."""
+    if not isinstance(value, float):
+        return value
+    return round(value, 4) if math.isfinite(value) else None
 
 
-MORE = ("design", "notes", "points", "comparisons", "crossings", "undefined", "latency")
-
-
-def _header(folder: Path) -> dict[str, Any]:
-    path = folder / "study.json"
-    advice = "legal: a study folder that `roadmap run` made, or results/<study> with its records.jsonl; check the study's name and --out"
-    try:
-        header = json.loads(path.read_bytes())
-        planned = [{label: t[label] for label in LABELS} for t in header["trials"]]
-        return {
-            "name": str(header["name"]),
-            "question": str(header["question"]),
-            "regime": str(header["regime"]),
-            "trials": planned,
-            "more": {k: header[k] for k in MORE if k in header},
-        }
-    except OSError as e:
-        raise RoadmapError(f"report.study {path} cannot be read: {e.strerror}; {advice}") from e
-    except (ValueError, KeyError, TypeError) as e:
-        raise RoadmapError(f"report.study {path} is damaged ({type(e).__name__}: {e}); {advice}") from e
-
-
-def _read_record(path: str) -> Entry | None:
-    """The record, None where there is none, or a failed one that says what is wrong with the file."""
+def _read_record(path: str) -> dict[str, Any] | None:
+    """The record's content, None where there is none, or a failed one that says what is wrong."""
     try:
         with open(path, "rb") as f:
             content = f.read()
@@ -212,69 +172,109 @@ def _read_record(path: str) -> Entry | None:
     return record
 
 
-def _damaged(error: str) -> Entry:
+def _damaged(error: str) -> dict[str, Any]:
     return {"status": FAILED, "damaged": True, "error": error}
 
 
-def _entry(planned: Entry, record: Entry | None) -> Entry:
-    """Labels as planned, values as recorded. A record of another trial in the folder is not this trial's."""
-    if record is None:
-        return {**planned, "status": MISSING}
-    theirs = record.get("fingerprint", planned["fingerprint"])
+def _planned_record(planned: Content, content: dict[str, Any] | None) -> Record:
+    """Labels as planned, values as recorded.
+
+    A record of another trial in the folder is not this run's.
+    """
+    if content is None:
+        return Record(status=MISSING, **planned)
+    theirs = content.get("fingerprint", planned["fingerprint"])
     if theirs != planned["fingerprint"]:
-        record = _damaged(f"record.json is of trial {str(theirs)[:10]}, not {str(planned['fingerprint'])[:10]}")
-    return {**record, **planned}
+        content = _damaged(f"record.json is of trial {str(theirs)[:10]}, not {str(planned['fingerprint'])[:10]}")
+    return Record.from_json({**content, **planned})
 
 
-def _labels_of_unplanned(folder: Path, record: Entry) -> Entry:
-    """Labels of a run that study.json does not list: from its record, then from its trial.json, else empty."""
+def _labels_of_unplanned(folder: Path, content: Content) -> dict[str, Any]:
+    """Labels of a run that study.json does not list: from its record, then its trial.json, else
+    empty."""
     try:
         trial = json.loads((folder / "trial.json").read_bytes())
     except (OSError, ValueError):
         trial = {}
-    known = {**(trial if isinstance(trial, dict) else {}), **record}
+    known = {**(trial if isinstance(trial, dict) else {}), **content}
     return {**{label: known.get(label, "") for label in LABELS}, "id": folder.name}
+
+
+# records.jsonl -----------------------------------------------------------------------------------
 
 
 def to_lines(study: Study) -> bytes:
     """The content of records.jsonl."""
+    label = {id_: [cell.step, cell.change] for id_, cell in study.cells.items()}
     header = {
         "format": FORMAT,
         "study": study.name,
         "question": study.question,
+        "ladder": study.ladder,
         "regime": study.regime,
-        **{k: getattr(study, k) for k in MORE},
+        "design": study.design,
+        "notes": list(study.notes),
+        "points": list(study.points),
+        "comparisons": _comparisons_to_json(study.comparisons, label),
+        "crossings": _comparisons_to_json(study.crossings, label),
+        "undefined": {undefined.label: undefined.reason for undefined in study.undefined},
+        "latency": _latency_to_json(study.latency, label),
     }
-    return "".join(json.dumps(line, allow_nan=False) + "\n" for line in (header, *study.trials)).encode()
+    contents = [header, *(run.record.to_json() for run in study.runs)]
+    return "".join(json.dumps(content, allow_nan=False) + "\n" for content in contents).encode()
+
+
+def _distinct(contents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each content once: a comparison holds in every regime of a study, and is written once."""
+    return list({json.dumps(content): content for content in contents}.values())
+
+
+def _comparisons_to_json(comparisons: Iterable[Comparison], label: Mapping[CellId, list[str]]) -> list[dict[str, Any]]:
+    return _distinct(_comparison_to_json(c, label) for c in comparisons)
+
+
+def _comparison_to_json(c: Comparison, label: Mapping[CellId, list[str]]) -> dict[str, Any]:
+    content = {"child": label[c.child], "parent": label[c.parent], "declared": list(c.declared), "kind": c.kind}
+    if c.planned is None:
+        return content
+    return {**content, "planned": {name: list(pair) for name, pair in c.planned.items()}}
+
+
+def _latency_to_json(table: LatencyTable | None, label: Mapping[CellId, list[str]]) -> dict[str, Any]:
+    if table is None:
+        return {}
+
+    def one(id_: CellId, timed: Latency) -> dict[str, Any]:
+        return {"cell": label[id_], "ms": timed.ms, "low": timed.low, "high": timed.high, "rounds": timed.rounds}
+
+    return {
+        "hardware": table.hardware.to_json(),
+        "batch": table.batch,
+        "precision": table.precision,
+        "git_commit": table.git_commit,
+        "cells": _distinct(one(id_, timed) for id_, timed in table.cells.items()),
+    }
 
 
 def load_results(folder: Path) -> Study:
-    """Read back results/<study>/records.jsonl. Raises RoadmapError: a committed file is whole, or it is no evidence."""
+    """Read back results/<study>/records.jsonl.
+
+    Raises RoadmapError where it is damaged: a committed file is whole, or it is no evidence.
+    """
     path = folder / RECORDS
     advice = "legal: what `roadmap report` wrote; restore it from git or report the study again"
     try:
         return _from_lines(path.read_bytes().splitlines())
     except OSError as e:
         raise RoadmapError(f"report.study {path} cannot be read: {e.strerror}; {advice}") from e
-    except (ValueError, KeyError, TypeError, IndexError) as e:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
         raise RoadmapError(f"report.study {path} is damaged ({type(e).__name__}: {e}); {advice}") from e
 
 
-def _from_lines(lines: Iterable[bytes]) -> Study:
-    header, *trials = [json.loads(line) for line in lines]
-    if header["format"] != FORMAT:
-        raise ValueError(f"format {header['format']}, this program reads {FORMAT}")
-    for t in trials:
-        _ = [t[key] for key in (*LABELS, "status")]
-    return Study(
-        header["study"], header["question"], header["regime"], trials, **{k: header[k] for k in MORE if k in header}
-    )
-
-
-def open_study(folder: Path, *, curves: bool = False) -> Study:
-    """A study from its run folders where they are, else from its committed results."""
-    return (
-        gather(folder, curves=curves)
-        if (folder / "study.json").exists() or not (folder / RECORDS).exists()
-        else load_results(folder)
-    )
+def _from_lines(lines: Sequence[bytes]) -> Study:
+    header, *contents = [json.loads(line) for line in lines]
+    if header.pop("format") not in READABLE:
+        raise ValueError(f"format is unknown, this program reads {' and '.join(map(str, READABLE))}")
+    for content in contents:
+        _ = [content[key] for key in (*LABELS, "status")]
+    return study_of({**header, "name": header["study"]}, [Record.from_json(content) for content in contents])

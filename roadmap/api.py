@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
@@ -28,9 +28,10 @@ from roadmap.launch.local import LocalLauncher
 from roadmap.launch.preflight import initial_weights, refuse_before_training
 from roadmap.launch.resources import Resources
 from roadmap.launch.snapshot import live_code
-from roadmap.runs.folder import RunFolder, study_folder, write_study
+from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
-from roadmap.runs.record import FINISHED
+from roadmap.runs.record import FINISHED, Record
+from roadmap.runs.study_folder import study_folder, write_study
 from roadmap.study.expand import Study as Content
 from roadmap.study.expand import expand
 from roadmap.study.file import read_plan
@@ -40,14 +41,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+    from roadmap.config.metric import Metric
+
 TOP1 = "top1"
 REPORT = "report"  # the folder of a study's report, beside its run folders
-SHOWN_DPI = 110  # of a figure in a notebook
 
-Finished = Callable[[RunFolder, dict[str, Any]], None]
+Finished = Callable[[RunFolder, Record], None]
 
 
-def _ignore(folder: RunFolder, record: Mapping[str, Any]) -> None:
+def _ignore(folder: RunFolder, record: Record) -> None:
     """Take note of nothing when a run has ended."""
 
 
@@ -184,8 +186,8 @@ class Study:
         """
         from analysis.report.report import report_study
 
-        check_metric(metric)
-        return report_study(self._trained(), Path(out) if out is not None else self.folder / REPORT)
+        folder = Path(out) if out is not None else self.folder / REPORT
+        return report_study(self._trained(), folder, metric=find_metric(metric))
 
     def _trained(self) -> Path:
         """The folder of the run folders. Raises RunError where nothing has been run."""
@@ -199,7 +201,7 @@ class Study:
 
 def _finished(run: RunFolder) -> bool:
     record = run.record()
-    return record is not None and record["status"] == FINISHED
+    return record is not None and record.status == FINISHED
 
 
 def load_runs(study: str | Path, *, runs: str | Path = RUNS) -> DataFrame:
@@ -210,52 +212,31 @@ def load_runs(study: str | Path, *, runs: str | Path = RUNS) -> DataFrame:
 
     >>> roadmap.load_runs("results/digits").query("status == 'finished'")["top1"].describe()
     """
-    import pandas
+    from analysis import load
 
-    from analysis.load import open_study
-
-    source = find_study(study, Path(runs)).records_folder()
-    return pandas.DataFrame(open_study(source).trials)
+    return load.load_runs(find_study(study, Path(runs)).records_folder())
 
 
 def compare(study: str | Path, *, metric: str = TOP1, runs: str | Path = RUNS) -> DataFrame:
     """The comparisons of a study: a row for each cell that is measured against another.
 
     child, parent: the cells. effect: the child's mean minus the parent's, in the metric's unit,
-    with the bounds `low` and `high` of its 95 % interval. p, p_holm: before and after Holm's
-    correction. verdict: gain, loss, unresolved, ... status: controlled, confounded or unproven.
-    None where runs are missing. Raises RoadmapError where there is no such study.
+    with the bounds `effect_low` and `effect_high` of its 95 % interval. effect_p, p_holm: before
+    and after Holm's correction. verdict: gain, loss, unresolved, ... status: controlled,
+    confounded or unproven. None where runs are missing. Raises RoadmapError where there is no such
+    study.
 
     >>> roadmap.compare("digits").query("verdict == 'gain'")
     """
     import pandas
 
     from analysis.load import open_study
-    from analysis.results.rows import rows
+    from analysis.results.frames import comparisons_frame
 
-    check_metric(metric)
+    asked = find_metric(metric)
     source = open_study(find_study(study, Path(runs)).records_folder())
-    compared = [row for regime in source.regimes for row in rows(source, regime) if row["parent"]]
-    return pandas.DataFrame([_comparison(row) for row in compared], columns=list(COMPARED))
-
-
-# Column of `compare` -> key of a row.
-COMPARED = {
-    "child": "label",
-    "parent": "parent",
-    "effect": "change",
-    "low": "change_low",
-    "high": "change_high",
-    "p": "change_p",
-    "p_holm": "p_holm",
-    "verdict": "verdict",
-    "status": "proof",
-}
-
-
-def _comparison(row: Mapping[str, Any]) -> dict[str, Any]:
-    values = {column: row[key] for column, key in COMPARED.items()}
-    return values | {"status": row["proof"]["status"] if row["proof"] else None}
+    frames = [comparisons_frame(source, asked, regime) for regime in source.regimes]
+    return pandas.concat(frames, ignore_index=True)
 
 
 def ladder_figure(study: str | Path, *, metric: str = TOP1, runs: str | Path = RUNS, regime: str = "") -> Figure:
@@ -265,37 +246,19 @@ def ladder_figure(study: str | Path, *, metric: str = TOP1, runs: str | Path = R
 
     >>> roadmap.ladder_figure("digits").savefig("ladder.pdf")
     """
-    import matplotlib
-
-    from analysis.figures.ladder import STYLE, draw
+    from analysis.figures import ladder
     from analysis.load import open_study
-    from analysis.report.report import study_table
-    from roadmap.ladder.convnext import find_regime
+    from analysis.report.caption import measured_caption
+    from analysis.results.analyse import analyse
 
-    check_metric(metric)
     source = open_study(find_study(study, Path(runs)).records_folder())
-    found, caption = study_table(source, regime)
-    with matplotlib.rc_context(STYLE):
-        figure = draw(found, find_regime(regime or source.regime), "measured", caption.title, caption.short)
-    return shown_in_notebooks(figure)
+    analysis = analyse(source, find_metric(metric), regime)
+    caption = measured_caption(source, analysis)
+    return ladder.ladder_figure(analysis, title=caption.title, subtitle=caption.short)
 
 
-def shown_in_notebooks(figure: Figure) -> Figure:
-    """Give a figure that was made without pyplot the method by which a notebook shows it."""
+def find_metric(name: str) -> Metric:
+    """The metric of that name. Raises ConfigError with the legal names."""
+    from roadmap.config import metric
 
-    def as_png() -> bytes:
-        import io
-
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=SHOWN_DPI)
-        return content.getvalue()
-
-    figure._repr_png_ = as_png  # type: ignore[attr-defined]
-    return figure
-
-
-def check_metric(name: str) -> None:
-    """Refuse a metric that is not measured. Raises ConfigError."""
-    from roadmap.config.errors import lookup
-
-    lookup("metric", name, {TOP1: "top-1 accuracy"})
+    return metric.find_metric(name)

@@ -1,168 +1,134 @@
-"""Rows -> cost.svg: top-1 against multiply-adds, images per second and device-hours, the Pareto front of the means marked. Sizes are inches at the printed width."""
+"""Results -> cost.svg: the score against multiply-adds, images per second and device-hours.
+
+The Pareto front of the means is marked. Sizes are inches at the printed width.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from analysis.figures.ladder import BAR, INK, NORMAL, QUIET, SMALL, STYLE
-from analysis.figures.svg import PALE, svg_bytes
+from analysis.figures.places import Spot, placed
+from analysis.figures.style import BAR, INK, NORMAL, PALE, QUIET, SMALL, StyledFigure, styled
 from analysis.results.costs import Measure, Point, points
-from analysis.results.rows import Row
+from analysis.results.results import Analysis
+from roadmap.config.metric import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 WIDE, HIGH, LEFT, BOTTOM, TOP = 2.33, 2.5, 0.42, 0.46, 0.3
-LETTER, LINE, MARKER = (
-    0.062,
-    0.105,
-    0.045,
-)  # inches: a letter's width, half a label's height included gap, a marker's radius
+PLOT = (WIDE - LEFT - 0.06, HIGH - BOTTOM - TOP)  # width and height of a panel's axes
+CROWD = 60  # points, above which only the front's have labels
 
 
-def cost_svg(rows: Sequence[Row], shown: Sequence[Measure]) -> bytes:
-    """The panels side by side, one a measure, four of them two by two; a measure without values says so in its panel."""
-    import matplotlib
+def cost_figure(analysis: Analysis, shown: Sequence[Measure]) -> StyledFigure:
+    """Draw one panel a measure side by side, four of them two by two.
 
-    with matplotlib.rc_context(STYLE):
-        return svg_bytes(_draw(rows, shown))
+    A measure without values says so in its panel.
+    """
+    with styled():
+        return _draw(analysis, shown)
 
 
-def _draw(rows: Sequence[Row], shown: Sequence[Measure]) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def _draw(analysis: Analysis, shown: Sequence[Measure]) -> StyledFigure:
     across = 2 if len(shown) == 4 else len(shown)
     down = -(-len(shown) // across)
     width, height = WIDE * across + 0.05, HIGH * down
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
+    figure = StyledFigure(width, height)
     for i, measure in enumerate(shown):
         row, column = divmod(i, across)
-        box = (
-            (WIDE * column + LEFT) / width,
-            (HIGH * (down - 1 - row) + BOTTOM) / height,
-            (WIDE - LEFT - 0.06) / width,
-            (HIGH - BOTTOM - TOP) / height,
-        )
-        _panel(figure.add_axes(box), points(rows, measure), measure)
+        left, bottom = WIDE * column + LEFT, HIGH * (down - 1 - row) + BOTTOM
+        axes = figure.add_axes((left / width, bottom / height, PLOT[0] / width, PLOT[1] / height))
+        _panel(axes, points(analysis.results, measure), measure, analysis.metric)
     return figure
 
 
-def _panel(axes: Axes, found: Sequence[Point], measure: Measure) -> None:
+def _panel(axes: Axes, found: Sequence[Point], measure: Measure, metric: Metric) -> None:
     axes.patch.set_alpha(0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(length=2.5, width=0.6, pad=2, labelsize=SMALL, labelcolor=INK)
     axes.set_xlabel(f"{measure.title} ({measure.best} is best)", size=SMALL, color=INK, labelpad=2)
-    axes.set_title(
-        f"Top-1 (%) against {measure.title.split(' ')[0]}", size=NORMAL, weight="bold", color=INK, loc="left", pad=8
-    )
+    _title(axes, measure, metric)
     if not found:
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.text(
-            0.5, 0.5, "not recorded", size=NORMAL, color=QUIET, style="italic", ha="center", transform=axes.transAxes
-        )
+        _nothing(axes)
         return
-    _limits(axes, found)
+    _limits(axes, found, metric)
     _front(axes, found, measure)
-    for p in found:
-        if p.std is not None:
-            axes.errorbar(p.cost, p.top1, yerr=p.std, color=PALE, linewidth=0.7, zorder=2)
-        axes.plot(
-            p.cost,
-            p.top1,
-            "o" if p.on_front else "s",
-            markersize=5 if p.on_front else 4,
-            markerfacecolor=BAR if p.on_front else "white",
-            markeredgecolor=INK,
-            markeredgewidth=0.6,
-            zorder=4,
-        )
+    for point in found:
+        if point.std is not None:
+            axes.errorbar(point.cost, point.score, yerr=point.std, color=PALE, linewidth=0.7, zorder=2)
+        _marker(axes, point)
     _labels(axes, found, measure)
 
 
-def _limits(axes: Axes, found: Sequence[Point]) -> None:
+def _title(axes: Axes, measure: Measure, metric: Metric) -> None:
+    unit = f" ({metric.unit})" if metric.unit else ""
+    title = f"{metric.capital}{unit} against {measure.name}"
+    axes.set_title(title, size=NORMAL, weight="bold", color=INK, loc="left", pad=8)
+
+
+def _nothing(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    style = {"size": NORMAL, "color": QUIET, "style": "italic", "ha": "center"}
+    axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, **style)
+
+
+def _marker(axes: Axes, point: Point) -> None:
+    """A round, filled one on the front, else a small open square."""
+    shape, size, face = ("o", 5, BAR) if point.on_front else ("s", 4, "white")
+    look = {"markersize": size, "markerfacecolor": face, "markeredgecolor": INK, "markeredgewidth": 0.6}
+    axes.plot(point.cost, point.score, shape, zorder=4, **look)
+
+
+def _limits(axes: Axes, found: Sequence[Point], metric: Metric) -> None:
     """Room for labels on every side; ticks at few, round places."""
-    for values, setter in (
-        ([p.cost for p in found], axes.set_xlim),
-        ([v for p in found for v in (p.top1 - (p.std or 0), p.top1 + (p.std or 0))], axes.set_ylim),
-    ):
-        span = max(values) - min(values) or max(abs(max(values)), 1.0) * 0.1
-        setter(min(values) - 0.14 * span, max(values) + 0.16 * span)
+    costs = [point.cost for point in found]
+    ends = [end for p in found for end in (p.score - (p.std or 0), p.score + (p.std or 0))]
+    axes.set_xlim(*_with_room(costs))
+    axes.set_ylim(*_with_room(ends))
     axes.locator_params(nbins=5)
-    axes.set_yticks([t for t in axes.get_yticks() if axes.get_ylim()[0] <= t <= min(axes.get_ylim()[1], 100)])
+    low, high = axes.get_ylim()
+    most = min(high, 100) if metric.proportion else high
+    axes.set_yticks([tick for tick in axes.get_yticks() if low <= tick <= most])
+
+
+def _with_room(values: Sequence[float]) -> tuple[float, float]:
+    span = max(values) - min(values) or max(abs(max(values)), 1.0) * 0.1
+    return min(values) - 0.14 * span, max(values) + 0.16 * span
+
+
+def _on_front(found: Sequence[Point]) -> list[Point]:
+    """The front's points by their cost."""
+    return sorted((point for point in found if point.on_front), key=lambda point: point.cost)
 
 
 def _front(axes: Axes, found: Sequence[Point], measure: Measure) -> None:
     """The front as stairs: what can be had for at most a cost, or at least a speed."""
-    best = sorted((p for p in found if p.on_front), key=lambda p: p.cost)
-    axes.step(
-        [p.cost for p in best],
-        [p.top1 for p in best],
-        where="pre" if measure.more_is_better else "post",
-        color=BAR,
-        linewidth=1.2,
-        zorder=3,
-    )
-
-
-CROWD = 60  # points, above which only the front's have labels
+    best = _on_front(found)
+    costs = [point.cost for point in best]
+    scores = [point.score for point in best]
+    where = "pre" if measure.more_is_better else "post"
+    axes.step(costs, scores, where=where, color=BAR, linewidth=1.2, zorder=3)
 
 
 def _labels(axes: Axes, found: Sequence[Point], measure: Measure) -> None:
-    """Each label at the first of eight places around its point that covers no point, error bar, stair or earlier label; the front's points choose first."""
-    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
-    wide, high = WIDE - LEFT - 0.06, HIGH - BOTTOM - TOP
-    spots = {p.index: ((p.cost - x0) / (x1 - x0) * wide, (p.top1 - y0) / (y1 - y0) * high) for p in found}
-    taken = [(x - MARKER, x + MARKER, y - MARKER, y + MARKER) for x, y in spots.values()]
-    rods = [(spots[p.index], (p.std or 0) / (y1 - y0) * high) for p in found]
-    taken += [(x - 0.02, x + 0.02, y - rod, y + rod) for (x, y), rod in rods]
-    taken += _stairs([spots[p.index] for p in sorted((p for p in found if p.on_front), key=lambda p: p.cost)], measure)
-    shown = [p for p in found if p.on_front or len(found) <= CROWD]
-    for p in sorted(shown, key=lambda p: not p.on_front):
-        x, y = spots[p.index]
-        half = LETTER * len(p.mark) / 2
-        boxes = [_box(x, y, half, turn, ring) for ring in (1.0, 1.7, 2.5) for turn in range(8)]
-        inside = [b for b in boxes if b[0] >= 0 and b[1] <= wide and b[2] >= 0 and b[3] <= high] or boxes
-        box = min(inside, key=lambda b: sum(_overlap(b, t) for t in taken))
-        taken.append(box)
-        weight = "bold" if p.on_front else "normal"
-        cx, cy = (box[0] + box[1]) / 2 / wide, (box[2] + box[3]) / 2 / high
-        axes.text(
-            cx,
-            cy,
-            p.mark,
-            size=SMALL,
-            color=INK,
-            weight=weight,
-            ha="center",
-            va="center_baseline",
-            transform=axes.transAxes,
-            zorder=6,
-        )
+    """Each point's short label beside it; the front's points choose their places first."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    wide, tall = PLOT
 
+    def spot(point: Point) -> Spot:
+        x, y = (point.cost - left) / (right - left) * wide, (point.score - low) / (high - low) * tall
+        return Spot(x, y, (point.std or 0) / (high - low) * tall)
 
-def _stairs(corners: Sequence[tuple[float, float]], measure: Measure) -> list[tuple[float, float, float, float]]:
-    """The front's line as thin boxes: it rises at the dearer point of a cost, falls at the slower point of a speed."""
-    found = []
-    for (x0, y0), (x1, y1) in pairwise(corners):
-        level, turn = (y1, x0) if measure.more_is_better else (y0, x1)
-        found += [(x0, x1, level - 0.02, level + 0.02), (turn - 0.02, turn + 0.02, min(y0, y1), max(y0, y1))]
-    return found
-
-
-def _box(x: float, y: float, half: float, turn: int, ring: float) -> tuple[float, float, float, float]:
-    """(left, right, bottom, top) in inches of a label beside a point, `turn` eighths of a circle from above."""
-    angle = math.pi / 2 - turn * math.pi / 4
-    cx = x + math.cos(angle) * (half + MARKER + 0.03) * ring
-    cy = y + math.sin(angle) * (LINE / 2 + MARKER + 0.02) * ring
-    return cx - half, cx + half, cy - LINE / 2, cy + LINE / 2
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
-    return max(0.0, min(a[1], b[1]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[2], b[2]))
+    stairs = [spot(point) for point in _on_front(found)]
+    shown = [point for point in found if point.on_front or len(found) <= CROWD]
+    order = sorted(shown, key=lambda point: not point.on_front)
+    labels = [(spot(point), point.mark) for point in order]
+    boxes = placed(labels, [spot(point) for point in found], stairs, PLOT, before=measure.more_is_better)
+    for point, box in zip(order, boxes, strict=True):
+        weight = "bold" if point.on_front else "normal"
+        centre = box.x / wide, box.y / tall
+        look = {"size": SMALL, "color": INK, "weight": weight, "ha": "center", "va": "center_baseline"}
+        axes.text(*centre, point.mark, transform=axes.transAxes, zorder=6, **look)

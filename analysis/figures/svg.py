@@ -1,27 +1,28 @@
-"""Matplotlib figures -> SVG: as files with fixed bytes, and as parts of an HTML page that follow the page's colours."""
+"""An SVG as a part of an HTML page, which follows the page's colours."""
 
 from __future__ import annotations
 
-import io
 import re
 from html import escape
-from typing import TYPE_CHECKING
 
-from analysis.figures.ladder import BAND, BAR, INK, MIDDLE, QUIET, TINT
+from analysis.figures.style import ALARM, BAND, BAR, INK, MIDDLE, PALE, QUIET, RULE, SERIES, TINT
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Told apart by colour-blind eyes (Okabe and Ito's blue, vermilion and green) and, drawn with DASHES, in grey.
-SERIES = ("#0072b2", "#c04f00", "#007a59", "#7a4fa3")
-DASHES = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
-RULE, PALE, ALARM = "#bdbdbd", "#b0b0b0", "#b3261e"
-
-# The figures' colours by the page's CSS property; the drawn colour is the fallback, so a copied figure still looks right.
+# The figures' colours by the page's CSS property; the drawn colour is the fallback, so that a copied
+# figure still looks right.
 THEME = {
-    "#ffffff": "paper", "#000000": "ink", INK: "ink", QUIET: "quiet", BAND: "band", BAR: "bar", TINT: "tint", MIDDLE: "middle", RULE: "rule", PALE: "pale", ALARM: "alarm",
+    "#ffffff": "paper",
+    "#000000": "ink",
+    INK: "ink",
+    QUIET: "quiet",
+    BAND: "band",
+    BAR: "bar",
+    TINT: "tint",
+    MIDDLE: "middle",
+    RULE: "rule",
+    PALE: "pale",
+    ALARM: "alarm",
     **{colour: f"series-{i}" for i, colour in enumerate(SERIES)},
-}  # fmt: skip
+}
 
 _PROLOG = re.compile(r"^.*?(?=<svg\b)", re.DOTALL)
 _METADATA = re.compile(r"<metadata>.*?</metadata>|<style type=\"text/css\">.*?</style>", re.DOTALL)
@@ -32,13 +33,6 @@ _COLOUR = re.compile(r"(?<=: )#[0-9a-f]{6}\b")
 _FILL = re.compile(r' fill="(#[0-9a-f]{6})"')
 _OPEN = re.compile(r"<svg\b[^>]*>")
 _VIEW = re.compile(r'viewBox="([^"]*)"')
-
-
-def svg_bytes(figure: Figure) -> bytes:
-    """The figure as a file: the same figure gives the same bytes. Draw and save under `analysis.figures.STYLE`."""
-    content = io.BytesIO()
-    figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
-    return content.getvalue()
 
 
 def inline(svg: str, prefix: str, alt: str) -> str:
@@ -54,7 +48,9 @@ def inline(svg: str, prefix: str, alt: str) -> str:
     view = _VIEW.search(body)
     box = view[1] if view else "0 0 100 100"
     width = float(box.split()[2])
-    opening = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" class="figure" role="img" aria-label="{escape(alt)}" viewBox="{box}" width="{width * 4 / 3:.0f}">'
+    link = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
+    size = f'viewBox="{box}" width="{width * 4 / 3:.0f}"'
+    opening = f'<svg {link} class="figure" role="img" aria-label="{escape(alt)}" {size}>'
     lines = (line.strip() for line in _OPEN.sub(lambda _: opening, body, count=1).splitlines())
     return "\n".join(line for line in lines if line)
 

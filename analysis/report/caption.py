@@ -1,308 +1,203 @@
-"""What a reader must know to judge a table: question, data, training, seeds, machine, code, how many runs finished, and which did not."""
+"""What a reader must know to judge a table: question, data, training, seeds, machine, code, runs, error, verdicts."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-from analysis.load import MISSING, Entry, Study, common_words, outcome, reason, seed_order
-from analysis.report.wording import NONE, one_line, signed, signed_interval
-from analysis.results.comparisons import Findings, Row, change_of
-from analysis.results.proof import CONFOUNDED, CONTROLLED, UNPROVEN
-from analysis.stats.comparisons import binomial_se, contrast
-from roadmap.config.errors import listing
-from roadmap.ladder.convnext import STEPS, Regime, find_regime
-from roadmap.runs.record import DIVERGED, FAILED, FINISHED
+from analysis.report import judgement
+from analysis.report.crossed import CrossTable, cross_table
+from analysis.report.facts import Fact, FactKind
+from analysis.results.analyse import common_words, seed_order
+from analysis.results.results import Analysis
+from analysis.study import LatencyTable, Outcome, Run, Study
+from analysis.wording import number, one_line
+from roadmap.config.metric import Metric
+from roadmap.ladder import Printed, Regime, find_ladder
+from roadmap.runs.record import DIVERGED, NO_HARDWARE
 
 UNKNOWN = "not recorded"
-MANY = 8  # notes of one kind that a caption lists
 
 
-@dataclass(frozen=True)
+class Problem(NamedTuple):
+    """A run that is in no mean, and why."""
+
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Caption:
-    """`title` is one line, `facts` are (label, text) pairs, `short` are the few that fit under a figure, `problems` are (run id, reason) pairs."""
+    """What stands beside a table or a figure.
+
+    title    one line
+    facts    what a reader must know, in order
+    short    the few of them that fit under a figure
+    runs     how many runs finished
+    problems the runs that are in no mean
+    crossed  a crossed study at one look
+    """
 
     title: str
-    facts: list[tuple[str, str]]
+    facts: Sequence[Fact]
     short: str
-    problems: list[tuple[str, str]]
+    runs: str = ""
+    problems: Sequence[Problem] = ()
     crossed: CrossTable | None = None
 
 
-@dataclass(frozen=True)
-class CrossTable:
-    """A crossed study at one look: headings, then one row an arm of (name, a cell for each crossed value)."""
-
-    headings: list[str]
-    rows: list[tuple[str, list[str]]]
-
-
-def measured_caption(study: Study, rows: list[Row], regime: str = "", findings: Findings | None = None) -> Caption:
-    where = find_regime(regime or study.regime)
-    here = [t for t in study.trials if t["regime"] == where.name]
-    finished = [t for t in here if outcome(t) == FINISHED]
-    others = Counter(t["regime"] for t in study.trials if t["regime"] != where.name)
-    data = _distinct(finished, lambda t: f"{t.get('data')}, {t.get('image_size')} px")
-    recipes = _distinct(finished, lambda t: f"{t.get('recipe')} ({t.get('epochs')} epochs)")
-    runs = _counts(here)
-    facts = [
-        ("Question", one_line(study.question)),
-        ("Regime", f"{where.name}: {where.title}"),
-        ("Data", data),
-        ("Recipe", recipes),
-        ("Seeds", _distinct(sorted(finished, key=seed_order), lambda t: str(t["seed"]))),
-        ("Runs", runs),
-        ("Hardware", _distinct(finished, _hardware)),
-        ("Code", _distinct(finished, _code)),
-        ("Test split", _test_split(finished, rows)),
-        (
-            "Top-1",
-            "percent on the test split after the last epoch, of the averaged weights where EMA is on; mean ± standard deviation (n − 1) over the finished seeds",
-        ),
-        ("Change", _change_note(findings)),
-        *_judged(findings),
-        *([("Paper", paper_note(rows, where))] if any(r["paper_top1"] is not None for r in rows) else []),
-        *_remarks(rows),
-    ]
-    if common := common_words(study):
-        facts.append(("On all", common))
-    if study.latency:
-        h = study.latency["hardware"]
-        device = h["cpu"] if h["device"] == "cpu" else h["device"]
-        rounds = study.latency["cells"][0]["rounds"]
-        facts.append(
-            (
-                "Latency",
-                f"one image, {study.latency['precision']}, evaluation mode, all networks in turn, {rounds} rounds: median and quartiles, on {device}, {h['threads']} threads",
-            )
-        )
-    facts += [("Design", one_line(note)) for note in study.notes]
-    if others:
-        facts.append(("Not shown", ", ".join(f"{n} trials of regime {name or '(none)'}" for name, n in others.items())))
-    problems = [(one_line(t["id"]), one_line(reason(t))) for t in here if outcome(t) != FINISHED]
+def measured_caption(study: Study, analysis: Analysis) -> Caption:
+    """Write the caption of one regime's results."""
+    metric = analysis.metric
+    planned = study.runs_in(analysis.regime)
+    finished = [run for run in planned if run.finished(metric)]
+    unfinished = [run for run in planned if not run.finished(metric)]
+    data, recipes, counts = _data(finished), _recipes(finished), _counts(planned, metric)
     return Caption(
-        f"Study {one_line(study.name)}, regime {where.name}",
-        facts,
-        f"{runs}; {data}; {recipes}",
-        problems,
-        cross_table(study, rows, findings),
+        title=f"Study {one_line(study.name)}, regime {analysis.regime}",
+        facts=[
+            *_made(study, analysis, finished, counts),
+            *_numbers(analysis, finished),
+            *judgement.facts(analysis),
+            *_aside(study, analysis),
+        ],
+        short=f"{counts}; {data}; {recipes}",
+        runs=counts,
+        problems=[Problem(one_line(run.id), one_line(run.reason(metric))) for run in unfinished],
+        crossed=cross_table(study, analysis),
     )
 
 
-def cross_table(study: Study, rows: list[Row], findings: Findings | None = None) -> CrossTable | None:
-    """Arms down, crossed values across: mean with its 95 % interval and n, and the change from the same column's reference; then how the change itself changes."""
-    if len(study.points) < 2:
-        return None
-    cells: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        point = next(
-            (
-                p
-                for p in study.points
-                if row["kind"] != "undefined" and (row["key"][1] == p or row["key"][1].endswith(f" {p}"))
-            ),
-            None,
-        )
-        if point is not None:
-            arm = " with ".join(filter(None, [row["key"][0], row["key"][1].removesuffix(point).strip()]))
-            cells.setdefault(one_line(arm), {}).setdefault(point, row)
-    table = [(arm, [_crossing(found.get(p)) for p in study.points]) for arm, found in cells.items()]
-    for arm, found in cells.items():
-        first = found.get(study.points[0])
-        if first and first["change"] is not None and findings:
-            table.append(
-                (
-                    f"change of {arm}, less that in the first column",
-                    [NONE, *(_contrast(found.get(p), first, findings) for p in study.points[1:])],
-                )
-            )
-    return CrossTable(["", *map(one_line, study.points)], table)
+def _made(study: Study, analysis: Analysis, finished: Sequence[Run], counts: str) -> Iterator[Fact]:
+    """How the runs were made."""
+    regime = find_ladder(analysis.ladder).find_regime(analysis.regime)
+    yield Fact(FactKind.QUESTION, one_line(study.question))
+    yield Fact(FactKind.REGIME, f"{regime.name}: {regime.title}")
+    yield Fact(FactKind.DATA, _data(finished))
+    yield Fact(FactKind.RECIPE, _recipes(finished))
+    yield Fact(FactKind.SEEDS, _distinct(sorted(finished, key=seed_order), lambda run: str(run.seed)))
+    yield Fact(FactKind.RUNS, counts)
+    yield Fact(FactKind.HARDWARE, _distinct(finished, _hardware))
+    yield Fact(FactKind.CODE, _distinct(finished, _code))
 
 
-def _contrast(row: Row | None, first: Row, findings: Findings) -> str:
-    """How much a change differs from the same change at the first crossed value; marked, without an interval, where that is not proven."""
-    if row is None or row["change"] is None:
-        return NONE
-    found = contrast(change_of(row), change_of(first), findings.error)
-    statuses = {proof["status"] if proof else UNPROVEN for proof in (row["proof"], first["proof"], row["contrast"])}
-    if statuses != {CONTROLLED}:
-        return f"{signed(found.mean)} {'‡' if CONFOUNDED in statuses else '?'}"
-    return signed_interval(found.mean, found.low, found.high)
-
-
-def _crossing(row: Row | None) -> str:
-    if row is None or row["top1"] is None:
-        return NONE if row is None else f"0 of {row['planned']} finished"
-    interval = f" [{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None else ""
-    verdict = (
-        f"; {signed(row['change'])}{mark(row)}, {row['verdict'] or 'no verdict'}" if row["change"] is not None else ""
-    )
-    return f"{row['top1']:.2f}{interval}, n = {row['n']}{verdict}"
-
-
-def mark(row: Row) -> str:
-    """What a change's number alone would hide: a comparison in which more than the declared change differs, and a method that is not the whole study's."""
-    status = str((row["proof"] or {}).get("status"))
-    return {CONFOUNDED: " ‡", UNPROVEN: " ?"}.get(status, "") + (f" {row['change_mark']}" if row["change_mark"] else "")
-
-
-def _change_note(findings: Findings | None) -> str:
-    """Whose scatter the intervals are made of."""
-    what = "difference of means to the parent in points, with its 95 % interval"
-    e = findings.error if findings else None
-    if e is None or e.method == "none":
-        return f"{what}; no cell has two runs, so no error is known"
-    if e.std is None or e.df is None:
-        how = f"each comparison by its own scatter (p: paired by seed, w: Welch), for equal variances are rejected (p = {e.p_equal:.3f})"
-    elif e.method == "paired":
-        how = f"paired by seed with the error term of the whole study, {e.std:.2f} points at {e.df:g} degrees of freedom (correlation over seeds {e.correlation:.2f})"
-    else:
-        how = f"the pooled standard deviation of {e.cells} cells and {e.runs} runs, {e.std:.2f} points at {e.df:g} degrees of freedom"
-    if e.method == "paired":
-        how += "; o: other seeds, not paired"
-    equal = f"; test of equal variances: p = {e.p_equal:.2f}" if e.p_equal is not None and e.std is not None else ""
-    return f"{what}; error: {how}{equal}"
-
-
-def _judged(findings: Findings | None) -> list[tuple[str, str]]:
-    if findings is None:
-        return []
-    facts = [
-        (
-            "Verdict",
-            f"gain or loss where p < 0.05 after Holm over {findings.family} controlled comparisons, else unresolved; ‡ confounded: no verdict on the declared change",
-        )
-    ]
-    if told := _controls(findings):
-        facts.append(("Controls", told))
-    return facts
-
-
-def _controls(findings: Findings) -> str:
-    """What the negative controls gave."""
-    c, found = findings.controls, []
-    if c is not None and c.total and c.low is not None and c.high is not None:
-        rate = f"false-positive rate {c.resolved / c.total:.0%}, 95 % interval {c.low:.0%} to {c.high:.0%}; 5 % are expected"
-        found.append(f"{c.resolved} of {c.total} comparisons without any difference were called different ({rate})")
-    elif c is not None and c.untested:
-        found.append(f"{c.untested} compared, but without a known error")
-    found += [f"{listing(findings.identical)}: the same top-1 as its base for every seed"] if findings.identical else []
-    return "; ".join(found) or ("planned, not finished or not controlled" if c is not None else "")
-
-
-def paper_caption(rows: list[Row], regime: str) -> Caption:
-    where = find_regime(regime)
-    spreads = any(r["paper_std"] is not None for r in rows)
-    seeds = (
-        "mean ± standard deviation over three seeds, as printed; where there is no deviation, the one number the paper prints"
-        if spreads
-        else "single runs"
-    )
-    facts = [
-        ("Regime", f"{where.name}: {where.title}"),
-        ("Source", "ConvNeXt, arXiv 2201.03545 v2, Tables 10 and 11; nothing here was measured by this project"),
-        ("Top-1", f"ImageNet-1k validation, percent; {seeds}"),
-        (
-            "Counts",
-            f"parameters and GMACs were counted on the network at {where.image_size} px, without LayerScale; GFLOPs are the paper's print of the same multiply-adds",
-        ),
-    ]
-    if where.reference:
-        facts.append(("Reference", "{}: {:.2f} %, {:.2f} GFLOPs".format(*where.reference)))
-    return Caption(f"The paper's ladder: {where.title}", facts, f"ImageNet-1k; {seeds.split(',')[0].split(';')[0]}", [])
-
-
-def paper_note(rows: list[Row], regime: Regime) -> str:
-    """Which regime of the paper the paper's columns quote."""
-    printed = find_regime(rows[0]["paper_regime"]) if rows else regime
-    beyond = dict.fromkeys(
-        STEPS[r["step"]].source for r in rows if r["paper_top1"] is not None and "arXiv" in STEPS[r["step"]].source
-    )
-    note = f"{printed.title} on ImageNet-1k, as printed ({'; '.join(['arXiv 2201.03545 v2', *beyond])})"
-    return (
-        note
-        if printed.name == regime.name
-        else f"{note}; another network and another data set than this regime, so only signs and order compare"
+def _numbers(analysis: Analysis, finished: Sequence[Run]) -> Iterator[Fact]:
+    """What the numbers are."""
+    metric = analysis.metric
+    unit = "percent" if metric.proportion else metric.unit
+    mean = "mean ± standard deviation (n − 1) over the finished seeds"
+    averaged = "of the averaged weights where EMA is on"
+    better = "" if metric.higher_is_better else "; less is better"
+    yield Fact(FactKind.TEST_SPLIT, _test_split(analysis, finished))
+    yield Fact(
+        FactKind.METRIC, f"{unit} on the test split after the last epoch, {averaged}; {mean}{better}", metric.capital
     )
 
 
-def _distinct(trials: Iterable[Entry], text: Callable[[Entry], str]) -> str:
-    """Every different text, in order of appearance; with counts of runs where there is more than one machine or code."""
-    return "; ".join(dict.fromkeys(one_line(text(t)) for t in trials)) or UNKNOWN
+def _aside(study: Study, analysis: Analysis) -> Iterator[Fact]:
+    """What else belongs to the study."""
+    if common := common_words(study):
+        yield Fact(FactKind.ON_ALL, common)
+    if study.latency:
+        yield Fact(FactKind.LATENCY, _latency(study.latency))
+    yield from (Fact(FactKind.DESIGN, one_line(note)) for note in study.notes)
+    others = Counter(run.regime for run in study.runs if run.regime != analysis.regime)
+    if others:
+        counted = [f"{n} trials of regime {name or '(none)'}" for name, n in others.items()]
+        yield Fact(FactKind.NOT_SHOWN, ", ".join(counted))
 
 
-def _counts(trials: list[Entry]) -> str:
-    counts = Counter(outcome(t) for t in trials)
-    diverged = sum(t["status"] == DIVERGED for t in trials)
-    failed = (
-        f", {counts[FAILED]} failed" + (f" ({diverged} of them diverged)" if diverged else "") if counts[FAILED] else ""
-    )
-    missing = f", {counts[MISSING]} missing" if counts[MISSING] else ""
-    return f"{counts[FINISHED]} of {len(trials)} runs finished{failed}{missing}"
+def _latency(table: LatencyTable) -> str:
+    hardware = table.hardware
+    device = hardware.cpu if hardware.device == "cpu" else hardware.device
+    rounds = next(iter(table.cells.values())).rounds
+    how = f"one image, {table.precision}, evaluation mode, all networks in turn, {rounds} rounds"
+    return f"{how}: median and quartiles, on {device}, {hardware.threads} threads"
 
 
-def _hardware(trial: Entry) -> str:
-    h: Any = trial.get("hardware")
-    if not isinstance(h, dict):
+def _distinct(runs: Iterable[Run], text: Callable[[Run], str]) -> str:
+    """Every different text, in order of appearance."""
+    return "; ".join(dict.fromkeys(one_line(text(run)) for run in runs)) or UNKNOWN
+
+
+def _data(runs: Iterable[Run]) -> str:
+    return _distinct(runs, lambda run: f"{run.record.data}, {run.record.image_size} px")
+
+
+def _recipes(runs: Iterable[Run]) -> str:
+    return _distinct(runs, lambda run: f"{run.record.recipe} ({run.record.epochs} epochs)")
+
+
+def _counts(runs: Sequence[Run], metric: Metric) -> str:
+    counts = Counter(run.outcome(metric) for run in runs)
+    diverged = sum(run.status == DIVERGED for run in runs)
+    parts = [f"{counts[Outcome.FINISHED]} of {len(runs)} runs finished"]
+    if counts[Outcome.FAILED]:
+        of_them = f" ({diverged} of them diverged)" if diverged else ""
+        parts.append(f"{counts[Outcome.FAILED]} failed{of_them}")
+    if counts[Outcome.MISSING]:
+        parts.append(f"{counts[Outcome.MISSING]} missing")
+    return ", ".join(parts)
+
+
+def _hardware(run: Run) -> str:
+    hardware, world_size = run.record.hardware, run.record.world_size or 1
+    if hardware == NO_HARDWARE:
         return UNKNOWN
-    cores = f"{h['cores']} cores" if h.get("cores") else ""
-    threads = f"threads {h['threads']}" if h.get("threads") else ""
-    world = f"{trial['world_size']} x " if (trial.get("world_size") or 1) > 1 else ""
-    return ", ".join(str(part) for part in (f"{world}{h.get('device')}", h.get("cpu"), cores, threads) if part)
+    device = f"{world_size} x {hardware.device}" if world_size > 1 else str(hardware.device)
+    cores = f"{hardware.cores} cores" if hardware.cores else ""
+    threads = f"threads {hardware.threads}" if hardware.threads else ""
+    return ", ".join(part for part in (device, hardware.cpu, cores, threads) if part)
 
 
-def _code(trial: Entry) -> str:
-    commit = trial.get("git_commit")
+def _code(run: Run) -> str:
+    commit = run.record.git_commit
     if not commit:
         return "no commit recorded"
-    return f"{str(commit)[:10]}{' with uncommitted changes' if trial.get('git_dirty') else ''}"
+    return f"{commit[:10]}{' with uncommitted changes' if run.record.git_dirty else ''}"
 
 
-def _test_split(finished: list[Entry], rows: list[Row]) -> str:
-    images = _distinct(finished, lambda t: str(t.get("test_images")))
-    widest = max(
-        (
-            (binomial_se(r["top1"], r["test_images"]), r["top1"])
-            for r in rows
-            if r["top1"] is not None and r["test_images"]
-        ),
-        default=None,
-    )
-    error = (
-        f"; binomial standard error of one run at most {widest[0]:.2f} points (at {widest[1]:.1f} %)" if widest else ""
-    )
-    return f"{images} images{error}"
+def _test_split(analysis: Analysis, finished: Sequence[Run]) -> str:
+    """The test images, and the largest error that counting them leaves one run."""
+    metric = analysis.metric
+    images = _distinct(finished, lambda run: str(run.record.test_images))
+    errors = [(r.score.sampling_se, r.score.mean) for r in analysis.results if r.score.sampling_se is not None]
+    if not errors:
+        return f"{images} images"
+    error, mean = max(errors)
+    most = f"{number(error, metric.decimals)} {metric.difference_unit} (at {mean:.1f} {metric.unit})"
+    return f"{images} images; binomial standard error of one run at most {most}"
 
 
-def _remarks(rows: list[Row]) -> list[tuple[str, str]]:
-    """Changes that could not be computed although both sides ran, and trials set aside."""
-    notes = [
-        ("Confounded", f"{r['label']}: {one_line('; '.join(r['proof']['confounded_by']))}")
-        for r in rows
-        if r["proof"] and r["proof"]["status"] == "confounded"
+# A paper's own table -----------------------------------------------------------------------------
+
+
+def paper_caption(analysis: Analysis) -> Caption:
+    """Write the caption of a paper's own ladder."""
+    ladder = find_ladder(analysis.ladder)
+    regime = ladder.find_regime(analysis.regime)
+    printed = ladder.printed or Printed(ladder.source, "", "several seeds")
+    many = any(result.paper.std is not None for result in analysis.results)
+    spreads = f"mean ± standard deviation over {printed.seeds}"
+    whose = f"{spreads}, as printed; where there is no deviation, the one number the paper prints"
+    seeds = whose if many else "single runs"
+    facts = [
+        Fact(FactKind.REGIME, f"{regime.name}: {regime.title}"),
+        Fact(FactKind.SOURCE, f"{printed.cited}; nothing here was measured by this project"),
+        Fact(FactKind.METRIC, f"{printed.data} validation, percent; {seeds}", analysis.metric.capital),
+        Fact(FactKind.COUNTS, _counted(regime)),
     ]
-    told = [
-        ("Proof", f"{r['label']}: {one_line(r['proof']['note'])}")
-        for r in rows
-        if r["proof"] and r["proof"]["note"] and r["verdict"]
-    ]
-    notes += (
-        told
-        if len(told) <= MANY
-        else [
-            (
-                "Proof",
-                f"{len(told)} comparisons change several settings together, as declared, or have other seeds: the proof column says which, `roadmap check` how",
-            )
-        ]
+    if regime.reference:
+        facts.append(Fact(FactKind.REFERENCE, "{}: {:.2f} %, {:.2f} GFLOPs".format(*regime.reference)))
+    return Caption(
+        title=f"The paper's ladder: {regime.title}",
+        facts=facts,
+        short=f"{printed.data}; {spreads if many else seeds}",
     )
-    return notes + [
-        (
-            "Note",
-            f"{r['step']}: a later trial has the same seed as {', '.join(r['duplicates'])}; only the later is counted",
-        )
-        for r in rows
-        if r["duplicates"]
-    ]
+
+
+def _counted(regime: Regime) -> str:
+    how = f"parameters and GMACs were counted on the network at {regime.image_size} px, without LayerScale"
+    return f"{how}; GFLOPs are the paper's print of the same multiply-adds"

@@ -1,186 +1,226 @@
-"""Two studies side by side -> a page: per row both top-1s and their difference, and everything that differs between the two setups.
+"""Two studies side by side -> a page: per row both scores and their difference, and everything that differs between the two setups.
 
-A difference of two studies is the effect of all that differs between them. Where that is more than one setting, the page says "confounded" and lists it.
+A difference of two studies is the effect of all that differs between them. Where that is more than one
+setting, the page says "confounded" and lists it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
-from analysis.load import Entry, Study
-from analysis.report.caption import Caption
-from analysis.report.page import render
-from analysis.report.view import View, count_text, views
-from analysis.report.wording import NONE, one_line, plain, signed_interval, spread
-from analysis.results.comparisons import least_std
-from analysis.results.proof import CIRCUMSTANCES, Proof, prove
-from analysis.results.rows import Row
+from analysis.report.caption import Caption, measured_caption
+from analysis.report.drawings import in_unit
+from analysis.report.phrases import count_text, score_text
+from analysis.report.render import render
+from analysis.report.view import View, views
+from analysis.results.circumstances import CIRCUMSTANCES
+from analysis.results.compare import least_std
+from analysis.results.confounds import Proof, prove
+from analysis.results.results import Analysis, Result, Setup
 from analysis.stats.comparisons import Change, change
+from analysis.study import CellId, Study
+from analysis.wording import NONE, one_line, plain, signed_interval
 from roadmap.config.errors import RoadmapError, listing
+from roadmap.config.metric import Metric
 
-Difference = tuple[str, str, str]
+Difference = tuple[str, str, str]  # name, A's value, B's value
+Otherwise = tuple[
+    tuple[str, object], ...
+]  # settings in which a row's runs were trained otherwise than its cell's first
+Key = tuple[str, str, Otherwise]
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A study with its rows and caption, as for a page of its own."""
+class Shown:
+    """A study on the page: its name there, what it is, and its rows."""
 
-    study: Study
-    rows: list[Row]
+    name: str
     caption: Caption
-    regime: str = ""
+    question: str
+    rows: list[View]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A row of both studies: texts of the table's cells, the difference B − A, and what differs in their setups beyond what differs in every row."""
+    """A row of both studies.
 
-    key: str
-    name: str
-    title: str
+    difference   B − A, None where one has no finished run; `interval` is its text, `note` says why
+    status, differs   what differs in their setups, beyond what differs in every row
+    """
+
     a: View
     b: View
     difference: Change | None
+    interval: str
     note: str
     status: str
     differs: list[Difference]
 
+    @property
+    def key(self) -> str:
+        return self.a.key
 
-def compare_page(a: Prepared, b: Prepared) -> str:
-    """The page of A and B. Raises RoadmapError where they share no row."""
-    matched = _matched(a, b)
+    @property
+    def name(self) -> str:
+        return self.a.name
+
+    @property
+    def title(self) -> str:
+        return self.a.title
+
+
+def compare_page(a: tuple[Study, Analysis], b: tuple[Study, Analysis]) -> str:
+    """Write the page of A and B, both analysed by one metric. Raises RoadmapError where they share no row."""
+    metric = a[1].metric
+    shown = _shown(a, b)
+    matched = _matched(*(study.rows for study in shown))
     if not matched:
+        told = ", ".join(f"{study.name} has {_listing(study.rows)}" for study in shown)
         raise RoadmapError(
-            f"report.compare has no row in common: {one_line(a.study.name)} has {_listing(a.rows)}, {one_line(b.study.name)} has {_listing(b.rows)}; "
-            "legal: studies that share a step; choose another pair"
+            f"report.compare has no row in common: {told}; legal: studies that share a step; choose another pair"
         )
-    proofs = [setups(va, vb) if va.row["n"] and vb.row["n"] else None for va, vb in matched]
+    proofs = [setups(*pair) for pair in matched]
     everywhere = _common([differences(proof) for proof in proofs if proof])
-    pairs = [_pair(va, vb, proof, everywhere) for (va, vb), proof in zip(matched, proofs, strict=True)]
-    names = [_name(a, b, "A"), _name(b, a, "B")]
+    pairs = [_pair(*views, proof, everywhere) for views, proof in zip(matched, proofs, strict=True)]
+    names = [study.name for study in shown]
     return render(
         "compare.html.jinja",
+        metric=metric,
+        score_in_unit=in_unit(metric)[:1].upper() + in_unit(metric)[1:],
         title=f"{names[0]} and {names[1]} side by side",
         names=names,
-        studies=[(n, p.caption, one_line(p.study.question)) for n, p in zip(names, (a, b), strict=True)],
-        sentences=_sentences(pairs, everywhere, names),
+        studies=shown,
+        sentences=list(_sentences(pairs, everywhere, names, metric)),
         everywhere=everywhere,
         pairs=pairs,
-        only=[(n, _only(p, matched, i)) for i, (n, p) in enumerate(zip(names, (a, b), strict=True))],
-        spread=spread,
+        only=[(study.name, _only(study, matched)) for study in shown],
+        score_text=score_text,
         count_text=count_text,
-        interval=interval,
-        refresh=None,
     )
 
 
-def _name(study: Prepared, other: Prepared, letter: str) -> str:
-    """The study's name; its letter too where both have one name."""
-    name = one_line(study.study.name)
-    return f"{name} ({letter})" if name == one_line(other.study.name) else name
+def _shown(*studies: tuple[Study, Analysis]) -> list[Shown]:
+    """Both studies; a letter tells them apart where both have one name."""
+    names = [one_line(study.name) for study, _ in studies]
+    alike = len(set(names)) < len(names)
+    return [
+        Shown(
+            name=f"{name} ({letter})" if alike else name,
+            caption=measured_caption(study, analysis),
+            question=one_line(study.question),
+            rows=views(study, analysis),
+        )
+        for name, letter, (study, analysis) in zip(names, "AB", studies, strict=True)
+    ]
 
 
-def _listing(rows: Iterable[Row]) -> str:
-    return listing(dict.fromkeys(one_line(r["label"]) for r in rows)) or "none"
+def _listing(rows: Sequence[View]) -> str:
+    return listing(dict.fromkeys(one_line(view.result.label) for view in rows)) or "none"
 
 
-def _matched(a: Prepared, b: Prepared) -> list[tuple[View, View]]:
-    """Rows of both with one step and one change, in the order of A; a row trained otherwise matches the row that says the same."""
-    theirs = {_cell(v): v for v in views(b.study, b.rows, b.regime)}
-    return [(v, theirs[_cell(v)]) for v in views(a.study, a.rows, a.regime) if _cell(v) in theirs]
+def _matched(a: Sequence[View], b: Sequence[View]) -> list[tuple[View, View]]:
+    """Rows of both that stand for one cell, in the order of A; one trained otherwise matches that which says the same."""
+    theirs = dict(_keyed(b))
+    return [(view, theirs[key]) for key, view in _keyed(a) if key in theirs]
 
 
-def _cell(view: View) -> tuple[str, str]:
-    step, change_text = view.row["key"]
-    return step, change_text or ("" if view.row["kind"] in ("step", "side") else view.row["what"])
+def _keyed(rows: Sequence[View]) -> Iterator[tuple[Key, View]]:
+    """Each row by what is the same in two studies: step, change, and what was otherwise than in its cell's first row.
+
+    The configuration is not, for studies are compared because they differ.
+    """
+    first: dict[CellId, Result] = {}
+    for view in rows:
+        cell = view.result.cell
+        if cell is not None:
+            main = first.setdefault(cell.id, view.result)
+            yield (cell.step, cell.change, _otherwise(main, view.result)), view
 
 
-def _only(study: Prepared, matched: Sequence[tuple[View, View]], side: int) -> list[str]:
-    shared = {pair[side].key for pair in matched}
-    return [v.name for v in views(study.study, study.rows, study.regime) if v.key not in shared]
+def _otherwise(main: Result, result: Result) -> Otherwise:
+    names = [field.name for field in fields(Setup) if field.name != "configuration"]
+    values = [(name, getattr(main.setup, name), getattr(result.setup, name)) for name in names]
+    averaged = ("averaged", main.score.averaged, result.score.averaged)
+    return tuple((name, after) for name, before, after in [*values, averaged] if before != after)
 
 
-def setups(a: View, b: View) -> Proof:
-    """All that differs between the finished runs of two rows: every setting and every fact of code and machine is allowed to, so `changed` holds it."""
-    return prove(_finished(b), _finished(a), ["*"])
+def _only(study: Shown, matched: Sequence[tuple[View, View]]) -> list[str]:
+    """The rows of a study that the other does not have."""
+    shared = [view for pair in matched for view in pair]
+    return [view.name for view in study.rows if not any(view is other for other in shared)]
 
 
-def _finished(view: View) -> list[Entry]:
-    return [e for e in view.entries if e["id"] in view.row["ids"]]
+def setups(a: View, b: View) -> Proof | None:
+    """All that differs between the finished runs of two rows; None where one has none.
+
+    Every setting and every fact of code and machine is allowed to, so `changed` holds it.
+    """
+    if not a.result.n or not b.result.n:
+        return None
+    mine, theirs = ([run for run in view.behind if run.id in view.result.runs.ids] for view in (a, b))
+    return prove(theirs, mine, ["*"])
 
 
 def differences(proof: Proof) -> list[Difference]:
-    """(name, A's, B's value); without the facts that only repeat a setting which differs, and with what cannot be told at all."""
+    """All differences, without the facts that only repeat a setting which differs, and with what cannot be told at all."""
     repeated = {name for name, setting in CIRCUMSTANCES.items() if setting in proof.changed}
-    found = [
-        (one_line(name), plain(pair[0]), plain(pair[1])) for name, pair in proof.changed.items() if name not in repeated
-    ]
-    return found + [(one_line(reason), NONE, NONE) for reason in proof.confounded_by]
+    told = [(name, *pair) for name, pair in proof.changed.items() if name not in repeated]
+    changed = [(one_line(name), plain(before), plain(after)) for name, before, after in told]
+    return [*changed, *((one_line(confound.text), NONE, NONE) for confound in proof.confounds)]
 
 
 def _common(setups: Sequence[list[Difference]]) -> list[Difference]:
     """What differs in the same way in every row."""
-    return [d for d in setups[0] if all(d in other for other in setups)] if setups else []
+    first = setups[0] if setups else []
+    return [difference for difference in first if all(difference in other for other in setups)]
 
 
-def _pair(a: View, b: View, proof: Proof | None, everywhere: list[Difference]) -> Pair:
+def _pair(a: View, b: View, proof: Proof | None, everywhere: Sequence[Difference]) -> Pair:
     if proof is None:
-        return Pair(
-            a.key,
-            a.name,
-            a.title,
-            a,
-            b,
-            None,
-            "no finished run in " + " and ".join(word for word, v in (("A", a), ("B", b)) if not v.row["n"]),
-            NONE,
-            [],
-        )
+        empty = [letter for letter, view in (("A", a), ("B", b)) if not view.result.n]
+        return Pair(a, b, None, NONE, f"no finished run in {' and '.join(empty)}", NONE, [])
+    metric = a.result.metric
+    floor = least_std([a.result, b.result], metric)
+    difference = change(b.result.score.by_seed, a.result.score.by_seed, floor=floor)
     found = differences(proof)
-    return Pair(
-        a.key,
-        a.name,
-        a.title,
-        a,
-        b,
-        change(b.row["by_seed"], a.row["by_seed"], floor=least_std([a.row, b.row])),
-        "",
-        _status(proof, found),
-        [d for d in found if d not in everywhere],
-    )
+    here = [one for one in found if one not in everywhere]
+    return Pair(a, b, difference, interval(difference, metric), "", _status(proof, found), here)
 
 
 def _status(proof: Proof, found: Sequence[Difference]) -> str:
     """How much differs: a bundle of several settings has no one cause."""
-    if proof.confounded_by or len(found) > 1:
-        return f"✗ confounded: {f'{len(found)} differences' if len(found) > 1 else found[0][0]}"
+    if len(found) > 1:
+        return f"✗ confounded: {len(found)} differences"
+    if proof.confounds:
+        return f"✗ confounded: {found[0][0]}"
     if proof.unsaid:
         return f"? unproven: {listing(proof.unsaid)} not recorded"
     return f"✓ controlled: only {found[0][0]}" if found else "✓ same setup"
 
 
-def _sentences(pairs: Sequence[Pair], everywhere: Sequence[Difference], names: Sequence[str]) -> list[str]:
-    measured = [p for p in pairs if p.difference is not None]
-    said = [f"{len(measured)} of {len(pairs)} shared rows have a finished run in both studies."]
+def _sentences(
+    pairs: Sequence[Pair], everywhere: Sequence[Difference], names: Sequence[str], metric: Metric
+) -> Iterator[str]:
+    measured = [(pair, pair.difference) for pair in pairs if pair.difference is not None]
+    yield f"{len(measured)} of {len(pairs)} shared rows have a finished run in both studies."
     if measured:
-        top = max(measured, key=lambda p: abs(p.difference.mean) if p.difference else 0.0)
-        apart = sum(p.difference is not None and excludes_zero(p.difference) for p in measured)
-        said.append(
-            f"In {apart} of them the 95 % interval of {names[1]} − {names[0]} excludes 0; intervals are not adjusted for their number."
-        )
-        said.append(
-            f"The largest difference is {top.name}, {interval(top.difference)} points (n = {top.a.row['n']} and {top.b.row['n']})."
-        )
+        top, largest = max(measured, key=lambda one: abs(one[1].mean))
+        apart = sum(excludes_zero(difference) for _, difference in measured)
+        excludes = f"the 95 % interval of {names[1]} − {names[0]} excludes 0"
+        yield f"In {apart} of them {excludes}; intervals are not adjusted for their number."
+        size = f"{interval(largest, metric)} {metric.difference_unit}"
+        yield f"The largest difference is {top.name}, {size} (n = {top.a.result.n} and {top.b.result.n})."
     if len(everywhere) > 1:
-        said.append(f"{len(everywhere)} things differ in every row, so a difference has no one cause.")
-    return said
+        yield f"{len(everywhere)} things differ in every row, so a difference has no one cause."
 
 
 def excludes_zero(difference: Change) -> bool:
     return difference.low is not None and difference.high is not None and not difference.low <= 0 <= difference.high
 
 
-def interval(difference: Change | None) -> str:
+def interval(difference: Change | None, metric: Metric) -> str:
     """'+0.54 [+0.10, +0.98]'; without an interval the difference alone."""
-    return NONE if difference is None else signed_interval(difference.mean, difference.low, difference.high)
+    if difference is None:
+        return NONE
+    return signed_interval(difference.mean, difference.low, difference.high, metric.decimals)

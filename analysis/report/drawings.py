@@ -1,21 +1,25 @@
-"""The report's figures beside the ladder: as files of their own, and as parts of the page with a text alternative each."""
+"""The report's figures: as files of their own, and as parts of the page with a text alternative each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from analysis.figures.attribution import attribution_svg
-from analysis.figures.cost import cost_svg
-from analysis.figures.curves import Panel, curves_svg, has_curves, shared_scales
+from analysis.attribution.shares import Attribution
+from analysis.figures.attribution import attribution_figure, unit_of
+from analysis.figures.axes import has_curves, numbers
+from analysis.figures.cost import cost_figure
+from analysis.figures.curves import Panel, curves_svg, scales_of
+from analysis.figures.style import StyledFigure
 from analysis.figures.svg import inline
-from analysis.load import DEVICE_HOURS, Study, device_hours, outcome, seed_order
-from analysis.report.view import View, views
-from analysis.report.wording import one_line, spread
-from analysis.results.costs import Measure, comparable, measures, points
-from analysis.results.rows import Row
-from roadmap.runs.record import FINISHED
+from analysis.report.phrases import score_text, with_unit
+from analysis.report.view import View
+from analysis.results.analyse import seed_order
+from analysis.results.costs import Measure, Point, comparable, measures, points
+from analysis.results.results import Analysis
+from analysis.study import DEVICE_HOURS, Run, Study
+from analysis.wording import number, one_line, spread
+from roadmap.config.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -26,112 +30,122 @@ class Drawing:
     text: str
 
 
-def figure_files(
-    study: Study, rows: Sequence[Row], attribution: Mapping[str, Any] | None = None, regime: str = ""
-) -> dict[str, bytes]:
+def figure_files(study: Study, analysis: Analysis, found: Sequence[View], shares: Attribution | None) -> dict[str, str]:
     """File name -> content: cost.svg, curves.svg where runs hold curves, attribution.svg where there is an attribution."""
-    found = views(study, rows, regime)
-    files = {"cost.svg": cost_svg(rows, measures(rows, hours_name(study)))}
-    if panels := [_panel(v) for v in found if any(map(has_curves, v.entries))]:
-        files["curves.svg"] = curves_svg(panels)
-    if attribution and attribution.get("values"):
-        files["attribution.svg"] = attribution_svg(attribution["values"])
+    files = {"cost.svg": cost_figure(analysis, costs_of(study, analysis)).svg()}
+    panels = [_panel(view) for view in found if any(map(has_curves, view.behind))]
+    if panels:
+        files["curves.svg"] = curves_svg(panels, analysis.metric)
+    if shares and shares.values:
+        files["attribution.svg"] = attribution_figure(shares.values, shares.metric).svg()
     return files
 
 
-def hours_name(study: Study) -> str:
+def hours_name(study: Study, metric: Metric) -> str:
     """'GPU-hours' or 'core-hours' by the devices of the finished runs, 'device-hours' where they are mixed or unknown."""
-    units = {device_hours(t)[1] for t in study.trials if outcome(t) == FINISHED}
+    units = {run.hours.unit for run in study.runs if run.finished(metric)}
     return units.pop() if len(units) == 1 else DEVICE_HOURS
 
 
-def ladder_drawing(svg: str, found: Sequence[View]) -> Drawing:
-    means = "; ".join(
-        f"{v.name} {spread(v.row['top1'], v.row['std'])} (n = {v.row['n']})" for v in found if v.row["top1"] is not None
+def costs_of(study: Study, analysis: Analysis) -> tuple[Measure, ...]:
+    """The costs that the study's records hold."""
+    return measures(analysis.results, hours_name(study, analysis.metric))
+
+
+def ladder_drawing(figure: StyledFigure, metric: Metric, found: Sequence[View]) -> Drawing:
+    """The ladder's figure."""
+    measured = [view for view in found if view.result.score.mean is not None]
+    means = [f"{view.name} {score_text(view.result)} (n = {view.result.n})" for view in measured]
+    beside = "with the change, the multiply-adds and the finished runs beside it"
+    alt = (
+        f"Bars of {in_unit(metric)}, one per row, {beside}: {'; '.join(means) or 'no run finished'}. "
+        "The table holds the same numbers."
     )
-    alt = f"Bars of top-1 in percent, one per row, with the change, the multiply-adds and the finished runs beside it: {means or 'no run finished'}. The table holds the same numbers."
-    return Drawing(inline(svg, "ladder", alt), "One bar a row, from the baseline down.")
+    return Drawing(inline(figure.svg(), "ladder", alt), "One bar a row, from the ladder's start down.")
 
 
-def cost_drawings(study: Study, rows: Sequence[Row], found: Sequence[View]) -> list[Drawing]:
+def in_unit(metric: Metric) -> str:
+    """'top-1 in percent', 'test loss in nats'."""
+    unit = "percent" if metric.proportion else metric.unit
+    return f"{metric.title} in {unit}" if unit else metric.title
+
+
+def cost_drawings(study: Study, analysis: Analysis, found: Sequence[View]) -> list[Drawing]:
     """One panel a cost, its Pareto front named."""
-    return [_cost_drawing(measure, rows, found) for measure in measures(rows, hours_name(study))]
+    return [_cost_drawing(measure, analysis, found) for measure in costs_of(study, analysis)]
 
 
-def _cost_drawing(measure: Measure, rows: Sequence[Row], found: Sequence[View]) -> Drawing:
-    shown = points(rows, measure)
-    best = sorted((p for p in shown if p.on_front), key=lambda p: p.cost)
-    names = "; ".join(
-        f"{found[p.index].name} ({measure.text(p.cost * measure.unit)}, {spread(p.top1, p.std)} %, n = {rows[p.index]['n']})"
-        for p in best
-    )
+def _cost_drawing(measure: Measure, analysis: Analysis, found: Sequence[View]) -> Drawing:
+    shown = points(analysis.results, measure)
+    best = sorted((point for point in shown if point.on_front), key=lambda point: point.cost)
+    names = "; ".join(_point_text(point, measure, analysis, found) for point in best)
     front = f"Pareto front of the means: {names}." if best else f"{measure.title}: not recorded."
-    alt = f"Top-1 against {measure.title}, {len(shown)} rows. {front}"
-    return Drawing(inline(cost_svg(rows, [measure]).decode(), f"cost-{measure.key.replace('_', '-')}", alt), front)
+    alt = f"{analysis.metric.capital} against {measure.title}, {len(shown)} rows. {front}"
+    svg = cost_figure(analysis, [measure]).svg()
+    return Drawing(inline(svg, f"cost-{measure.key.replace('_', '-')}", alt), front)
 
 
-def left_out(rows: Sequence[Row], found: Sequence[View]) -> list[tuple[str, list[str]]]:
+def _point_text(point: Point, measure: Measure, analysis: Analysis, found: Sequence[View]) -> str:
+    score = with_unit(spread(point.score, point.std, analysis.metric.decimals), analysis.metric)
+    cost = measure.text(point.cost * measure.unit)
+    return f"{found[point.index].name} ({cost}, {score}, n = {analysis.results[point.index].n})"
+
+
+def left_out(analysis: Analysis, found: Sequence[View]) -> list[tuple[str, list[str]]]:
     """(why, rows with a mean that share no axis with the others)."""
-    same, alike = comparable(rows), comparable(rows, machine=True)
-    other_data = [v.name for i, v in enumerate(found) if v.row["top1"] is not None and i not in same]
+    same, alike = comparable(analysis.results), comparable(analysis.results, machine=True)
+    measured = [i for i, view in enumerate(found) if view.result.score.mean is not None]
+    other_data = [found[i].name for i in measured if i not in same]
     other_machine = [found[i].name for i in same if i not in alike]
-    whys = (
-        ("Not drawn, for they were tested on other data", other_data),
-        ("Not drawn beside images/s and hours, for they were trained on another machine or on several", other_machine),
-    )
+    machines = "Not drawn beside images/s and hours, for they were trained on another machine or on several"
+    whys = (("Not drawn, for they were tested on other data", other_data), (machines, other_machine))
     return [(why, names) for why, names in whys if names]
 
 
-def curve_drawings(found: Sequence[View]) -> list[Drawing]:
+def curve_drawings(found: Sequence[View], metric: Metric) -> list[Drawing]:
     """One panel a row whose runs hold curves, all on the same axes."""
-    panels = {v.key: _panel(v) for v in found}
-    shown = [v for v in found if panels[v.key].runs]
-    scales = shared_scales([panels[v.key] for v in shown])
+    panels = [(view, _panel(view)) for view in found]
+    shown = [(view, panel) for view, panel in panels if panel.runs]
+    scales = scales_of([panel for _, panel in shown], metric)
     return [
-        Drawing(inline(curves_svg([panels[v.key]], scales).decode(), f"curves-{v.key}", _curves_alt(v)), "")
-        for v in shown
+        Drawing(inline(curves_svg([panel], metric, scales), f"curves-{view.key}", _curves_alt(view, metric)), "")
+        for view, panel in shown
     ]
 
 
 def _panel(view: View) -> Panel:
-    title = f"{view.mark}  {one_line(view.row['what'])}"
-    entries = sorted(view.entries, key=seed_order)
-    return Panel(title, [e for e in entries if has_curves(e)], list(dict.fromkeys(e["seed"] for e in entries)))
-
-
-def _curves_alt(view: View) -> str:
-    """Where each line ends: its last loss and top-1."""
-    ends = []
-    for run in view.entries:
-        if has_curves(run):
-            curves = run["curves"]
-            parts = [
-                f"{words} {values[-1]:.2f}"
-                for key, words in (
-                    ("train_loss", "loss"),
-                    ("top1", "top-1"),
-                    ("ema_top1", "top-1 of the averaged weights"),
-                )
-                if (values := _known(curves.get(key)))
-            ]
-            status = "" if outcome(run) == FINISHED else f" ({run['status']}, not averaged)"
-            ends.append(
-                f"seed {run['seed']}{status} ends after epoch {curves['epoch'][-1]} with {', '.join(parts) or 'no value'}"
-            )
-    return f"Training loss and top-1 by epoch of {view.name}: " + "; ".join(ends) + "."
-
-
-def _known(values: Sequence[Any] | None) -> list[float]:
-    return [v for v in values or [] if v is not None]
-
-
-def attribution_drawing(values: Sequence[Mapping[str, Any]]) -> Drawing:
-    said = "; ".join(f"{one_line(v['player'])} {v['value']:+.2f}" for v in values)
-    return Drawing(
-        inline(
-            attribution_svg(values).decode(),
-            "attribution",
-            f"Shapley values in points of top-1: {said}. The table holds their intervals.",
-        ),
-        "",
+    runs = sorted(view.behind, key=seed_order)
+    return Panel(
+        title=f"{view.mark}  {one_line(view.result.what)}",
+        runs=[run for run in runs if has_curves(run)],
+        seeds=list(dict.fromkeys(run.seed for run in runs)),
     )
+
+
+def _curves_alt(view: View, metric: Metric) -> str:
+    """Where each line ends: its last loss and score."""
+    ends = [_end(run, metric) for run in view.behind if has_curves(run)]
+    return f"Training loss and {metric.title} by epoch of {view.name}: {'; '.join(ends)}."
+
+
+def _end(run: Run, metric: Metric) -> str:
+    shown = (
+        ("train_loss", "loss", 2),
+        (metric.curve, metric.title, metric.decimals),
+        (metric.averaged_curve, f"{metric.title} of the averaged weights", metric.decimals),
+    )
+    parts: list[str] = []
+    for name, words, decimals in shown:
+        if values := numbers(run, name):
+            parts.append(f"{words} {number(values[-1], decimals)}")
+    status = "" if run.finished(metric) else f" ({run.status}, not averaged)"
+    epoch = (run.record.curves or {})["epoch"][-1]
+    return f"seed {run.seed}{status} ends after epoch {epoch} with {', '.join(parts) or 'no value'}"
+
+
+def attribution_drawing(shares: Attribution) -> Drawing:
+    """The figure of the Shapley values."""
+    metric = shares.metric
+    values = [f"{one_line(value.player)} {value.value:+.{metric.decimals}f}" for value in shares.values]
+    alt = f"Shapley values in {unit_of(metric)}: {'; '.join(values)}. The table holds their intervals."
+    return Drawing(inline(attribution_figure(shares.values, metric).svg(), "attribution", alt), "")

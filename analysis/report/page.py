@@ -1,185 +1,178 @@
-"""A study's rows -> report.html: one page that needs no network, no other file and, but for sorting, no script.
+"""A study's analysis -> report.html: one page that needs no network, no other file and, but for sorting, no script.
 
-The same study gives the same bytes: no dates, no random ids. Everything that a record says is escaped by the template; the page's own policy forbids any
-script but its own, whose digest it states, and any request at all.
+The same study gives the same bytes: no dates, no random ids. Everything that a record says is escaped
+by the template; `analysis.report.render` states the page's policy.
 """
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
-from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from analysis.figures.attribution import interval_text
-from analysis.load import Study
-from analysis.report import drawings as drawn
-from analysis.report import tables
+from analysis.attribution.shapley import Interaction
+from analysis.attribution.shares import Attribution
+from analysis.figures.attribution import interval_text, unit_of
+from analysis.figures.style import StyledFigure
+from analysis.report import drawings, latex, tables
 from analysis.report.caption import Caption
+from analysis.report.columns import columns
+from analysis.report.drawings import Drawing
 from analysis.report.headline import headline, warnings
-from analysis.report.view import View, columns, verdict_text, views
-from analysis.report.wording import one_line, signed
-from analysis.results.rows import Row
+from analysis.report.phrases import verdict_text
+from analysis.report.render import render
+from analysis.report.view import View
+from analysis.results.results import Analysis
+from analysis.stats.comparisons import GAIN, LOSS, UNRESOLVED
+from analysis.study import Study
+from analysis.wording import one_line, signed, signed_interval
 from roadmap.config.errors import RoadmapError
+from roadmap.config.metric import Metric
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    import pandas as pd
 
 
-def page(
-    study: Study,
-    rows: list[Row],
-    caption: Caption,
-    *,
-    attribution: Mapping[str, Any] | None = None,
-    ladder_svg: str,
-    refresh: int | None = None,
-    regime: str = "",
-) -> str:
-    """The page of one study.
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What a page is made of.
 
-    `ladder_svg` is the content of ladder.svg; `attribution` holds "headline", "values", "interactions", "orders", "missing" and "notes"; with `refresh` the page
-    fetches itself every so many seconds, for a server that makes it anew. Raises RoadmapError for a refresh below one second.
+    frame   of the results, as tables are written from it
+    views   of the results, a row each
+    ladder  the ladder's figure
+    """
+
+    study: Study
+    analysis: Analysis
+    caption: Caption
+    frame: pd.DataFrame
+    views: Sequence[View]
+    ladder: StyledFigure
+    attribution: Attribution | None = None
+
+
+class Group(NamedTuple):
+    """The rows of one verdict, with its name and what it means."""
+
+    name: str
+    meaning: str
+    rows: list[View]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributionView:
+    """An attribution as the page shows it: texts, with the values by which tables sort."""
+
+    headline: str
+    orders: str
+    unit: str
+    values: list[tuple[str, str, float]]
+    interactions: list[tuple[str, str, str, float | None]]
+    missing: list[tuple[str, str]]
+    notes: list[str]
+    ids: list[str]
+    drawing: Drawing | None
+
+
+def page(content: Content, *, refresh: int | None = None) -> str:
+    """Write the page of one study.
+
+    With `refresh` it fetches itself every so many seconds, for a server that makes it anew.
+    Raises RoadmapError for a refresh below one second.
     """
     if refresh is not None and refresh < 1:
         raise RoadmapError(
             f"page.refresh is {refresh}; legal: whole seconds from 1, or none; wait at least a second between two looks"
         )
-    found = views(study, rows, regime)
-    facts = [(label, one_line(text)) for label, text in caption.facts]
+    study, analysis, caption, found = content.study, content.analysis, content.caption, content.views
+    metric = analysis.metric
     return render(
         "report.html.jinja",
+        refresh=refresh,
+        metric=metric,
+        signed=signed,
+        verdict_text=verdict_text,
         title=caption.title,
         question=one_line(study.question),
-        sentences=headline(found, dict(facts).get("Runs") or _runs(rows)),
+        sentences=headline(found, caption.runs),
         warnings=warnings(found),
-        facts=facts,
+        facts=[(fact.label, one_line(fact.text)) for fact in caption.facts],
         problems=caption.problems,
-        where={one_line(e["id"]): v for v in found for e in v.entries},
-        undefined={one_line(k): one_line(v) for k, v in study.undefined.items()},
+        where={run.id: view for view in found for run in view.runs},
+        undefined=[(one_line(cell.label), one_line(cell.reason)) for cell in study.undefined],
         views=found,
         crossed=caption.crossed,
-        columns=columns(found, drawn.hours_name(study)),
-        groups=_verdict_groups(found),
-        ladder=drawn.ladder_drawing(ladder_svg, found),
-        costs=drawn.cost_drawings(study, rows, found),
-        left_out=drawn.left_out(rows, found),
-        curves=drawn.curve_drawings(found),
-        attribution=_attribution(attribution),
-        downloads=[
-            ("table.csv", data_link("text/csv", tables.csv(rows))),
-            ("table.tex", data_link("application/x-tex", tables.latex(rows, caption))),
-        ],
-        refresh=refresh,
+        columns=columns(found, metric, drawings.hours_name(study, metric)),
+        groups=_groups(found, metric),
+        ladder=drawings.ladder_drawing(content.ladder, metric, found),
+        costs=drawings.cost_drawings(study, analysis, found),
+        left_out=drawings.left_out(analysis, found),
+        curves=drawings.curve_drawings(found, metric),
+        attribution=_attribution(content.attribution) if content.attribution else None,
+        downloads=_downloads(content),
     )
 
 
-def _runs(rows: Sequence[Row]) -> str:
-    return f"{sum(r['n'] for r in rows)} of {sum(r['planned'] for r in rows)} runs finished"
-
-
-def _verdict_groups(found: Sequence[View]) -> list[tuple[str, str, list[View]]]:
-    """(name, what it means, rows) of each verdict; a change without one is in the last group."""
-    meanings = (
-        ("Gain", "The change raises top-1: p is below 0.05 after Holm."),
-        ("Loss", "The change lowers top-1: p is below 0.05 after Holm."),
-        ("Unresolved", "These runs do not tell it from no change; that is no proof of no change."),
-    )
-    changes = [v for v in found if v.row["change"] is not None and v.row["kind"] != "control"]
-    groups = [(name, meaning, [v for v in changes if v.row["verdict"] == name.lower()]) for name, meaning in meanings]
-    silent = [v for v in changes if not v.row["verdict"]]
-    controls = [v for v in found if v.row["change"] is not None and v.row["kind"] == "control"]
-    groups += (
-        [
-            (
-                "No verdict",
-                "Measured, but confounded, unproven, unchanged or with no known error: no verdict on the declared change.",
-                silent,
-            )
-        ]
-        if silent
-        else []
-    )
-    return groups + (
-        [
-            (
-                "Controls",
-                "Nothing differs on purpose: what these resolve is a false positive, and 5 % are expected to.",
-                controls,
-            )
-        ]
-        if controls
-        else []
-    )
-
-
-def _attribution(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if not given:
-        return None
-    values = list(given.get("values") or [])
-    pairs = list(given.get("interactions") or [])
-    return {
-        "headline": one_line(given.get("headline") or ""),
-        "orders": one_line(given.get("orders") or ""),
-        "values": [(one_line(v["player"]), interval_text(v), v["value"]) for v in values],
-        "interactions": [
-            (
-                one_line(p["a"]),
-                one_line(p["b"]),
-                interval_text(p) if p.get("value") is not None else "no square of trained cells",
-                p.get("value"),
-            )
-            for p in pairs
-        ],
-        "missing": [(one_line(m["cell"]), one_line(m["cost"])) for m in given.get("missing") or []],
-        "notes": [one_line(note) for note in given.get("notes") or []],
-        "ids": [one_line(i) for i in given.get("ids") or []],
-        "drawing": drawn.attribution_drawing(values) if values else None,
-    }
+def _downloads(content: Content) -> list[tuple[str, str]]:
+    """The page carries its own table files."""
+    metric = content.analysis.metric
+    csv, tex = tables.csv(content.frame, metric), latex.latex(content.frame, metric, content.caption)
+    return [("table.csv", data_link("text/csv", csv)), ("table.tex", data_link("application/x-tex", tex))]
 
 
 def data_link(kind: str, content: str) -> str:
-    """The content as a link that saves it: the page carries its own table files."""
+    """The content as a link that saves it."""
     return f"data:{kind};charset=utf-8,{quote(content)}"
 
 
-def render(template: str, **values: Any) -> str:
-    """A template filled in, with the page's style, scripts and policy."""
-    scripts = [_source("page.js")] + ([_source("live.js")] if values.get("refresh") else [])
-    digests = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    connect = "; connect-src 'self'" if values.get("refresh") else ""
-    policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; img-src data:; script-src {digests}{connect}"
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            style=_source("page.css"),
-            scripts=scripts,
-            policy=policy,
-            signed=signed,
-            verdict_text=verdict_text,
-            **values,
-        )
+def _groups(found: Sequence[View], metric: Metric) -> list[Group]:
+    """The rows of each verdict, then those without one, then controls."""
+    measured = [view for view in found if view.result.effect.value is not None]
+    changes = [view for view in measured if not view.is_control]
+    controls = [view for view in measured if view.is_control]
+    silent = [view for view in changes if not view.result.effect.verdict]
+    more, less = ("raises", "lowers") if metric.higher_is_better else ("lowers", "raises")
+    groups = [
+        Group("Gain", f"The change {more} {metric.title}: p is below 0.05 after Holm.", _of(changes, GAIN)),
+        Group("Loss", f"The change {less} {metric.title}: p is below 0.05 after Holm.", _of(changes, LOSS)),
+        Group(
+            "Unresolved",
+            "These runs do not tell it from no change; that is no proof of no change.",
+            _of(changes, UNRESOLVED),
+        ),
+    ]
+    if silent:
+        without = "Measured, but confounded, unproven, unchanged or with no known error"
+        groups.append(Group("No verdict", f"{without}: no verdict on the declared change.", silent))
+    if controls:
+        nothing = "Nothing differs on purpose: what these resolve is a false positive, and 5 % are expected to."
+        groups.append(Group("Controls", nothing, controls))
+    return groups
+
+
+def _of(changes: Sequence[View], verdict: str) -> list[View]:
+    return [view for view in changes if view.result.effect.verdict == verdict]
+
+
+def _attribution(shares: Attribution) -> AttributionView:
+    metric = shares.metric
+    return AttributionView(
+        headline=one_line(shares.headline),
+        orders=one_line(shares.orders),
+        unit=unit_of(metric),
+        values=[(one_line(value.player), interval_text(value, metric), value.value) for value in shares.values],
+        interactions=[
+            (one_line(pair.a), one_line(pair.b), _interaction(pair, metric), pair.value) for pair in shares.interactions
+        ],
+        missing=[(one_line(cell.cell), one_line(cell.cost)) for cell in shares.missing],
+        notes=[one_line(note) for note in shares.notes],
+        ids=[one_line(id_) for id_ in shares.ids],
+        drawing=drawings.attribution_drawing(shares) if shares.values else None,
     )
 
 
-@functools.cache
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader("analysis.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-
-
-@functools.cache
-def _source(name: str) -> str:
-    return files("analysis.report").joinpath("templates", name).read_text(encoding="utf-8")
+def _interaction(pair: Interaction, metric: Metric) -> str:
+    if pair.value is None:
+        return "no square of trained cells"
+    return signed_interval(pair.value, pair.low, pair.high, metric.decimals)

@@ -1,253 +1,356 @@
-"""Rows -> table.md, table.csv, table.tex and the terminal. One list of columns serves all but the CSV, which holds raw numbers."""
+"""Results -> table.md, table.csv and the terminal's table; `analysis.report.latex` makes table.tex.
+
+All of them are made from one frame (`analysis.results.frames.results_frame`): the CSV holds its
+numbers, the tables that people read the texts that `columns` writes of them.
+"""
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from analysis.report.caption import Caption, mark
-from analysis.report.wording import NONE, as_change, median_text, one_line, scaled, signed, signed_interval, spread
-from analysis.results.rows import Row, rows
+from analysis.report.caption import Caption
+from analysis.report.crossed import CrossTable, effect_mark
+from analysis.results.confounds import Status
+from analysis.results.results import Role
+from analysis.stats.comparisons import UNRESOLVED
+from analysis.wording import (
+    NONE,
+    as_change,
+    markdown_text,
+    median_text,
+    number,
+    one_line,
+    scaled,
+    signed,
+    signed_interval,
+    spread,
+)
+from roadmap.config.metric import Metric
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
-Column = tuple[str, Callable[[Row], str]]
 
-__all__ = ["csv", "latex", "markdown", "rows", "terminal"]
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of the tables that people read: a heading and a text for each row.
+
+    narrow, narrow_texts   in LaTeX, where they are shorter there
+    words   set flush left
+    wide    left out where there is little room: `roadmap check` prints the proof too
+    """
+
+    heading: str
+    texts: list[str]
+    narrow: str | None = None
+    narrow_texts: list[str] | None = None
+    words: bool = False
+    wide: bool = False
 
 
-def columns(found: list[Row]) -> list[Column]:
-    """(heading, row -> text) of the readable tables; the paper's own table has no measured columns."""
-    shared: list[Column] = [
-        ("step", _step),
-        ("what changed", _what),
-        ("params (M)", lambda r: scaled(r["params"], 1e6)),
-        ("GMACs", lambda r: scaled(r["macs"], 1e9)),
-    ]
-    if not found or found[0]["source"] == "paper":
-        return [
-            *shared,
-            ("paper GFLOPs", lambda r: spread(r["paper_gflops"], None)),
-            ("paper top-1 (%)", _paper_top1),
-            ("paper change", lambda r: signed(r["paper_change"])),
-        ]
-    name = found[0]["paper_regime"]
-    paper: list[Column] = [
-        (f"paper top-1 (%, {name})", _paper_top1),
-        ("paper change", lambda r: signed(r["paper_change"])),
-    ]
-    timed = (
-        [("ms an image", lambda r: median_text(r["latency"], r["latency_low"], r["latency_high"]))]
-        if any(r["latency"] for r in found)
-        else []
-    )
+def each(frame: pd.DataFrame, write: Callable[..., str], *names: str) -> list[str]:
+    """Write one text for each row, from the values of the named columns."""
+    return [write(*values) for values in zip(*(frame[name] for name in names), strict=True)]
+
+
+def is_of_paper(frame: pd.DataFrame) -> bool:
+    """Whether the rows are a paper's own, or none."""
+    return not (frame["source"] == "measured").any()
+
+
+def columns(frame: pd.DataFrame, metric: Metric) -> list[Column]:
+    """The readable columns; a paper's own table has no measured ones."""
+    if is_of_paper(frame):
+        gflops = Column(heading="paper GFLOPs", texts=each(frame, number, "paper_gflops"))
+        return [*_shared(frame, metric), gflops, *_printed(frame, metric, metric.unit)]
+    shown = [*_shared(frame, metric), *_timed(frame), *_measured(frame, metric)]
+    if frame["paper_score"].notna().any():
+        regime = str(frame["paper_regime"].iloc[0])
+        shown += _printed(frame, metric, ", ".join(filter(None, [metric.unit, regime])))
+    failed = Column(heading="failed", texts=each(frame, str, "failed"), narrow="fail")
+    missing = Column(heading="missing", texts=each(frame, str, "missing"), narrow="miss")
+    return [*shown, failed, missing]
+
+
+def _shared(frame: pd.DataFrame, metric: Metric) -> list[Column]:
+    def what(kind: str, text: str, averaged: bool, note: str | None) -> str:
+        return _what(kind, text, note) + (f" ({metric.title} of the EMA)" if averaged else "")
+
     return [
-        *shared,
-        *timed,
-        ("measured top-1 (%)", lambda r: spread(r["top1"], r["std"])),
-        ("n", lambda r: f"{r['n']} of {r['planned']}" if r["planned"] else "not run"),
-        ("change [95 %]", _change),
-        ("verdict", _verdict),
-        ("proof", _proof),
-        *(paper if any(r["paper_top1"] is not None for r in found) else []),
-        ("failed", lambda r: str(r["failed"])),
-        ("missing", lambda r: str(r["missing"])),
+        Column(
+            heading="step",
+            texts=each(frame, _step, "kind", "id", "step"),
+            narrow="",
+            narrow_texts=each(frame, _id, "id"),
+            words=True,
+        ),
+        Column(
+            heading="what changed",
+            texts=each(frame, what, "kind", "what", "averaged", "effect_note"),
+            words=True,
+        ),
+        Column(heading="params (M)", texts=each(frame, _millions, "params"), narrow="M params"),
+        Column(heading="GMACs", texts=each(frame, _billions, "macs")),
     ]
 
 
-def _step(row: Row) -> str:
-    return " ".join(word for word in (row["id"] if row["kind"] == "step" else None, row["step"]) if word) or NONE
+def _timed(frame: pd.DataFrame) -> list[Column]:
+    """The latency, where any was measured."""
+    texts = each(frame, median_text, "latency", "latency_low", "latency_high")
+    return [Column(heading="ms an image", texts=texts)] if frame["latency"].notna().any() else []
 
 
-def _what(row: Row) -> str:
-    what = one_line(row["what"])
-    ema = " (top-1 of the EMA)" if row.get("ema") else ""
+def _measured(frame: pd.DataFrame, metric: Metric) -> list[Column]:
+    def effect(value: float | None, low: float | None, high: float | None, *marks: str) -> str:
+        return signed_interval(value, low, high, metric.decimals) + effect_mark(*marks)
+
+    def half_width(value: float | None, low: float | None, high: float | None, *marks: str) -> str:
+        if value is None or low is None or high is None:
+            return signed(value, metric.decimals)
+        half = number((high - low) / 2, metric.decimals)
+        return f"{signed(value, metric.decimals)} ± {half}{effect_mark(*marks)}"
+
+    interval = ("effect", "effect_low", "effect_high", "status", "effect_mark")
+    return [
+        Column(
+            heading=f"measured {metric.heading}",
+            texts=each(frame, _scores(metric), "mean", "std"),
+            narrow=_with_unit("measured", metric.unit),
+        ),
+        Column(
+            heading="n",
+            texts=each(frame, _finished, "n", "planned"),
+            narrow_texts=each(frame, _finished_of, "n", "planned"),
+        ),
+        Column(
+            heading="change [95 %]",
+            texts=each(frame, effect, *interval),
+            narrow="change ± 95 %",
+            narrow_texts=each(frame, half_width, *interval),
+        ),
+        Column(
+            heading="verdict",
+            texts=each(frame, _verdict, "verdict", "status"),
+            narrow_texts=each(frame, _short_verdict, "verdict", "status"),
+        ),
+        Column(heading="proof", texts=each(frame, _proof, "proof"), wide=True),
+    ]
+
+
+def _printed(frame: pd.DataFrame, metric: Metric, unit: str) -> list[Column]:
+    """A paper's numbers. unit: what stands behind its title in the heading."""
+
+    def change(value: float | None) -> str:
+        return signed(value, metric.decimals)
+
+    return [
+        Column(
+            heading=_with_unit(f"paper {metric.title}", unit),
+            texts=each(frame, _scores(metric), "paper_score", "paper_std"),
+            narrow=_with_unit("paper", metric.unit),
+        ),
+        Column(heading="paper change", texts=each(frame, change, "paper_effect"), narrow="change"),
+    ]
+
+
+def _with_unit(title: str, unit: str) -> str:
+    return f"{title} ({unit})" if unit else title
+
+
+# Texts of single cells ---------------------------------------------------------------------------
+
+
+def _step(kind: str, id_: str | None, step: str) -> str:
+    shown_id = id_ if kind == Role.STEP else None
+    return " ".join(word for word in (shown_id, step) if word) or NONE
+
+
+def _id(id_: str | None) -> str:
+    return id_ or ""
+
+
+def _what(kind: str, text: str, note: str | None) -> str:
+    """What a row changed, and as what it counts; `note` says why it cannot be built."""
+    what = one_line(text)
     named = {
-        "side": f"{what} (side step)",
-        "variant": as_change(what),
-        "control": f"{what} (control)",
-        "undefined": f"{what}: {one_line(row.get('change_note'))}",
+        Role.SIDE: f"{what} (side step)",
+        Role.VARIANT: as_change(what),
+        Role.CONTROL: f"{what} (control)",
+        Role.UNDEFINED: f"{what}: {one_line(note)}",
     }
-    return named.get(row["kind"], what) + ema
+    return named.get(Role(kind), what)
 
 
-def _paper_top1(row: Row) -> str:
-    return spread(row["paper_top1"], row["paper_std"])
+def _millions(count: int | None) -> str:
+    return scaled(count, 1e6)
 
 
-def _change(row: Row) -> str:
-    return signed_interval(row["change"], row["change_low"], row["change_high"]) + mark(row)
+def _billions(count: int | None) -> str:
+    return scaled(count, 1e9)
 
 
-def _verdict(row: Row) -> str:
-    if row["verdict"]:
-        return str(row["verdict"])
-    return str(row["proof"]["status"]) if row["proof"] and row["proof"]["status"] != "controlled" else NONE
+def _scores(metric: Metric) -> Callable[[float | None, float | None], str]:
+    """Return the writer of means with their standard deviations."""
+    return lambda mean, std: spread(mean, std, metric.decimals)
 
 
-def _proof(row: Row) -> str:
-    return one_line(row["proof"]["text"]) if row["proof"] else NONE
+def _finished(n: int, planned: int) -> str:
+    return f"{n} of {planned}" if planned else "not run"
 
 
-def markdown(found: list[Row], caption: Caption) -> str:
+def _finished_of(n: int, planned: int) -> str:
+    return f"{n}/{planned}" if planned else NONE
+
+
+def _verdict(verdict: str | None, status: str | None) -> str:
+    """The verdict; without one, why: 'confounded', 'unproven', 'unchanged'."""
+    if verdict:
+        return verdict
+    return status if status and status != Status.CONTROLLED else NONE
+
+
+def _short_verdict(verdict: str | None, status: str | None) -> str:
+    return "unres." if verdict == UNRESOLVED else _verdict(verdict, status)
+
+
+def _proof(text: str | None) -> str:
+    return one_line(text) if text else NONE
+
+
+# Markdown ---------------------------------------------------------------------------------------
+
+
+def markdown(frame: pd.DataFrame, metric: Metric, caption: Caption) -> str:
     """table.md: what a reader must know, the table, then the runs that did not finish."""
-    shown = columns(found)
+    shown = columns(frame, metric)
+    rules = [" :-- " if column.words else " --: " for column in shown]
     lines = [
         f"# {markdown_text(caption.title)}",
         "",
-        *(f"- {label}: {markdown_text(text)}" for label, text in caption.facts),
+        *(f"- {fact.label}: {markdown_text(fact.text)}" for fact in caption.facts),
         "",
+        *_markdown_table([c.heading for c in shown], rules, zip(*(c.texts for c in shown), strict=True)),
     ]
-    lines.append("| " + " | ".join(markdown_text(heading) for heading, _ in shown) + " |")
-    lines.append("|" + "|".join(" :-- " if i < 2 else " --: " for i in range(len(shown))) + "|")
-    lines += ["| " + " | ".join(markdown_text(text(row)) for _, text in shown) + " |" for row in found]
     if caption.crossed:
-        lines += [
-            "",
-            "## Crossed: top-1 (%) with its 95 % interval, and the change in the same column",
-            "",
-            "| " + " | ".join(map(markdown_text, caption.crossed.headings)) + " |",
-        ]
-        lines += ["|" + "|".join([" :-- "] * len(caption.crossed.headings)) + "|"]
-        lines += ["| " + " | ".join(map(markdown_text, [arm, *texts])) + " |" for arm, texts in caption.crossed.rows]
+        lines += _markdown_crossed(caption.crossed, metric)
     if caption.problems:
+        lines += ["", f"## Not averaged: {len(caption.problems)}", ""]
         lines += [
-            "",
-            f"## Not averaged: {len(caption.problems)}",
-            "",
-            *(f"- `{run.replace('`', '')}`: {markdown_text(why)}" for run, why in caption.problems),
+            f"- `{problem.run.replace('`', '')}`: {markdown_text(problem.reason)}" for problem in caption.problems
         ]
     return "\n".join(lines) + "\n"
 
 
-_MARKDOWN = str.maketrans({c: "\\" + c for c in "\\|*_`[]"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"})
+def _markdown_table(headings: Iterable[str], rules: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    return [_markdown_line(headings), "|" + "|".join(rules) + "|", *map(_markdown_line, rows)]
 
 
-def markdown_text(text: str) -> str:
-    return text.translate(_MARKDOWN)
+def _markdown_line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(map(markdown_text, cells)) + " |"
 
 
-CSV_KEYS = (
-    "source", "kind", "id", "step", "what", "group", "parent", "params", "macs", "ema", "top1", "std", "low", "high", "n", "sampling_se", "planned", "failed", "missing", "change", "change_se",
-    "change_low", "change_high", "change_p", "change_method", "change_sampling_se", "p_holm", "verdict", "latency", "latency_low", "latency_high", "images_per_second", "hours",
-    "paper_regime", "paper_top1", "paper_std", "paper_change", "paper_gflops", "paper_difference", "paper_z",
-)  # fmt: skip
-_MEASURED = {
-    "top1", "std", "low", "high", "sampling_se", "change", "change_se", "change_low", "change_high", "change_p", "change_sampling_se",
-    "latency", "latency_low", "latency_high", "images_per_second", "hours",
-}  # fmt: skip
+def _markdown_crossed(crossed: CrossTable, metric: Metric) -> list[str]:
+    title = f"## Crossed: {metric.heading} with its 95 % interval, and the change in the same column"
+    rules = [" :-- "] * len(crossed.headings)
+    rows = [[arm, *texts] for arm, texts in crossed.rows]
+    return ["", title, "", *_markdown_table(crossed.headings, rules, rows)]
 
 
-def csv(found: list[Row]) -> str:
-    """table.csv: a key of `analysis.results.rows` a column, `measured_` in front of the measured ones; numbers unrounded but for the sixth decimal; seeds and their top-1 in one order."""
-    out = io.StringIO()
-    writer = csv_module.writer(out, lineterminator="\n")
-    keys = [k for k in CSV_KEYS if not found or k in found[0]]
-    measured = bool(found) and "by_seed" in found[0]
-    writer.writerow(
-        ["measured_" + k if k in _MEASURED else k for k in keys]
-        + (["proof", "seeds", "measured_top1_by_seed", "runs"] if measured else [])
-    )
-    for row in found:
-        by_seed = row.get("by_seed", {})
-        behind = (
-            [
-                _proof(row),
-                " ".join(map(str, by_seed)),
-                " ".join(_raw(v) for v in by_seed.values()),
-                " ".join(row["ids"]),
-            ]
-            if measured
-            else []
-        )
-        writer.writerow([_raw(row[k]) for k in keys] + behind)
-    return out.getvalue()
+DESCRIBED = ("source", "kind", "id", "step", "what", "group", "parent", "params", "macs")
+
+
+# CSV --------------------------------------------------------------------------------------------
+
+
+def csv(frame: pd.DataFrame, metric: Metric) -> str:
+    """table.csv: numbers unrounded but for the sixth decimal, `measured_` in front of what was measured.
+
+    Seeds, their values and their runs stand in one order, divided by spaces.
+    """
+    import pandas as pd
+
+    written = frame.assign(proof=each(frame, _proof, "proof"))
+    headings = _csv_of_paper(metric) if is_of_paper(frame) else _csv_measured(metric)
+    texts = {heading: each(written, _raw, name) for name, heading in headings.items()}
+    return str(pd.DataFrame(texts, dtype=object).to_csv(index=False, lineterminator="\n"))
+
+
+def _csv_of_paper(metric: Metric) -> dict[str, str]:
+    """{the frame's column: the file's}, for a paper's own table."""
+    return {**_same(*DESCRIBED), **_csv_printed(metric)}
+
+
+def _same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+def _csv_printed(metric: Metric) -> dict[str, str]:
+    return {
+        "paper_regime": "paper_regime",
+        "paper_score": f"paper_{metric.name}",
+        "paper_std": "paper_std",
+        "paper_effect": "paper_change",
+        "paper_gflops": "paper_gflops",
+    }
+
+
+def _csv_measured(metric: Metric) -> dict[str, str]:
+    """{the frame's column: the file's}, for measured results."""
+    return {
+        **_same(*DESCRIBED),
+        "averaged": "ema",
+        "mean": f"measured_{metric.name}",
+        "std": "measured_std",
+        "low": "measured_low",
+        "high": "measured_high",
+        "n": "n",
+        "sampling_se": "measured_sampling_se",
+        **_same("planned", "failed", "missing"),
+        "effect": "measured_change",
+        "effect_se": "measured_change_se",
+        "effect_low": "measured_change_low",
+        "effect_high": "measured_change_high",
+        "effect_p": "measured_change_p",
+        "effect_method": "change_method",
+        "effect_sampling_se": "measured_change_sampling_se",
+        **_same("p_holm", "verdict"),
+        "latency": "measured_latency",
+        "latency_low": "measured_latency_low",
+        "latency_high": "measured_latency_high",
+        "images_per_second": "measured_images_per_second",
+        "hours": "measured_hours",
+        **_csv_printed(metric),
+        **_same("paper_difference", "paper_z", "proof", "seeds"),
+        "values": f"measured_{metric.name}_by_seed",
+        "runs": "runs",
+    }
 
 
 def _raw(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, list):
+        return " ".join(_raw(item) for item in value)
     return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else one_line(value)
 
 
-_LATEX = str.maketrans({
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "[": "{[}", "]": "{]}", "±": r"$\pm$", "−": "$-$", "–": "--", "→": r"$\to$", "×": r"$\times$", "‡": r"\ddag{}",
-})  # fmt: skip
+# Terminal ---------------------------------------------------------------------------------------
 
 
-def latex(found: list[Row], caption: Caption) -> str:
-    """table.tex: a whole table environment for \\input, at most 15 cm wide; the document needs booktabs and nothing else."""
-    shown = _latex_columns(found)
-    facts = " ".join(
-        f"{label}: {text}."
-        for label, text in caption.facts
-        if label in ("Data", "Recipe", "Runs", "Source", "Top-1", "Change", "Verdict", "Controls", "Paper")
-    )
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table*}",
-        r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
-        rf"\caption{{{_tex(caption.title)}. {_tex(facts)}}}",
-        rf"\begin{{tabular}}{{lp{{30mm}}{'r' * (len(shown) - 2)}}}",
-        r"\toprule",
-        " & ".join(_tex(heading) for heading, _ in shown) + r" \\",
-    ]
-    group = None
-    for row in found:
-        lines += [r"\midrule"] if row["group"] != group else []
-        group = row["group"]
-        cells = [_tex(text(row)) for _, text in shown]
-        lines.append(" & ".join([cells[0], r"\raggedright " + cells[1], *cells[2:]]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}"]) + "\n"
-
-
-def _latex_columns(found: list[Row]) -> list[Column]:
-    """The columns of `columns`, narrower: the step's id alone where it has one, the interval, which is symmetric, as a half-width."""
-    narrow: dict[str, Column] = {
-        "step": ("", lambda r: r["id"] or ""),
-        "what changed": ("what changed", _what),
-        "params (M)": ("M params", lambda r: scaled(r["params"], 1e6)),
-        "measured top-1 (%)": ("measured (%)", lambda r: spread(r["top1"], r["std"])),
-        "n": ("n", lambda r: f"{r['n']}/{r['planned']}" if r["planned"] else NONE),
-        "change [95 %]": ("change ± 95 %", _half_width),
-        "verdict": ("verdict", lambda r: "unres." if _verdict(r) == "unresolved" else _verdict(r)),
-        "paper top-1 (%)": ("paper (%)", _paper_top1),
-        "paper change": ("change", lambda r: signed(r["paper_change"])),
-        "failed": ("fail", lambda r: str(r["failed"])),
-        "missing": ("miss", lambda r: str(r["missing"])),
-    }
-    plain = [
-        (heading.split(" (%, ")[0] + " (%)" if " (%, " in heading else heading, text)
-        for heading, text in columns(found)
-    ]
-    return [narrow.get(heading, (heading, text)) for heading, text in plain if heading != "proof"]
-
-
-def _half_width(row: Row) -> str:
-    if row["change"] is None or row["change_low"] is None:
-        return signed(row["change"])
-    return f"{signed(row['change'])} ± {(row['change_high'] - row['change_low']) / 2:.2f}{mark(row)}"
-
-
-def _tex(text: str) -> str:
-    """Escaped; other letters outside ASCII stay as they are: LaTeX reads UTF-8."""
-    return text.translate(_LATEX)
-
-
-def terminal(found: list[Row], title: str = "") -> Table:
-    """The readable table for the terminal."""
+def terminal(frame: pd.DataFrame, metric: Metric, title: str = "") -> Table:
+    """The readable table for the terminal, without the proof, which `roadmap check` prints."""
     from rich.table import Table
     from rich.text import Text
 
-    shown = [c for c in columns(found) if c[0] != "proof"]  # `roadmap check` prints it
+    shown = [column for column in columns(frame, metric) if not column.wide]
     table = Table(title=Text(title) if title else None, title_justify="left")
-    for i, (heading, _) in enumerate(shown):
-        table.add_column(Text(heading), justify="left" if i < 2 else "right")
-    for i, row in enumerate(found):
-        last_of_group = i + 1 == len(found) or found[i + 1]["group"] != row["group"]
-        table.add_row(*(Text(text(row)) for _, text in shown), end_section=last_of_group)
+    for column in shown:
+        table.add_column(Text(column.heading), justify="left" if column.words else "right")
+    rows = zip(*(column.texts for column in shown), strict=True)
+    ends = frame["group"] != frame["group"].shift(-1)
+    for cells, last_of_group in zip(rows, ends, strict=True):
+        table.add_row(*map(Text, cells), end_section=bool(last_of_group))
     return table

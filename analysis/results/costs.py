@@ -1,27 +1,44 @@
-"""What accuracy costs: each row's multiply-adds, throughput and hours, and which rows no other row beats on both (the Pareto front).
+"""What a score costs: each row's multiply-adds, latency, throughput and hours, and the Pareto
+front.
 
-The front is one of means: two rows whose intervals overlap may change places with other seeds, and the wording says so.
+On the front are the rows that no other row beats on both. It is one of means: two rows whose
+intervals overlap may change places with other seeds, and the wording says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from analysis.load import DEVICE_HOURS
-from analysis.report.wording import NONE, scaled
-from analysis.results.rows import DATA, Row
+from analysis.results.results import Result
+from analysis.study import DEVICE_HOURS
+from analysis.wording import NONE, scaled
+
+DATA = ("data", "data_name", "data_digest", "image_size", "train_images", "test_images")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A cost: the row's key, its heading, the factor to the printed unit, whether more of it is better (images/s) or worse, and whether it depends on the machine that trained."""
+    """A cost of a result.
+
+    key       names it in files and anchors; `title` is its heading, `short` that in a few words
+    of        the result's cost, None where it was not measured
+    unit      the factor to the printed unit
+    more_is_better   as for images/s
+    of_machine       whether it depends on the machine that trained
+    """
 
     key: str
     title: str
+    of: Callable[[Result], float | None]
     unit: float = 1.0
     more_is_better: bool = False
     of_machine: bool = False
+    short: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.short or self.title
 
     @property
     def best(self) -> str:
@@ -35,38 +52,69 @@ class Measure:
 
 @dataclass(frozen=True)
 class Point:
-    """A row with a mean and a cost: `index` of the row, `mark` its short label, `cost` in the measure's unit, `top1` and `std` in percent."""
+    """A row with a mean and a cost.
+
+    `index` of the row, `mark` its short label, `cost` in the measure's unit, `score` and `std` in
+    the metric's.
+    """
 
     index: int
     mark: str
     cost: float
-    top1: float
+    score: float
     std: float | None
     on_front: bool
 
 
-def measures(rows: Sequence[Row], hours: str = DEVICE_HOURS) -> tuple[Measure, ...]:
-    """The costs of the report, latency only where it was measured; `hours` names the device whose hours were counted."""
-    latency = (Measure("latency", "Latency of one image, ms"),) if any(r.get("latency") for r in rows) else ()
-    return (
-        Measure("macs", "GMACs", 1e9),
-        *latency,
-        Measure("images_per_second", "Images/s in training", more_is_better=True, of_machine=True),
-        Measure("hours", f"{hours[0].upper()}{hours[1:]} of a run", of_machine=True),
+def measures(results: Sequence[Result], hours: str = DEVICE_HOURS) -> tuple[Measure, ...]:
+    """The costs of the report, latency only where it was measured.
+
+    `hours` names whose were counted.
+    """
+    spent = f"{hours[0].upper()}{hours[1:]}"
+    macs = Measure("macs", "GMACs", _macs, 1e9)
+    latency = Measure("latency", "Latency of one image, ms", _latency, short="Latency")
+    rate = Measure(
+        "images_per_second", "Images/s in training", _rate, more_is_better=True, of_machine=True, short="Images/s"
     )
+    used = Measure("hours", f"{spent} of a run", _hours, of_machine=True, short=spent)
+    timed = any(result.latency for result in results)
+    return (macs, latency, rate, used) if timed else (macs, rate, used)
 
 
-def marks(rows: Sequence[Row]) -> list[str]:
+def _macs(result: Result) -> float | None:
+    return result.macs
+
+
+def _latency(result: Result) -> float | None:
+    return result.latency.ms if result.latency else None
+
+
+def _rate(result: Result) -> float | None:
+    return result.speed.images_per_second
+
+
+def _hours(result: Result) -> float | None:
+    return result.speed.hours
+
+
+def marks(results: Sequence[Result]) -> list[str]:
     """One short label a row: the step's id, a side step's name, letters for single changes."""
     found: list[str] = []
     letters = 0
-    for row in rows:
-        if row["kind"] in ("step", "side") and row["step"] and not row["key"][1]:
-            found.append(row["id"] or row["step"].replace("kernel-", "k"))
+    for result in results:
+        if result.is_step:
+            found.append(result.id or _abbreviated(result.step))
         else:
             found.append(_letters(letters))
             letters += 1
     return found
+
+
+def _abbreviated(name: str) -> str:
+    """A side step's name in a few letters: 'k5' of 'kernel-5'."""
+    first, dash, rest = name.partition("-")
+    return first[:1] + rest if dash else first
 
 
 def _letters(number: int) -> str:
@@ -79,29 +127,55 @@ def _letters(number: int) -> str:
     return text
 
 
-def comparable(rows: Sequence[Row], *, machine: bool = False) -> list[int]:
-    """Indices of the rows with a mean on the same data as the first of them, with `machine` also trained on the same: otherwise they share no axis."""
-    measured = [i for i, row in enumerate(rows) if row.get("top1") is not None]
-    same = (*DATA, "machine") if machine else DATA
-    return [i for i in measured if all(rows[i].get(key) == rows[measured[0]].get(key) for key in same)]
+def comparable(results: Sequence[Result], *, machine: bool = False) -> list[int]:
+    """Indices of the rows with a mean that share an axis: those on the same data as the first of
+    them.
+
+    With `machine` also those that were trained on the same.
+    """
+    measured = [i for i, result in enumerate(results) if result.score.mean is not None]
+    return [i for i in measured if _alike(results[i], results[measured[0]], machine=machine)]
 
 
-def points(rows: Sequence[Row], measure: Measure) -> list[Point]:
+def _alike(a: Result, b: Result, *, machine: bool) -> bool:
+    same_data = all(getattr(a.setup, name) == getattr(b.setup, name) for name in DATA)
+    same_machine = (a.speed.machine, a.speed.several) == (b.speed.machine, b.speed.several)
+    return same_data and (same_machine or not machine)
+
+
+def points(results: Sequence[Result], measure: Measure) -> list[Point]:
     """The rows with a mean and this cost, with the Pareto front of their means marked."""
-    labels = marks(rows)
-    shown = [i for i in comparable(rows, machine=measure.of_machine) if rows[i].get(measure.key) is not None]
-    sign = -1.0 if measure.more_is_better else 1.0
-    best = front([(sign * rows[i][measure.key], rows[i]["top1"]) for i in shown])
+    labels = marks(results)
+    pairs: dict[int, tuple[float, float]] = {}
+    for i in comparable(results, machine=measure.of_machine):
+        cost, mean = measure.of(results[i]), results[i].score.mean
+        if cost is not None and mean is not None:
+            pairs[i] = (cost, mean)
+    best = _best(results, measure, pairs)
     return [
-        Point(i, labels[i], rows[i][measure.key] / measure.unit, rows[i]["top1"], rows[i].get("std"), k in best)
-        for k, i in enumerate(shown)
+        Point(i, labels[i], cost / measure.unit, mean, results[i].score.std, i in best)
+        for i, (cost, mean) in pairs.items()
     ]
 
 
+def _best(results: Sequence[Result], measure: Measure, pairs: dict[int, tuple[float, float]]) -> set[int]:
+    """The rows on the front, with each axis turned so that less cost and more gain are better."""
+    cost_sign = -1.0 if measure.more_is_better else 1.0
+    turned = {}
+    for i, (cost, mean) in pairs.items():
+        gain_sign = 1.0 if results[i].metric.higher_is_better else -1.0
+        turned[i] = (cost_sign * cost, gain_sign * mean)
+    order = list(turned)
+    return {order[k] for k in front(list(turned.values()))}
+
+
 def front(pairs: Sequence[tuple[float, float]]) -> set[int]:
-    """Indices of the (cost, gain) pairs that no other pair beats: none costs as little and gains more, or gains as much and costs less."""
-    return {
-        i
-        for i, (cost, gain) in enumerate(pairs)
-        if not any(c <= cost and g >= gain and (c < cost or g > gain) for c, g in pairs)
-    }
+    """Indices of the (cost, gain) pairs that no other pair beats.
+
+    None of the others costs as little and gains more, or gains as much and costs less.
+    """
+    return {i for i, pair in enumerate(pairs) if not _beaten(pair, pairs)}
+
+
+def _beaten(pair: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:
+    return any(cost <= pair[0] and gain >= pair[1] and (cost, gain) != pair for cost, gain in others)

@@ -1,1 +1,1 @@
-"""Comparisons of cells: intervals, verdicts, power."""
+"""Statistics of cells and of their comparisons: intervals, verdicts, power."""

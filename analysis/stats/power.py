@@ -1,8 +1,12 @@
-"""How many seeds a step needs to resolve a change, and what a number of seeds can resolve. Effects and standard deviations in points of top-1.
+"""How many seeds a step needs to resolve a change, and what a number of seeds can resolve.
 
-The test planned for is the one that is run: two-sided Student's t between two steps of n seeds each, by statsmodels' TTestIndPower. Of the two sides only the right one counts:
-a gain that is called a loss is not resolved. For a ladder, alpha / comparisons is Holm's first threshold: every later one is easier, so the plan is on the safe side.
-The chance is for one given comparison; that all of a ladder are resolved is rarer.
+Effects and standard deviations are in the metric's difference unit (top-1: points).
+
+The test planned for is the one that is run: two-sided Student's t between two steps of n seeds
+each, by statsmodels' TTestIndPower. Of the two sides only the right one counts: a gain that is
+called a loss is not resolved. For a ladder, alpha / comparisons is Holm's first threshold: every
+later one is easier, so the plan is on the safe side. The chance is for one given comparison; that
+all of a ladder are resolved is rarer.
 """
 
 from __future__ import annotations
@@ -11,10 +15,8 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from analysis.load import Study
-from analysis.results.comparisons import CONTROLS
-from analysis.results.rows import analyse
-from analysis.stats.comparisons import ALPHA, CONFIDENCE, PAIRED, SEPARATE
+from analysis.stats.error_term import ALPHA, CONFIDENCE, PAIRED, SEPARATE, ErrorTerm
+from analysis.study import Study
 from roadmap.config.errors import ConfigError, RoadmapError
 
 EFFECTS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -27,18 +29,25 @@ DfRule = Callable[[int], float]
 
 
 def two_steps(n: int) -> float:
-    """The error is estimated from the two compared steps alone: the safe rule, and the ordinary two-sample test."""
+    """The error is estimated from the two compared steps alone: the safe rule, and the ordinary
+    two-sample test."""
     return 2.0 * (n - 1)
 
 
 def pooled_over(cells: int) -> DfRule:
-    """The error is pooled over all `cells` of a study: 14 steps x 3 seeds give 28. Raises ConfigError below two."""
+    """The error is pooled over all `cells` of a study: 14 steps x 3 seeds give 28.
+
+    Raises ConfigError below two.
+    """
     _check_cells(cells)
     return lambda n: float(cells * (n - 1))
 
 
 def paired_over(cells: int) -> DfRule:
-    """The error is what all `cells` and their common seeds leave over: 14 steps x 3 seeds give 26. Raises ConfigError below two."""
+    """The error is what all `cells` and their common seeds leave over: 14 steps x 3 seeds give 26.
+
+    Raises ConfigError below two.
+    """
     _check_cells(cells)
     return lambda n: float((cells - 1) * (n - 1))
 
@@ -50,7 +59,8 @@ def _check_cells(cells: int) -> None:
 
 @dataclass(frozen=True)
 class PooledStd:
-    """Standard deviation of one run in a comparison, from `runs` finished runs of `cells` cells, with its 95 % interval (chi-squared on `df`). `method`: the error term's."""
+    """Standard deviation of one run in a comparison, from `runs` finished runs of `cells` cells,
+    with its 95 % interval (chi-squared on `df`). `method`: the error term's."""
 
     std: float
     df: float
@@ -62,7 +72,10 @@ class PooledStd:
 
     @property
     def df_error(self) -> DfRule:
-        """The degrees of freedom that the study's own comparisons would have with n seeds per step; a pilot of one cell plans for a comparison of two."""
+        """The degrees of freedom that the study's own comparisons would have with n seeds per step.
+
+        A pilot of one cell plans for a comparison of two.
+        """
         if self.method == SEPARATE or self.cells < 2:
             return two_steps
         return paired_over(self.cells) if self.method == PAIRED else pooled_over(self.cells)
@@ -70,7 +83,10 @@ class PooledStd:
 
 @dataclass(frozen=True)
 class SeedsRow:
-    """`seeds` per step resolve `effect` with a chance of `power`; `asked` marks the row that the user asked for."""
+    """`seeds` per step resolve `effect` with a chance of `power`.
+
+    `asked` marks the row that the user asked for.
+    """
 
     effect: float
     seeds: int
@@ -90,7 +106,10 @@ class EffectRow:
 
 @dataclass(frozen=True)
 class PowerTable:
-    """Seeds for effects, effects for seeds, and all that both were computed from; `threshold` is alpha / comparisons."""
+    """Seeds for effects, effects for seeds, and all that both were computed from.
+
+    `threshold` is alpha / comparisons.
+    """
 
     std: float
     power: float
@@ -101,24 +120,26 @@ class PowerTable:
     by_seeds: list[EffectRow]
 
 
-def pooled_std(study: Study, regime: str = "") -> PooledStd:
-    """The error of a study's own comparisons, as its report uses it. Raises RoadmapError where no step has two finished runs, or where nothing tells their scatter from 0.
+def pooled_std(error: ErrorTerm, study: str) -> PooledStd:
+    """The error of a study's own comparisons, as its report uses it (`Findings.error`).
 
-    Of runs that share a step and all settings but the seed; controls, which repeat a step's runs, count in no part. Where the cells do not scatter alike ('separate') no one
-    number is right for all of them: then it is their mean scatter.
+    Where the cells do not scatter alike ('separate') no one number is right for all of them: then
+    it is their mean scatter. Raises RoadmapError where no cell of the `study` has two finished
+    runs, or where nothing tells their scatter from 0.
     """
     from scipy.special import chdtri  # type: ignore[import-untyped,unused-ignore]
 
-    error = analyse(study, regime)[1].error
     std, df = (error.within, error.mean_df) if error.method == SEPARATE else (error.std, error.df)
     if std is None or df is None:
         raise RoadmapError(
-            f"power.study {study.name} has no step with two finished runs ({error.runs} in {error.cells} steps); legal: two seeds or more; run more seeds or state --std"
+            f"power.study {study} has no step with two finished runs ({error.runs} in {error.cells} steps); "
+            "legal: two seeds or more; run more seeds or state --std"
         )
     if std == 0:
         # The error term is at least the rounding to whole test images; only without their number can it be 0.
         raise RoadmapError(
-            f"power.study {study.name} has a standard deviation of 0 and no record with its number of test_images; legal: runs that differ, or records that say how finely top-1 is counted; state --std"
+            f"power.study {study} has a standard deviation of 0 and no record with its number of test_images; "
+            "legal: runs that differ, or records that say how finely the metric is counted; state --std"
         )
     tail = (1 - CONFIDENCE) / 2
     low, high = (std * math.sqrt(df / float(chdtri(df, p))) for p in (tail, 1 - tail))
@@ -126,15 +147,20 @@ def pooled_std(study: Study, regime: str = "") -> PooledStd:
 
 
 def planned_comparisons(study: Study, regime: str = "") -> int:
-    """How many comparisons Holm will count once all planned runs have finished: those of two planned cells that are no controls."""
-    planned = {(t["step"], t["change"]) for t in study.trials if t["regime"] == (regime or study.regime)}
-    return sum(
-        c["kind"] not in CONTROLS and {tuple(c["child"]), tuple(c["parent"])} <= planned for c in study.comparisons
-    )
+    """How many comparisons Holm will count once all planned runs have finished.
+
+    Those of two planned cells that are no controls.
+    """
+    planned = {run.cell.id for run in study.runs_in(regime)}
+    counted = [c for c in study.comparisons if not c.kind.control]
+    return sum({c.child, c.parent} <= planned for c in counted)
 
 
 def power_of(effect: float, n: int, std: float, *, df_error: DfRule = two_steps, alpha: float = ALPHA) -> float:
-    """Chance that n seeds per step resolve the effect, with its right sign. Raises RoadmapError where statsmodels finds no number."""
+    """Chance that n seeds per step resolve the effect, with its right sign.
+
+    Raises RoadmapError where statsmodels finds no number.
+    """
     from statsmodels.stats.power import TTestIndPower  # type: ignore[import-untyped,unused-ignore]
 
     if std == 0:
@@ -145,7 +171,8 @@ def power_of(effect: float, n: int, std: float, *, df_error: DfRule = two_steps,
         if math.isfinite(power):
             return power
     raise RoadmapError(
-        f"power.resolve {effect:g} with std {std:g} and {n} seeds has no power that can be computed; legal: an effect of the order of std; ask for a smaller one"
+        f"power.resolve {effect:g} with std {std:g} and {n} seeds has no power that can be computed; "
+        "legal: an effect of the order of std; ask for a smaller one"
     )
 
 
@@ -158,7 +185,10 @@ def seeds_needed(
     alpha: float = ALPHA,
     comparisons: int = 1,
 ) -> int:
-    """The fewest seeds per step, 2 or more, that resolve a change of `resolve` points. Raises ConfigError for arguments outside their range, or beyond a million seeds."""
+    """The fewest seeds per step, 2 or more, that resolve a change of `resolve` points.
+
+    Raises ConfigError for arguments outside their range, or beyond a million seeds.
+    """
     _check(resolve, std, power, alpha, comparisons)
 
     def enough(n: int) -> bool:
@@ -168,7 +198,8 @@ def seeds_needed(
     while not enough(high):
         if high >= MOST:
             raise ConfigError(
-                f"power.resolve {resolve:g} with std {std:g} needs more than {MOST:,} seeds a step; legal: an effect nearer to std; ask for a larger one"
+                f"power.resolve {resolve:g} with std {std:g} needs more than {MOST:,} seeds a step; "
+                "legal: an effect nearer to std; ask for a larger one"
             )
         high = min(2 * high, MOST)
     low = max(high // 2, 1)  # not enough, or below the least
@@ -187,7 +218,10 @@ def smallest_effect(
     alpha: float = ALPHA,
     comparisons: int = 1,
 ) -> float:
-    """The smallest change, in points, that n seeds per step resolve. Raises ConfigError as `seeds_needed`, and for fewer than two seeds."""
+    """The smallest change, in points, that n seeds per step resolve.
+
+    Raises ConfigError as `seeds_needed`, and for fewer than two seeds.
+    """
     from scipy.optimize import brentq  # type: ignore[import-untyped,unused-ignore]
 
     _check(1.0, std, power, alpha, comparisons)
@@ -218,7 +252,8 @@ def power_table(
     comparisons: int = 1,
     seeds: Iterable[int] = SEEDS,
 ) -> PowerTable:
-    """Seeds for the usual effects and the asked one, and the smallest effect for the usual numbers of seeds. Raises ConfigError as `seeds_needed`."""
+    """Seeds for the usual effects and the asked one, and the smallest effect for the usual numbers
+    of seeds. Raises ConfigError as `seeds_needed`."""
     threshold = alpha / comparisons if comparisons else 0.0
     by_effect = []
     for effect in sorted({*EFFECTS, *([asked] if asked is not None else [])}):

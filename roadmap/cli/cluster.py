@@ -20,9 +20,10 @@ from roadmap.launch.resources import Resources, shape_of, shape_text
 from roadmap.launch.selection import TO_RETRY, RunSelection, chosen_runs, find_study
 from roadmap.launch.snapshot import live_code, take_snapshot
 from roadmap.launch.status import RunState, counts, study_states
-from roadmap.runs.folder import RunFolder, study_folder, write_study
+from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
 from roadmap.runs.record import FINISHED
+from roadmap.runs.study_folder import study_folder, write_study
 from roadmap.study.expand import Study, images_to_train
 
 Hours = Mapping[str, float | None]  # GPU-hours of each run, None where not known
@@ -35,7 +36,7 @@ class Order:
     images_per_second: of one GPU, where nothing is measured.
     """
 
-    launcher: str = "slurm"
+    launcher: str
     given: Mapping[str, Any]
     profile: str | None = None
     snapshot: bool = True
@@ -295,8 +296,8 @@ def _layout(trial: Trial, shape: Resources) -> str:
 def _rates(study: Study, folder: Path) -> dict[tuple[str, str], float]:
     """Images per second of a GPU (or process), as a finished run of each (step, change) measured it."""
     records = [r for t in study.trials if (r := RunFolder(folder / t.id).record())]
-    measured = [r for r in records if r["status"] == FINISHED and r.get("images_per_second")]
-    return {(r["step"], r["change"]): r["images_per_second"] / r.get("world_size", 1) for r in measured}
+    rates = {(r.step, r.change): (r.images_per_second, r.world_size or 1) for r in records if r.status == FINISHED}
+    return {cell: rate / ranks for cell, (rate, ranks) in rates.items() if rate}
 
 
 def gpu_hours(trial: Trial, rates: Mapping[tuple[str, str], float], stated: float | None) -> float | None:

@@ -68,12 +68,36 @@ def launcher_options(p: argparse.ArgumentParser, *, default: str | None = None) 
     """Where runs go: --launcher NAME; --local and --slurm are short for two of them."""
     p.add_argument(
         "--launcher",
+        action=_OneLauncher,
         choices=LAUNCHER_NAMES,
         default=default,
         help="local: here, until they end; slurm: submit and return; export: write what another scheduler starts",
     )
-    p.add_argument("--local", dest="launcher", action="store_const", const="local", help="--launcher local")
-    p.add_argument("--slurm", dest="launcher", action="store_const", const="slurm", help="--launcher slurm")
+    for name in ("local", "slurm"):
+        p.add_argument(
+            f"--{name}",
+            dest="launcher",
+            action=_OneLauncher,
+            nargs=0,
+            const=name,
+            default=argparse.SUPPRESS,
+            help=f"--launcher {name}",
+        )
+
+
+class _OneLauncher(argparse.Action):
+    """Stores a launcher's name, and refuses a second one."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        name = self.const or values
+        earlier = getattr(namespace, "launcher_given", name)
+        if earlier != name:
+            raise argparse.ArgumentError(
+                None, f"launchers {earlier} and {name} are both given; legal: one of them; leave one out"
+            )
+        namespace.launcher = namespace.launcher_given = name
 
 
 def resource_options(p: argparse.ArgumentParser) -> None:

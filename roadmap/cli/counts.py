@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from roadmap.config.fields import identity_of
 from roadmap.config.model import AnySpec, ModelSpec
@@ -60,9 +60,8 @@ def _kept() -> dict[str, list[int]]:
 
 def networks(ladder: Ladder, regime: Regime) -> Iterator[AnySpec]:
     """Every network that `steps` shows of a regime; ours without LayerScale and with it."""
-    settings: list[dict[str, Any]] = [{}]
-    if isinstance(regime.base, ModelSpec):
-        settings = [{LAYER_SCALE: None}, {LAYER_SCALE: USUAL_SCALE}]
+    both: list[dict[str, float | None]] = [{LAYER_SCALE: None}, {LAYER_SCALE: USUAL_SCALE}]
+    settings = both if isinstance(regime.base, ModelSpec) else [{}]
     for step in ladder.order(side_steps=True):
         for one in settings:
             yield ladder.model(step.name, regime.name, **one)

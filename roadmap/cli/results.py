@@ -6,7 +6,7 @@ They read what runs have left, and train nothing.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,12 @@ from roadmap.config.errors import RoadmapError, listing
 from roadmap.study.find import FoundStudy, find_study, studies_with_records
 
 if TYPE_CHECKING:
-    from analysis.load import Study
+    from analysis.report.report import Report
+    from analysis.results.confounds import Proof
+    from analysis.results.results import Result
     from analysis.stats.power import PowerTable
+    from analysis.study import Study
+    from roadmap.config.metric import Metric
 
 NOT_PROVEN = 1
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"
@@ -44,37 +48,34 @@ def write_report(
 ) -> int:
     """Write tables, figures and page of a study; print the table and the files."""
     from analysis.load import open_study
-    from analysis.report.report import report_study, study_table
+    from analysis.report.report import study_report
 
-    api.check_metric(metric)
+    asked = api.find_metric(metric)
     found = find_study(name, runs)
-    source = found.records_folder()
-    rows, caption = study_table(open_study(source), regime or "")
-    paths = report_study(source, out or report_folder(found), regime or "")
-    _print_report(rows, caption.title, paths, as_json)
+    report = study_report(open_study(found.records_folder(), curves=True), asked, regime or "")
+    _print_report(report, report.write(out or report_folder(found)), as_json)
     return 0
 
 
 def write_paper(*, regime: str | None, ladder: str | None, runs: Path, out: Path | None, as_json: bool) -> int:
     """Write the paper's own table and figure; print the table and the files."""
-    from analysis.report.report import paper_table, report_paper
+    from analysis.report.report import paper_report
     from roadmap.ladder import find_ladder
 
     of = find_ladder(ladder) if ladder else find_ladder()
     regime = regime or of.printed_regime(of.default_regime).name
-    rows, caption = paper_table(regime, REFERENCE)
-    paths = report_paper(regime, REFERENCE, out or runs / f"paper-{regime}" / api.REPORT)
-    _print_report(rows, caption.title, paths, as_json)
+    report = paper_report(regime, REFERENCE, of.name)
+    _print_report(report, report.write(out or runs / f"paper-{regime}" / api.REPORT), as_json)
     return 0
 
 
-def _print_report(rows: Any, title: str, paths: Sequence[Path], as_json: bool) -> None:
+def _print_report(report: Report, paths: Sequence[Path], as_json: bool) -> None:
     if as_json:
-        print_json({"rows": rows, "files": list(map(str, paths))})
+        print_json({"rows": report.frame.to_dict("records"), "files": list(map(str, paths))})
         return
     from analysis.report.tables import terminal
 
-    show(terminal(rows, title))
+    show(terminal(report.frame, report.analysis.metric, report.caption.title))
     for path in paths:
         print(path)
 
@@ -110,23 +111,22 @@ def serve_report(name: str | None, *, runs: Path, port: int, every: float) -> in
 
 def check_study(name: str | None, *, runs: Path, as_json: bool) -> int:
     """Print the proof of each comparison; exit status 1 if any is confounded or unproven."""
-    from analysis.results.rows import rows
+    from analysis.results.analyse import analyse
 
     study = open_named(name, runs)
-    found = [r for regime in study.regimes for r in rows(study, regime) if r["parent"]]
+    found = [r for regime in study.regimes for r in analyse(study, regime=regime).results if r.effect.parent]
     compared = _compared(found)
     proven = [c for c in compared if c[2]]
-    bad = [c for c in proven if c[2]["status"] != "controlled"]
+    bad = [(child, parent, proof) for child, parent, proof in compared if proof and not proof.controlled]
     status = NOT_PROVEN if bad or not proven else 0
     if as_json:
-        keys = ("label", "parent", "ids", "parent_ids", "proof", "contrast")
-        print_json({"study": study.name, "comparisons": [_selected(row, keys) for row in found]})
+        print_json({"study": study.name, "comparisons": [_comparison_to_json(row) for row in found]})
         return status
     columns = ["child", "parent", "declared change", "proof", "note"]
     title = f"{study.name}: is the declared change all that differs?"
     print_table(title, columns, [_proof_row(*c) for c in compared], left=5)
     for child, parent, proof in bad:
-        print(f"{child} against {parent}: {proof['status']}: {_why(proof)}")
+        print(f"{child} against {parent}: {proof.status}: {_why(proof)}")
     controlled = len(proven) - len(bad)
     missing = len(compared) - len(proven)
     print(
@@ -136,37 +136,46 @@ def check_study(name: str | None, *, runs: Path, as_json: bool) -> int:
     return status
 
 
-def _selected(row: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    return {key: row[key] for key in keys}
+def _comparison_to_json(row: Result) -> dict[str, Any]:
+    effect = row.effect
+    contrast = effect.contrast
+    return {
+        "label": row.label,
+        "parent": effect.parent,
+        "ids": list(row.runs.ids),
+        "parent_ids": list(effect.parent_ids),
+        "proof": effect.proof.to_json() if effect.proof else None,
+        "contrast": {**contrast.proof.to_json(), "against": contrast.against} if contrast else None,
+    }
 
 
-def _compared(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Any]]:
+def _compared(found: Sequence[Result]) -> list[tuple[str, str, Proof | None]]:
     """The child, parent and proof of each comparison, then of each crossed one."""
-    compared = [(r["label"], r["parent"], r["proof"]) for r in found]
-    for r in found:
-        if contrast := r["contrast"]:
-            compared.append((f"change of {r['label']}", f"change of {contrast['against']}", contrast))
+    compared = [(row.label, str(row.effect.parent), row.effect.proof) for row in found]
+    for row in found:
+        if contrast := row.effect.contrast:
+            compared.append((f"change of {row.label}", f"change of {contrast.against}", contrast.proof))
     return compared
 
 
-def _proof_row(child: str, parent: str, proof: Mapping[str, Any] | None) -> list[str]:
+def _proof_row(child: str, parent: str, proof: Proof | None) -> list[str]:
     if proof is None:
         return [child, parent, "", "no finished run to compare", ""]
-    return [child, parent, _changes(proof), proof["text"], proof["note"]]
+    return [child, parent, _changes(proof), proof.text, proof.note]
 
 
-def _why(proof: Mapping[str, Any]) -> str:
+def _why(proof: Proof) -> str:
     """Why a comparison is not controlled."""
-    if proof["confounded_by"]:
-        return "; ".join(proof["confounded_by"])
-    return f"{listing(proof['unsaid'])} not recorded" if proof["unsaid"] else "the declared change did not happen"
+    if proof.confounds:
+        return "; ".join(proof.reasons)
+    return f"{listing(proof.unsaid)} not recorded" if proof.unsaid else "the declared change did not happen"
 
 
-def _changes(proof: Mapping[str, Any]) -> str:
+def _changes(proof: Proof) -> str:
     """The declared settings that differ; of a bundle the number."""
-    from analysis.report.wording import plain
+    from analysis.wording import plain
 
-    changed = [f"{name} {plain(before)} -> {plain(after)}" for name, (before, after) in proof["changed"].items()]
+    changed = [f"{name} {plain(before)} -> {plain(after)}" for name, (before, after) in proof.changed.items()]
     return ", ".join(changed) if len(changed) <= 3 else f"{len(changed)} settings"
 
 
@@ -188,9 +197,10 @@ def show_power(
 
     Holm's correction counts what a named study plans, for a pilot has finished none of it.
     """
+    from analysis.results.analyse import analyse
     from analysis.stats.power import DfRule, planned_comparisons, pooled_std, power_table, two_steps
 
-    api.check_metric(metric)
+    asked = api.find_metric(metric)
     # A named study is opened even where the scatter is stated: its name may be wrong, and it knows what is compared.
     study = None if name is None and std is not None else open_named(name, runs)
     planned = None if study is None else planned_comparisons(study)
@@ -198,7 +208,7 @@ def show_power(
     rule: DfRule = two_steps
     if std is None:
         assert study is not None
-        found = pooled_std(study)
+        found = pooled_std(analyse(study, asked).findings.error, study.name)
         std, rule = found.std, found.df_error
         cells = f"{found.cells} cell{'s' if found.cells != 1 else ''}"
         interval = f"95 % interval {found.low:.3f} to {found.high:.3f}"
@@ -209,7 +219,7 @@ def show_power(
         print_json({**asdict(table), "planned_comparisons": planned, "source": source})
         return 0
     counted = study.name if study is not None and comparisons is None else ""
-    _print_power(table, source, _threshold(table, counted, planned or 0))
+    _print_power(table, source, _threshold(table, counted, planned or 0), asked)
     return 0
 
 
@@ -224,23 +234,24 @@ def _threshold(table: PowerTable, study: str, planned: int) -> str:
     return f"{at} / {table.comparisons}{of_study} (the first threshold of Holm)" if table.comparisons > 1 else at
 
 
-def _print_power(table: PowerTable, source: str, threshold: str) -> None:
+def _print_power(table: PowerTable, source: str, threshold: str, metric: Metric) -> None:
     """Print the answer in a sentence, what it is computed from, and the two tables around it."""
+    unit = metric.difference_unit
     asked = next(r for r in table.by_effect if r.asked)
     print(
-        f"{asked.seeds} seeds per step resolve a change of {asked.effect:g} points "
+        f"{asked.seeds} seeds per step resolve a change of {asked.effect:g} {unit} "
         f"with a chance of {_chance(asked.power)}."
     )
-    print(f"standard deviation over seeds: {table.std:.3f} points ({source})")
+    print(f"standard deviation over seeds: {table.std:.3f} {unit} ({source})")
     print(threshold)
     rows = []
     for r in table.by_effect:
         mark = " <" if r.asked else ""
         rows.append([f"{r.effect:g}{mark}", str(r.seeds), _chance(r.power), f"{r.df:g}"])
-    print_table("seeds per step for a change", ["change (points)", "seeds", "chance", "df"], rows, left=0)
-    smallest = [[str(r.seeds), f"{r.effect:.2f}", f"{r.df:g}"] for r in table.by_seeds]
+    print_table("seeds per step for a change", [f"change ({unit})", "seeds", "chance", "df"], rows, left=0)
+    smallest = [[str(r.seeds), f"{r.effect:.{metric.decimals}f}", f"{r.df:g}"] for r in table.by_seeds]
     title = f"smallest change that is resolved with a chance of {table.power:.0%}"
-    print_table(title, ["seeds", "change (points)", "df"], smallest, left=0)
+    print_table(title, ["seeds", f"change ({unit})", "df"], smallest, left=0)
 
 
 def _chance(power: float) -> str:
@@ -253,19 +264,19 @@ def _chance(power: float) -> str:
 
 def show_attribution(name: str | None, *, others: Sequence[str], metric: str, runs: Path, as_json: bool) -> int:
     """Print Shapley values of a study's toggles, over every study's runs of its cells."""
-    from analysis.attribution.summary import attribute, terminal, to_json
+    from analysis.attribution.summary import attribute, to_json
+    from analysis.attribution.text import terminal
 
-    api.check_metric(metric)
+    asked = api.find_metric(metric)
     study = open_named(name, runs)
-    if any("timm" in (t.get("resolved") or {}).get("model", {}) for t in study.records):
+    if study.design == "models":
         raise RoadmapError(
-            f"attribute.study {study.name} trains networks of timm, which have no toggles; "
-            "legal: ladders and changes of our own networks; "
-            f"`roadmap report {study.name}` compares them as wholes"
+            f"attribute.study {study.name} compares whole networks, which share no toggles; "
+            f"legal: ladders and changes; `roadmap report {study.name}` compares them as wholes"
         )
     names = others or [n for n in studies_with_records(runs) if n != study.name]
     opened = [_other(n, runs, asked=bool(others)) for n in names]
-    found = attribute(study, others=[s for s in opened if s is not None])
+    found = attribute(study, metric=asked, others=[s for s in opened if s is not None])
     if as_json:
         print_json(to_json(found))
     else:

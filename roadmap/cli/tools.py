@@ -76,7 +76,7 @@ def _machine(ranks: Ranks) -> dict[str, Any]:
     from roadmap.runs.provenance import git_state, package_versions
     from roadmap.train.execute import hardware
 
-    return {"hardware": hardware(ranks), "packages": package_versions(), **git_state()}
+    return {"hardware": hardware(ranks).to_json(), "packages": package_versions(), **git_state()}
 
 
 def _answer(content: Mapping[str, Any], path: Path, as_json: bool) -> None:

@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from roadmap.api import check_metric
+from roadmap.api import find_metric
 from roadmap.launch.base import UNDER_WAY, State
 from roadmap.launch.status import RunState, counts, study_states
 from roadmap.study.find import find_study
@@ -18,15 +18,18 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from analysis.load import Study
+    from analysis.results.results import Result
+    from analysis.study import CellId, Study
+    from roadmap.config.metric import Metric
 
 QUIET_LOOKS = 3  # between two runs of one queue no run says that it trains
 ASK_EVERY = 30.0  # seconds between two questions to a queue
 WIDE = 160  # columns where output is no terminal
 # Columns of the table: heading, justification, the least width; in a narrow terminal the last one gives way.
+METRIC = "metric"  # the column that is headed by the metric asked for
 COLUMNS: Sequence[tuple[str, str, int | None]] = (
     ("cell", "left", None),
-    ("top-1 (%)", "right", 13),
+    (METRIC, "right", 13),
     ("", "left", None),
     ("n", "right", 7),
     ("change", "right", 7),
@@ -35,7 +38,6 @@ COLUMNS: Sequence[tuple[str, str, int | None]] = (
 )
 OTHER_COLUMNS = 78  # what they take beside the names and the bar
 SHORTEST_BAR = 0.15  # of the lowest mean, as a part of the longest
-Row = Mapping[str, Any]
 
 
 def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> int:
@@ -46,7 +48,7 @@ def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> i
     from rich.console import Console
     from rich.live import Live
 
-    check_metric(metric)
+    asked = find_metric(metric)
     folder = find_study(name, runs).run_folder()
     console = Console(width=None if sys.stdout.isatty() else WIDE)
     quiet = 0
@@ -54,7 +56,7 @@ def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> i
         while True:
             states = study_states(folder, every=ASK_EVERY)
             height = console.height if console.is_terminal else None
-            shown = _filling(folder, states, console.width, height)
+            shown = _filling(folder, states, asked, console.width, height)
             if live is None:
                 console.print(shown)
             else:
@@ -67,58 +69,69 @@ def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> i
             time.sleep(every)
 
 
-def _filling(folder: Path, states: Sequence[RunState], width: int, height: int | None) -> RenderableType:
+def _filling(
+    folder: Path, states: Sequence[RunState], metric: Metric, width: int, height: int | None
+) -> RenderableType:
     """A table with one row a cell: its mean as a bar, n of N, and what its runs are doing."""
     from rich.console import Group
     from rich.text import Text
 
     from analysis.load import gather
-    from analysis.results.rows import rows
+    from analysis.results.analyse import analyse
 
     study = gather(folder)
     runs_of = _runs_by_cell(study, states)
-    found = [r for r in rows(study) if r["kind"] != "undefined" and r["planned"]]
+    found = [row for row in analyse(study, metric).results if row.runs.planned]
     shown = _fitting(found, runs_of, height)
-    table = _table(f"{study.name}: {study.question}")
+    table = _table(f"{study.name}: {study.question}", metric)
     bar_width = max(6, min(30, width - 110))
     name_width = max(20, width - bar_width - OTHER_COLUMNS)
     bar = _Bar(found, bar_width)
-    one_step = len({r["step"] for r in found}) == 1
+    one_step = len({row.step for row in found}) == 1
     for row in shown:
-        name = row["what"] if one_step else row["label"]
-        doing = _doing(runs_of.get(row["key"], []))
+        name = row.what if one_step else row.label
+        doing = _doing(_states_of(row, runs_of))
         table.add_row(Text(_shortened(name, name_width)), *_cells(row, bar), Text(doing))
     hidden = len(found) - len(shown)
     footer = (f"{hidden} cells more; " if hidden else "") + counts(list(states))
     return Group(table, Text(footer))
 
 
-def _runs_by_cell(study: Study, states: Sequence[RunState]) -> dict[tuple[str, str], list[RunState]]:
+def _runs_by_cell(study: Study, states: Sequence[RunState]) -> dict[CellId, list[RunState]]:
     """The states of each cell's planned runs."""
     by_id = {s.run: s for s in states}
-    runs_of: dict[tuple[str, str], list[RunState]] = {}
-    for trial in study.trials:
-        if trial["id"] in by_id:
-            runs_of.setdefault((trial["step"], trial["change"]), []).append(by_id[trial["id"]])
+    runs_of: dict[CellId, list[RunState]] = {}
+    for run in study.runs:
+        if run.id in by_id:
+            runs_of.setdefault(run.cell.id, []).append(by_id[run.id])
     return runs_of
 
 
-def _table(title: str) -> Table:
+def _states_of(row: Result, runs_of: Mapping[CellId, Sequence[RunState]]) -> Sequence[RunState]:
+    return runs_of.get(row.cell.id, []) if row.cell else []
+
+
+def _table(title: str, metric: Metric) -> Table:
     """The empty table."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     for heading, justify, least in COLUMNS:
-        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True, min_width=least)
+        table.add_column(
+            metric.heading if heading == METRIC else heading,
+            justify="right" if justify == "right" else "left",
+            no_wrap=True,
+            min_width=least,
+        )
     return table
 
 
 class _Bar:
     """Bars whose lengths lie between the lowest and the highest mean."""
 
-    def __init__(self, found: Sequence[Row], width: int) -> None:
-        means = [r["top1"] for r in found if r["top1"] is not None] or [0.0, 1.0]
+    def __init__(self, found: Sequence[Result], width: int) -> None:
+        means = [row.score.mean for row in found if row.score.mean is not None] or [0.0, 1.0]
         self.low, self.high, self.width = min(means), max(means), width
 
     def __call__(self, mean: float | None) -> str:
@@ -128,16 +141,17 @@ class _Bar:
         return "█" * round((SHORTEST_BAR + (1 - SHORTEST_BAR) * part) * self.width)
 
 
-def _cells(row: Row, bar: _Bar) -> list[RenderableType]:
+def _cells(row: Result, bar: _Bar) -> list[RenderableType]:
     """What stands between a row's name and its runs: mean, bar, n of N, change, verdict."""
     from rich.text import Text
 
-    mean = "" if row["top1"] is None else f"{row['top1']:.2f}"
-    spread = "" if row["std"] is None else f" ± {row['std']:.2f}"
-    colour = "blue" if row["kind"] == "step" else "cyan"
-    count = f"{row['n']} of {row['planned']}"
-    change = "" if row["change"] is None else f"{row['change']:+.2f}"
-    return [mean + spread, Text(bar(row["top1"]), style=colour), count, change, row["verdict"] or ""]
+    score, decimals = row.score, row.metric.decimals
+    mean = "" if score.mean is None else f"{score.mean:.{decimals}f}"
+    spread = "" if score.std is None else f" ± {score.std:.{decimals}f}"
+    colour = "blue" if row.role == "step" else "cyan"
+    count = f"{row.n} of {row.runs.planned}"
+    change = "" if row.effect.value is None else f"{row.effect.value:+.{decimals}f}"
+    return [mean + spread, Text(bar(score.mean), style=colour), count, change, row.effect.verdict or ""]
 
 
 def _shortened(name: str, width: int) -> str:
@@ -149,8 +163,8 @@ def _shortened(name: str, width: int) -> str:
 
 
 def _fitting(
-    found: Sequence[Row], runs_of: Mapping[tuple[str, str], Sequence[RunState]], height: int | None
-) -> Sequence[Row]:
+    found: Sequence[Result], runs_of: Mapping[CellId, Sequence[RunState]], height: int | None
+) -> Sequence[Result]:
     """The rows that a screen holds: those at work, then the latest finished, then the next."""
     room = len(found) if height is None else max(5, height - 6)
     if len(found) <= room:
@@ -158,8 +172,8 @@ def _fitting(
 
     def urgency(i: int) -> tuple[bool, bool, int]:
         row = found[i]
-        busy = any(s.state == State.RUNNING for s in runs_of.get(row["key"], []))
-        return not busy, not row["n"], -i if row["n"] else i
+        busy = any(s.state == State.RUNNING for s in _states_of(row, runs_of))
+        return not busy, not row.n, -i if row.n else i
 
     chosen = sorted(range(len(found)), key=urgency)[:room]
     return [found[i] for i in sorted(chosen)]

@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 
 from roadmap.config.errors import ConfigError, listing, nearest
-from roadmap.ladder.ladder import Ladder, Paper, Reference, Regime, Step
+from roadmap.ladder.ladder import Ladder, Paper, Printed, Reference, Regime, Step
 
 DEFAULT = "convnext"
 ENTRY_POINTS = "roadmap.ladders"  # the group in which other packages name theirs
@@ -17,7 +17,7 @@ SHIPPED: Mapping[str, str] = MappingProxyType(
     {"convnext": "roadmap.ladder.convnext:CONVNEXT", "deit": "roadmap.ladder.deit:DEIT"}
 )
 
-__all__ = ["DEFAULT", "Ladder", "Paper", "Reference", "Regime", "Step", "find_ladder", "known_ladders"]
+__all__ = ["DEFAULT", "Ladder", "Paper", "Printed", "Reference", "Regime", "Step", "find_ladder", "known_ladders"]
 
 
 def known_ladders() -> dict[str, str]:

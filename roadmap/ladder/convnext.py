@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from roadmap.config.model import ModelSpec
-from roadmap.ladder.ladder import ORIGINAL, Ladder, Paper, Reference, Regime, Step, paper_table  # noqa: F401
+from roadmap.ladder.ladder import ORIGINAL, Ladder, Paper, Printed, Reference, Regime, Step, paper_table  # noqa: F401
 
 MODERN = "modern"
 BEYOND = "beyond the paper"
@@ -232,6 +232,7 @@ _STEPS = (
         title="GRN instead of LayerScale: ConvNeXt V2",
         group=BEYOND,
         source="ConvNeXt V2 (arXiv 2301.00808), Section 4",
+        of_ladder=False,
         overrides={"grn": True, "layer_scale": None},
         structure=frozenset({"+block.mlp.grn", "-block.gamma"}),
     ),
@@ -368,7 +369,8 @@ _REGIMES = (
 CONVNEXT = Ladder(
     name="convnext",
     title="the ConvNeXt roadmap",
-    source="arXiv 2201.03545",
+    source="arXiv 2201.03545 v2",
+    printed=Printed("ConvNeXt, arXiv 2201.03545 v2, Tables 10 and 11", "ImageNet-1k", "three seeds"),
     all_steps=_STEPS,
     all_regimes=_REGIMES,
     end="separate-downsampling",
@@ -381,21 +383,3 @@ def convnext_spec(step: str | int, regime: str = "", **settings: Any) -> ModelSp
     spec = CONVNEXT.model(step, regime, **settings)
     assert isinstance(spec, ModelSpec)
     return spec
-
-
-# Until every caller takes the ladder that it is given.
-STEPS, REGIMES, GROUPS, RECIPE = CONVNEXT.steps, CONVNEXT.regimes, CONVNEXT.groups, "recipe"
-find_step, find_regime, path, resolve = CONVNEXT.find_step, CONVNEXT.find_regime, CONVNEXT.path, CONVNEXT.model
-recipe_of, recipe_changes = CONVNEXT.recipe_name, CONVNEXT.recipe_fields
-
-
-def ladder(*, side_steps=False):
-    return CONVNEXT.order(side_steps=side_steps)
-
-
-def change_of(step, regime):
-    return CONVNEXT.overrides(step, regime.name)
-
-
-def structure_of(step, regime):
-    return CONVNEXT.structure(step, regime.name)

@@ -56,6 +56,7 @@ class Step:
     structure declares what the change does to the modules: `+role` appears, `-role` disappears, `~role` is another
     module or has another shape (see roadmap.model.module_diff); None where the ladder makes no claim.
     on_path: False for a side step, tried and not adopted. evidence: paper, inferred or open; see docs/decisions.md.
+    of_ladder: False where `source` is another work than the ladder's.
     """
 
     id: str | None = None
@@ -68,6 +69,7 @@ class Step:
     on_path: bool = True
     source: str
     evidence: str = "paper"
+    of_ladder: bool = True
 
 
 class Reference(NamedTuple):
@@ -76,6 +78,17 @@ class Reference(NamedTuple):
     name: str
     top1: float
     gflops: float
+
+
+class Printed(NamedTuple):
+    """Where the numbers that regimes print are from, as captions cite it.
+
+    cited: work and tables. data: whose validation images they are of. seeds: over how many a printed deviation is.
+    """
+
+    cited: str
+    data: str
+    seeds: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +115,7 @@ class Regime:
 class Ladder:
     """Steps in order with the regimes they run in. Raises ConfigError for a ladder that contradicts itself.
 
-    source: where the ladder is from, as captions cite it. end: the step that designs start from unless they say
+    source: where the ladder is from, as captions cite it. printed: where its regimes' numbers are from. end: the step that designs start from unless they say
     another, the end of the source's own ladder. beyond: the group of steps after it, if there are any.
     default_regime: the first one unless given.
     """
@@ -115,6 +128,7 @@ class Ladder:
     end: str
     beyond: str = ""
     default_regime: str = ""
+    printed: Printed | None = None
 
     def __post_init__(self) -> None:
         names = [s.name for s in self.all_steps]

@@ -40,7 +40,7 @@ INDEX_VARIABLES = (
 
 TEMPLATE = """\
 #!/usr/bin/env bash
-# Runs {last} of study {study}: one run a call, by its index. Made by `roadmap run --launcher export`.
+# The runs of study {study}, one a call, by index: 0 to {last}. Made by `roadmap run --launcher export`.
 #   {script} INDEX
 # Without INDEX, the index is that of the array task: {variables}.
 # What a run prints goes to log.txt in its folder. ROADMAP_PYTHON: another Python, such as a container's.

@@ -26,12 +26,12 @@ from roadmap.launch.base import MAX_AGE, JobReport, Launched, Launcher
 from roadmap.launch.prepared import unfinished_record
 from roadmap.launch.resources import Resources
 from roadmap.runs.folder import RunFolder
-from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED
+from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED, Record
 
-Finished = Callable[[RunFolder, dict[str, Any]], None]
+Finished = Callable[[RunFolder, Record], None]
 
 
-def _tell_nobody(folder: RunFolder, record: dict[str, Any]) -> None:
+def _tell_nobody(folder: RunFolder, record: Record) -> None:
     """What a launcher does with a run that has ended, unless told otherwise."""
 
 
@@ -84,7 +84,7 @@ def run_here(folders: Sequence[RunFolder], runtime: Runtime, *, force: bool, fin
     for folder in folders:
         record = execute(folder, runtime, force=force)
         finished(folder, record)
-        if record["status"] == INTERRUPTED or (record["status"] == FAILED and int(os.environ.get("WORLD_SIZE", 1)) > 1):
+        if record.status == INTERRUPTED or (record.status == FAILED and int(os.environ.get("WORLD_SIZE", 1)) > 1):
             return  # ranks that have lost each other must not meet again in another run
 
 
@@ -181,7 +181,7 @@ def _hand_out(slot: Slot, waiting: deque[RunFolder]) -> None:
             slot.connection.send(str(slot.folder.path))
 
 
-def _result(slot: Slot, folder: RunFolder, stopping: Sequence[str]) -> dict[str, Any]:
+def _result(slot: Slot, folder: RunFolder, stopping: Sequence[str]) -> Record:
     """The run's record; one whose process died left none, and gets one that says so.
 
     A stop before training began is no failure.
@@ -195,12 +195,12 @@ def _result(slot: Slot, folder: RunFolder, stopping: Sequence[str]) -> dict[str,
         status = INTERRUPTED if stopping and code == -signal.SIGTERM else FAILED
         error = f"its process {cause}; see {folder.log}; start it again to go on from its last checkpoint"
         record = unfinished_record(folder, status, error)
+        left = folder.record()
         # With --force, what an earlier run left may still be in place.
-        if (folder.record() or {}).get("status") != FINISHED:
+        if left is None or left.status != FINISHED:
             folder.write_record(record)
         return record
-    if "refused" in answer:
-        return {"status": FAILED, "error": answer["refused"]}
+    assert isinstance(answer, Record)
     return answer
 
 
@@ -223,7 +223,7 @@ def _work(connection: Connection, runtime_json: dict[str, Any], force: bool) -> 
             try:
                 answer = execute(folder, runtime, force=force)
             except RoadmapError as e:
-                answer = {"refused": str(e)}
+                answer = Record(status=FAILED, error=str(e))
         connection.send(answer)
 
 

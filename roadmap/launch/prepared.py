@@ -15,7 +15,7 @@ from typing import Any
 from roadmap.config.runtime import Runtime, cores, limit_threads
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunHeld, read_json, write_json
-from roadmap.runs.record import FINISHED, INTERRUPTED
+from roadmap.runs.record import FINISHED, INTERRUPTED, Record
 
 LAUNCH = "launch.json"
 TRY_LATER = 75  # exit status (sysexits.h: EX_TEMPFAIL) of a run that has saved itself and goes on when started again
@@ -58,7 +58,7 @@ class Launch:
         write_json(run.path / LAUNCH, content)
 
 
-def train_prepared(run: RunFolder, runtime: Runtime, *, threads: int = 0, patient: bool = True) -> dict[str, Any]:
+def train_prepared(run: RunFolder, runtime: Runtime, *, threads: int = 0, patient: bool = True) -> Record:
     """Train a prepared run in this process and return its record; call it before torch is imported.
 
     threads: of the CPU, where the runtime settings do not say; 0: OMP_NUM_THREADS, else all cores.
@@ -88,25 +88,24 @@ def run_prepared(run: RunFolder, runtime: Runtime) -> int:
     # Ranks of one run start together: none may wait for the lease while the others wait for it.
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
     record = train_prepared(run, launch.runtime if launch else runtime, patient=alone)
-    if record["status"] == FINISHED:
-        print(f"{run.path.name}: finished")
+    if record.status == FINISHED:
         return 0
-    print(f"{run.path.name}: {record['status']}: {record.get('error')}", file=sys.stderr)
-    return TRY_LATER if record["status"] == INTERRUPTED else 1
+    print(f"{run.path.name}: {record.status}: {record.error}", file=sys.stderr)
+    return TRY_LATER if record.status == INTERRUPTED else 1
 
 
-def unfinished_record(run: RunFolder, status: str, error: str) -> dict[str, Any]:
+def unfinished_record(run: RunFolder, status: str, error: str) -> Record:
     """The record of a run whose own process could not write one."""
     trial = run.trial()
-    return {
-        "version": 1,
-        "id": trial.id,
-        "fingerprint": trial.fingerprint,
-        "study": run.path.parent.name,
-        "regime": trial.regime,
-        "step": trial.step,
-        "change": trial.change,
-        "seed": trial.seed,
-        "status": status,
-        "error": error,
-    }
+    return Record(
+        status=status,
+        error=error,
+        id=trial.id,
+        fingerprint=trial.fingerprint,
+        study=run.path.parent.name,
+        ladder=trial.ladder,
+        regime=trial.regime,
+        step=trial.step,
+        change=trial.change,
+        seed=trial.seed,
+    )

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roadmap.config.errors import ConfigError, nearest
-from roadmap.ladder.convnext import find_step
+from roadmap.ladder import DEFAULT, Ladder, find_ladder
 from roadmap.launch.base import State
 from roadmap.launch.status import RunState, study_states
-from roadmap.runs.io import RunError
+from roadmap.runs.io import RunError, read_json
 from roadmap.study import find
 
 ENDED_BADLY = (
@@ -53,8 +53,8 @@ def find_study(name: str | None, out: Path) -> Path:
 
 def chosen_runs(folder: Path, selection: RunSelection, *, every: float = 0) -> list[RunState]:
     """The runs that a selection means. Raises RunError where there are none."""
-    states = study_states(folder, every=every)
-    chosen = [s for s in states if _meant(s, selection)]
+    states, ladder = study_states(folder, every=every), _ladder_of(folder)
+    chosen = [s for s in states if _meant(s, selection, ladder)]
     if selection.failed:
         chosen = [s for s in chosen if s.state in ENDED_BADLY]
     if not chosen:
@@ -67,19 +67,24 @@ def chosen_runs(folder: Path, selection: RunSelection, *, every: float = 0) -> l
     return chosen
 
 
-def _meant(s: RunState, selection: RunSelection) -> bool:
-    steps = {find_step(key).name for key in selection.steps}
-    named = not selection.words or any(_is_named(s, word) for word in selection.words)
+def _ladder_of(folder: Path) -> Ladder:
+    """The ladder that a study's steps are of."""
+    return find_ladder((read_json(folder / find.STUDY_JSON) or {}).get("ladder", DEFAULT))
+
+
+def _meant(s: RunState, selection: RunSelection, ladder: Ladder) -> bool:
+    steps = {ladder.find_step(key).name for key in selection.steps}
+    named = not selection.words or any(_is_named(s, word, ladder) for word in selection.words)
     return named and (not steps or s.step in steps) and (not selection.seeds or s.seed in selection.seeds)
 
 
-def _is_named(s: RunState, word: str) -> bool:
-    return s.run.startswith(word) or s.job == word or s.step == _step_name(word)
+def _is_named(s: RunState, word: str, ladder: Ladder) -> bool:
+    return s.run.startswith(word) or s.job == word or s.step == _step_name(word, ladder)
 
 
-def _step_name(word: str) -> str:
+def _step_name(word: str, ladder: Ladder) -> str:
     """The step of that id or name; empty if there is none."""
     try:
-        return find_step(word).name
+        return ladder.find_step(word).name
     except ConfigError:
         return ""

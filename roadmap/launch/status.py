@@ -14,7 +14,7 @@ from roadmap.launch.base import MAX_AGE, JobReport, Phase, State
 from roadmap.launch.launchers import every_launcher
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, read_json
-from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED
+from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, Record
 
 FRESH = 120.0  # seconds: a heartbeat this old says that nobody is training
 
@@ -54,7 +54,7 @@ class Evidence:
     """What is known of a run before it is judged. recorded: time of its record, in epoch seconds."""
 
     folder: RunFolder
-    record: Mapping[str, Any]
+    record: Record | None
     recorded: float
     heartbeat: Mapping[str, Any]
     report: JobReport | None
@@ -62,12 +62,12 @@ class Evidence:
     @property
     def status(self) -> str:
         """The record's, empty where there is none."""
-        return str(self.record.get("status", ""))
+        return self.record.status if self.record else ""
 
     @property
     def error(self) -> str:
         """The first line of the record's error."""
-        lines = str(self.record.get("error") or "").splitlines()
+        lines = ((self.record.error if self.record else None) or "").splitlines()
         return lines[0] if lines else ""
 
     @property
@@ -126,11 +126,11 @@ def _files_of(folder: RunFolder) -> Evidence:
     return Evidence(folder, _record(folder), recorded, _heartbeat(folder), None)
 
 
-def _record(folder: RunFolder) -> Mapping[str, Any]:
+def _record(folder: RunFolder) -> Record | None:
     try:
-        return folder.record() or {}
+        return folder.record()
     except RunError as e:
-        return {"status": FAILED, "error": str(e)}
+        return Record(status=FAILED, error=str(e))
 
 
 def _heartbeat(folder: RunFolder) -> Mapping[str, Any]:
@@ -161,7 +161,7 @@ def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
         requeued=max(0, report.starts - (state != State.REQUEUED)),
         epoch=max(int(last.get("epoch", 0)), int(live.get("epoch", 0))),
         epochs=_planned_epochs(e.folder),
-        top1=e.record.get("top1") if state == State.DONE else last.get("top1"),
+        top1=e.record.metrics.get("top1") if e.record and state == State.DONE else last.get("top1"),
         images_per_second=_rate(e, live, last),
         seconds_left=live.get("seconds_left"),
         node=report.node or str(e.heartbeat.get("host", "")),
@@ -174,7 +174,7 @@ def _rate(e: Evidence, live: Mapping[str, Any], last: Mapping[str, Any]) -> floa
     """Images per second: of now while it trains, else the record's, else the last epoch's."""
     if live:
         return live.get("images_per_second")
-    return e.record.get("images_per_second") or last.get("images_per_second")
+    return (e.record.images_per_second if e.record else None) or last.get("images_per_second")
 
 
 def _planned_epochs(folder: RunFolder) -> int:

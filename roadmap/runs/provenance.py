@@ -10,17 +10,22 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+PACKAGE = Path(__file__).parents[1]
+DECIDING = ("config", "model", "data", "train")  # the folders whose code can decide what a run computes
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "convnext-roadmap")
 
 
 @functools.cache
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the code that runs, None where it is not a checkout; and the digest of its source."""
+    """Commit and dirty flag of the code that runs, None where it is not a checkout.
+
+    And the digest of its source.
+    """
 
     def git(*words: str) -> str | None:
         try:
             return subprocess.run(
-                ["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True, timeout=10
+                ["git", *words], cwd=PACKAGE, capture_output=True, text=True, check=True, timeout=10
             ).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return None
@@ -32,18 +37,20 @@ def git_state() -> dict[str, Any]:
     return {"git_commit": commit, "git_dirty": None if status is None else bool(status), "code_digest": code_digest()}
 
 
-def code_digest() -> str:
-    """SHA-256 over the package's source files and their names, 16 digits.
+def code_digest(package: Path = PACKAGE) -> str:
+    """Return a SHA-256, 16 digits, over the source files that can decide an outcome, and their
+    names.
 
-    Which code runs, also where there is no commit, or uncommitted changes.
+    Two runs with one digest were made by the same code, whatever else was committed or changed
+    beside it. `2:` in front tells it from the digests of older versions, which covered the whole
+    package.
     """
     import hashlib
 
-    package = Path(__file__).parents[1]
-    found = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        found.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
-    return found.hexdigest()[:16]
+    digest = hashlib.sha256()
+    for path in sorted(path for part in DECIDING for path in (package / part).rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return f"2:{digest.hexdigest()[:16]}"
 
 
 @functools.cache

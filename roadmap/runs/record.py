@@ -1,7 +1,219 @@
-"""How a run ended."""
+"""A run's record: how it ended, what it measured, and all that decides or may explain the outcome.
+
+`roadmap.train.execute` writes it as record.json, `analysis.load` reads it, records.jsonl holds a
+study's. What this program wrote is not validated again when it is read, so that ten thousand
+records are read in little more than the time of their JSON. No torch, no pandas.
+"""
 
 from __future__ import annotations
 
-LOST_PEER = "lost-peer"  # an `error_kind`: another rank is gone, which is no fault of this one
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, NamedTuple
 
+VERSION = 2
 FINISHED, FAILED, DIVERGED, INTERRUPTED = "finished", "failed", "diverged", "interrupted"
+LOST_PEER = "lost-peer"  # an `error_kind`: another rank is gone, which is no fault of this one
+MISSING = "missing"  # the status of a run without a record; never written by a run
+
+# The numbers that a run measures; version 1 had them beside everything else.
+METRIC_KEYS = ("top1", "top5", "loss", "ema_top1", "ema_top5", "ema_loss", "validation_top1")
+
+
+class Hardware(NamedTuple):
+    """What a run ran on: `device` is the GPU's name or 'cpu', `threads` those at work."""
+
+    device: str | None = None
+    cpu: str | None = None
+    cores: int | None = None
+    threads: int | None = None
+
+    @classmethod
+    def from_json(cls, content: object) -> Hardware:
+        """Build it from JSON's object; anything else says nothing of the hardware."""
+        if not isinstance(content, dict):
+            return NO_HARDWARE
+        get = content.get
+        return cls(device=get("device"), cpu=get("cpu"), cores=get("cores"), threads=get("threads"))
+
+    def to_json(self) -> dict[str, Any]:
+        """All four, None where not known."""
+        return self._asdict()
+
+
+NO_HARDWARE = Hardware()
+
+
+@dataclass(slots=True)
+class Record:
+    """The record of one run. None, or an empty mapping, stands for what its writer did not know of.
+
+    status         finished, failed, diverged, interrupted; `error` says why, in the writer's words
+    error_kind     what kind of failure, where a program asks: LOST_PEER
+    stopped_by     the signal that interrupted the run
+    damaged        the file could not be read: there is nothing but the error
+    id to init     labels: where in a study the run stands; `init` is its initial weights' digest
+    data to test_images   title and registry name, digest of the file list, pixels a side, images
+    params, macs   parameters; multiply-adds of one image
+    precision to hardware   how it was computed, and by which code (`roadmap.runs.provenance`)
+    configuration  SHA-256 of all that decides the outcome but the seed
+    resolved       that content: {'model': {...}, 'recipe': {...}, 'data': {...}, 'seed': 0, ...}
+    metrics        {one of METRIC_KEYS: value} on the test split (validation_...: on that), percent
+                   or nats, after epoch `accuracy_epoch`
+    curves         {name: a value for each epoch}, where they were gathered
+    earlier        of attempts before the last one, what was not as in the last: {name: value}
+    extra          what a newer version wrote and this one does not know
+    """
+
+    status: str
+    version: int = VERSION
+    id: str = ""
+    fingerprint: str = ""
+    study: str = ""
+    ladder: str = "convnext"
+    regime: str = ""
+    step: str = ""
+    change: str = ""
+    seed: int | None = None
+    init: str = ""
+    data: str | None = None
+    data_name: str | None = None
+    data_digest: str | None = None
+    image_size: int | None = None
+    train_images: int | None = None
+    test_images: int | None = None
+    recipe: str | None = None
+    epochs: int | None = None
+    params: int | None = None
+    macs: int | None = None
+    world_size: int | None = None
+    device_batch: int | None = None
+    group_size: int | None = None
+    global_batch: int | None = None
+    precision: str | None = None
+    workers: int | None = None
+    compile: bool | None = None
+    channels_last: bool | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    code_digest: str | None = None
+    packages: Mapping[str, str] | None = None
+    hardware: Hardware = NO_HARDWARE
+    configuration: str | None = None
+    resolved: Mapping[str, Any] | None = None
+    attempts: int | None = None
+    earlier: Sequence[Mapping[str, Any]] = ()
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[Any]] | None = None
+    accuracy_epoch: int | None = None
+    iterations: int | None = None
+    images_per_second: float | None = None
+    wall_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    finished_at: str | None = None
+    error: str | None = None
+    error_kind: str | None = None
+    stopped_by: str | None = None
+    damaged: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Record:
+        """Build a record from the content of a record.json of any version, which is used up."""
+        if content.get("version") != VERSION:
+            upgrade(content)
+        values = {**_DEFAULTS, **content, "hardware": Hardware.from_json(content.get("hardware"))}
+        if content.get("metrics"):
+            values["metrics"] = {name: value for name, value in content["metrics"].items() if value is not None}
+        else:
+            values["metrics"] = {}
+        values["extra"] = {}
+        if len(values) > len(_DEFAULTS):
+            values["extra"] = {name: content[name] for name in content if name not in _DEFAULTS}
+        # By place: JSON's keys are not interned, and as keywords each would be compared with all names.
+        return cls(*_by_place(values))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of record.json; what is not known is left out."""
+        content = {name: getattr(self, name) for name in _WRITTEN}
+        known = {name: value for name, value in content.items() if value is not None and value != ()}
+        if self.hardware is not NO_HARDWARE:
+            known["hardware"] = self.hardware.to_json()
+        return {**known, "metrics": dict(self.metrics), **({"damaged": True} if self.damaged else {}), **self.extra}
+
+    def __getitem__(self, name: str) -> Any:
+        """A value by its name in record.json, a metric's by its own.
+
+        Raises KeyError for other names.
+        """
+        if name in self.metrics:
+            return self.metrics[name]
+        return getattr(self, name) if name in _DEFAULTS else self.extra[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a value of that name is known."""
+        return self.get(str(name)) is not None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As `record[name]`; `default` where nothing is known."""
+        value = self[name] if name in self.metrics or name in _DEFAULTS else self.extra.get(name)
+        return default if value is None else value
+
+    def replace(self, **values: Any) -> Record:
+        """A copy with other values."""
+        return dataclasses.replace(self, **values)
+
+
+def _default(of: dataclasses.Field[Any]) -> Any:
+    return None if of.default is dataclasses.MISSING else of.default
+
+
+_DEFAULTS = {f.name: _default(f) for f in dataclasses.fields(Record)}
+_by_place = itemgetter(*_DEFAULTS)
+_APART = ("hardware", "metrics", "damaged", "extra")
+_WRITTEN = tuple(name for name in _DEFAULTS if name not in _APART)
+
+
+def upgrade(content: dict[str, Any]) -> None:
+    """Bring the content of a record of version 1 up to date: its metrics stood beside everything
+    else.
+
+    One of a newer version is left as it is.
+    """
+    if content.get("version", 1) == 1:
+        measured = {name: content.pop(name, None) for name in METRIC_KEYS}
+        content["metrics"] = {name: value for name, value in measured.items() if value is not None}
+        content["version"] = VERSION
+
+
+def with_neutral(resolved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """All settings that decided an outcome, those of fields that the writer did not know of
+    included.
+
+    A field younger than version 1 is left out of an identity at its neutral value: a record says
+    nothing of it, whether its writer knew it or not.
+    """
+    if not _neutral_settings():
+        return resolved
+    known = [part for part in _neutral_settings() if part in resolved]
+    if "timm" in resolved.get("model", {}):  # its toggles are timm's own
+        known = [part for part in known if part != "model"]
+    return {**resolved, **{part: {**_neutral_settings()[part], **resolved[part]} for part in known}}
+
+
+@functools.cache
+def _neutral_settings() -> dict[str, dict[str, Any]]:
+    """The neutral values of the fields younger than version 1, by part of a trial.
+
+    Empty parts left out.
+    """
+    from roadmap.config.data import Data
+    from roadmap.config.fields import neutral_settings
+    from roadmap.config.model import ModelSpec
+    from roadmap.config.recipe import Recipe
+
+    parts = {"model": neutral_settings(ModelSpec), "recipe": neutral_settings(Recipe), "data": neutral_settings(Data)}
+    return {part: values for part, values in parts.items() if values}

@@ -28,14 +28,14 @@ from roadmap.model.complexity import complexity
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, file_digest, read_lines, write_json
 from roadmap.runs.provenance import git_state, package_versions
-from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, LOST_PEER
+from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, LOST_PEER, METRIC_KEYS, Hardware, Record
 from roadmap.train.checkpoints import CheckpointStore, TrainingState
 from roadmap.train.distributed import Ranks, is_lost_peer
 from roadmap.train.loop import Diverged, Interrupted, Trainer, precision_of
 from roadmap.train.progress import Reporter
 
 
-def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> dict[str, Any]:
+def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> Record:
     """Train the folder's trial to its end and return its record; a finished one is returned as it is, unless `force`.
 
     Every outcome leaves a record: finished, diverged, interrupted (it goes on when started again), failed.
@@ -47,7 +47,7 @@ def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> dict
         return _attempt(folder, trial, runtime, ranks)
     with folder.lease():
         record = folder.record()
-        if record and record["status"] == FINISHED and not force:
+        if record and record.status == FINISHED and not force:
             return record
         if force:
             set_aside(folder)
@@ -75,7 +75,7 @@ def set_aside(folder: RunFolder) -> None:
         path.rename(target / path.name)
 
 
-def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
+def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> Record:
     began = time.monotonic() - (_seconds_before(folder) if ranks.is_main else 0.0)  # as if all attempts were one
 
     def beat(state: Mapping[str, Any]) -> None:
@@ -84,29 +84,33 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) ->
     _forget_peak_memory(ranks)
     if ranks.is_main:
         _note_attempt(folder, trial, runtime, ranks)
-    record = _describe(folder, trial, runtime, ranks)
+    described = _describe(folder, trial, runtime, ranks)
+    record = _outcome(described, lambda: _train(folder, trial, runtime, ranks, beat)).replace(
+        wall_seconds=round(time.monotonic() - began, 3),
+        peak_memory_bytes=_peak_memory(ranks),
+        finished_at=_now(),
+    )
+    if ranks.is_main:
+        folder.write_record(record)
+        beat({"state": record.status})
+    elif record.status == FAILED:
+        print(f"rank {ranks.rank}: {record.error}", file=sys.stderr, flush=True)
+    return record
+
+
+def _outcome(described: Record, train: Callable[[], Mapping[str, Any]]) -> Record:
+    """Train, and return the record with how it ended."""
     try:
-        record |= _train(folder, trial, runtime, ranks, beat)
-        record["status"] = FINISHED
+        return described.replace(status=FINISHED, **train())
     except Diverged as e:
-        record |= {"status": DIVERGED, "error": str(e)}
+        return described.replace(status=DIVERGED, error=str(e))
     except Interrupted as e:
-        record |= {"status": INTERRUPTED, "error": str(e), "stopped_by": e.signal}
+        return described.replace(status=INTERRUPTED, error=str(e), stopped_by=e.signal)
     except Exception as e:
         # Whatever it is, the run leaves a record of it; a user's mistake keeps its own words, anything else its trace.
         text = str(e) if isinstance(e, RoadmapError) else f"{type(e).__name__}: {e}\n{traceback.format_exc(limit=-4)}"
-        record |= {"status": FAILED, "error": text, "error_kind": LOST_PEER if is_lost_peer(e) else None}
-        if not ranks.is_main:
-            print(f"rank {ranks.rank}: {text}", file=sys.stderr, flush=True)
-    record |= {
-        "wall_seconds": round(time.monotonic() - began, 3),
-        "peak_memory_bytes": _peak_memory(ranks),
-        "finished_at": _now(),
-    }
-    if ranks.is_main:
-        folder.write_record(record)
-        beat({"state": record["status"]})
-    return record
+        kind = LOST_PEER if is_lost_peer(e) else None
+        return described.replace(status=FAILED, error=text, error_kind=kind)
 
 
 def _seconds_before(folder: RunFolder) -> float:
@@ -119,7 +123,8 @@ def _seconds_before(folder: RunFolder) -> float:
         beat = folder.heartbeat() or {}
     except RunError:
         beat = {}
-    return max(beat.get("wall_seconds", 0.0), (folder.record() or {}).get("wall_seconds", 0.0))
+    record = folder.record()
+    return max(beat.get("wall_seconds", 0.0), (record.wall_seconds if record else None) or 0.0)
 
 
 def _train(
@@ -199,106 +204,93 @@ def _results(trainer: Trainer) -> dict[str, Any]:
     evaluation = trainer.best.evaluation if trainer.best else trainer.evaluate("test")
     epoch = trainer.best.epoch if trainer.best else trainer.recipe.epochs
     validation = trainer.evaluate("validation").weights.top1 if len(trainer.pipeline.validation_indices) else None
-    metrics = evaluation.to_json()
-    keys = ("top1", "top5", "loss", "ema_top1", "ema_top5", "ema_loss")
+    measured = {**evaluation.to_json(), "validation_top1": validation}
     return {
-        **{k: metrics.get(k) for k in keys},
+        "metrics": {name: measured[name] for name in METRIC_KEYS if measured.get(name) is not None},
         "test_images": evaluation.weights.images,
-        "validation_top1": validation,
         "accuracy_epoch": epoch,
         "images_per_second": trainer.images_per_second,
         "iterations": trainer.iteration,
         "train_images": len(trainer.pipeline.train_indices),
-        "error": None,
     }
 
 
-def _describe(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
+def _describe(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> Record:
     """What is known of a run before it ends."""
     size = complexity(trial.model, trial.data.image_size)
-    return {
-        "version": 1,
-        "id": trial.id,
-        "fingerprint": trial.fingerprint,
-        "study": folder.path.parent.name,
-        "regime": trial.regime,
-        "step": trial.step,
-        "change": trial.change,
-        "seed": trial.seed,
-        "init": trial.init,
-        "data": trial.data.title,
-        "data_name": trial.data.name,
-        "data_digest": trial.data.digest,
-        "recipe": trial.recipe.name,
-        "image_size": trial.data.image_size,
-        "params": size.params,
-        "macs": size.macs,
-        "epochs": trial.recipe.epochs,
-        "world_size": ranks.world_size,
-        "device_batch": trial.recipe.group_size,
-        "group_size": trial.recipe.group_size,
-        "global_batch": trial.recipe.batch_size,
-        "precision": precision_of(trial.recipe, ranks.device),
-        "configuration": trial.configuration,
-        "workers": runtime.workers,
-        "compile": runtime.compile,
-        "channels_last": runtime.channels_last,
-        **git_state(),
-        "packages": package_versions(),
-        "hardware": hardware(ranks),
-        "attempts": len(read_lines(folder.path / "attempts.jsonl")[0]),
+    return Record(
+        status="",
+        id=trial.id,
+        fingerprint=trial.fingerprint,
+        study=folder.path.parent.name,
+        ladder=trial.ladder,
+        regime=trial.regime,
+        step=trial.step,
+        change=trial.change,
+        seed=trial.seed,
+        init=trial.init,
+        data=trial.data.title,
+        data_name=trial.data.name,
+        data_digest=trial.data.digest,
+        recipe=trial.recipe.name,
+        image_size=trial.data.image_size,
+        params=size.params,
+        macs=size.macs,
+        epochs=trial.recipe.epochs,
+        device_batch=trial.recipe.group_size,
+        group_size=trial.recipe.group_size,
+        global_batch=trial.recipe.batch_size,
+        configuration=trial.configuration,
+        workers=runtime.workers,
+        compile=runtime.compile,
+        channels_last=runtime.channels_last,
+        hardware=hardware(ranks),
+        attempts=len(read_lines(folder.path / "attempts.jsonl")[0]),
         # All that decides the outcome, as it was resolved: what two runs differ in is proven from their records alone.
-        "resolved": trial.identity(),
-        "earlier": _earlier_circumstances(folder, ranks, trial),
-    }
+        resolved=trial.identity(),
+        earlier=_earlier_circumstances(folder, ranks, trial),
+        **_made_by(trial, ranks),
+    )
 
 
-def _earlier_circumstances(folder: RunFolder, ranks: Ranks, trial: Trial) -> list[dict[str, Any]]:
-    """Of attempts before this one, what was not as it is now: other code, packages, hardware, ranks or precision. A run that was resumed elsewhere is not of one piece."""
-    now = {
-        **git_state(),
-        "packages": package_versions(),
-        "hardware": hardware(ranks),
-        "world_size": ranks.world_size,
-        "precision": precision_of(trial.recipe, ranks.device),
-    }
+def _made_by(trial: Trial, ranks: Ranks) -> dict[str, Any]:
+    """By which code and packages an attempt computes, on how many ranks and how precisely."""
+    precision = precision_of(trial.recipe, ranks.device)
+    return {**git_state(), "packages": package_versions(), "world_size": ranks.world_size, "precision": precision}
+
+
+def _earlier_circumstances(folder: RunFolder, ranks: Ranks, trial: Trial) -> tuple[dict[str, Any], ...]:
+    """What of the attempts before this one was not as it is now; each such attempt once.
+
+    Other code, packages, hardware, ranks or precision: a run that was resumed elsewhere is not of one
+    piece.
+    """
+    now = {**_made_by(trial, ranks), "hardware": hardware(ranks).to_json()}
     found: list[dict[str, Any]] = []
     for line in read_lines(folder.path / "attempts.jsonl")[0]:
         then = {name: line.get(name) for name in now}
-        same = {**then, "hardware": {k: (then["hardware"] or {}).get(k) for k in ("device", "cpu")}} == {
-            **now,
-            "hardware": {k: now["hardware"][k] for k in ("device", "cpu")},
-        }
-        if not same and then not in found:
+        if _comparable(then) != _comparable(now) and then not in found:
             found.append(then)
-    return found
+    return tuple(found)
+
+
+def _comparable(circumstances: Mapping[str, Any]) -> dict[str, Any]:
+    """Circumstances without what of the hardware decides no outcome: cores and threads."""
+    hardware = circumstances["hardware"] or {}
+    return {**circumstances, "hardware": (hardware.get("device"), hardware.get("cpu"))}
 
 
 def _note_attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> None:
     """One line for each start, so that a resume with another commit, machine or setting is on record."""
-    start = {
-        "time": _now(),
-        "pid": os.getpid(),
-        "from_iteration": folder.newest_checkpoint(),
-        "world_size": ranks.world_size,
-        "precision": precision_of(trial.recipe, ranks.device),
-    }
-    folder.append(
-        "attempts.jsonl",
-        {
-            **start,
-            "machine": runtime.to_json(),
-            **git_state(),
-            "packages": package_versions(),
-            "hardware": hardware(ranks),
-        },
-    )
+    start = {"time": _now(), "pid": os.getpid(), "from_iteration": folder.newest_checkpoint()}
+    machine = {"machine": runtime.to_json(), "hardware": hardware(ranks).to_json()}
+    folder.append("attempts.jsonl", {**start, **machine, **_made_by(trial, ranks)})
 
 
-def hardware(ranks: Ranks) -> dict[str, Any]:
+def hardware(ranks: Ranks) -> Hardware:
     """What the run runs on, by names that mean something elsewhere."""
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
-    return {"device": device, "cpu": _cpu_name(), "cores": cores(), "threads": torch.get_num_threads()}
+    return Hardware(device=device, cpu=_cpu_name(), cores=cores(), threads=torch.get_num_threads())
 
 
 def _cpu_name() -> str:

@@ -1,16 +1,12 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from roadmap.config.trial import Trial
-from roadmap.ladder.convnext import ladder
-
-sys.path.insert(0, str(Path(__file__).parent))  # whatever pytest's import mode, the tests here find study_files
-
-from study_files import make_trial, write_runs
+from roadmap.ladder import find_ladder
+from tests.helpers.study_files import make_trial, write_runs
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 
@@ -23,9 +19,9 @@ def reference() -> Path:
 @pytest.fixture
 def study_folder(tmp_path: Path) -> Path:
     """The whole micro ladder with side steps, three seeds, one diverged run, one that failed, one without a record, and a single change."""
-    trials = [make_trial(s.name, seed) for s in ladder(side_steps=True) for seed in range(3)]
+    trials = [make_trial(s.name, seed) for s in find_ladder().order(side_steps=True) for seed in range(3)]
     trials += [make_trial("separate-downsampling", seed, change="kernel_size=3", kernel_size=3) for seed in range(3)]
-    names = [s.name for s in ladder(side_steps=True)]
+    names = [s.name for s in find_ladder().order(side_steps=True)]
 
     def values(trial: Trial) -> dict[str, object] | None:
         if (trial.step, trial.seed) == ("gelu", 2):

@@ -14,12 +14,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from games import (
+from rich.console import Console
+
+from analysis.attribution.coalitions import Game, Player, flat
+from analysis.attribution.shapley import RESAMPLES, Estimate, Weights, estimates, shapley_weights
+from analysis.attribution.summary import to_json
+from analysis.attribution.text import markdown, terminal
+from roadmap.ladder import find_ladder
+from roadmap.runs.record import MISSING
+from tests.helpers.games import (
     BASE,
     BOUND,
     FREE,
     PAIRS,
     SINGLE,
+    attribute,
     buildable,
     by_permutations,
     entry_of,
@@ -34,13 +43,6 @@ from games import (
     trial_of,
     values_of,
 )
-from rich.console import Console
-
-from analysis.attribution.coalitions import flat
-from analysis.attribution.shapley import RESAMPLES, Weights, estimates, shapley_weights
-from analysis.attribution.summary import Estimate, Game, Player, attribute, markdown, terminal, to_json
-from analysis.load import MISSING
-from roadmap.ladder.convnext import ladder
 
 
 def test_additive_games_are_attributed_exactly() -> None:
@@ -148,7 +150,7 @@ def test_a_ladder_is_one_order_and_says_so() -> None:
     started = time.perf_counter()
     found = attribute(ladder_study())
     assert time.perf_counter() - started < 4  # 2^15 cells
-    assert [v.player for v in found.values] == [s.name for s in ladder()][1:]
+    assert [v.player for v in found.values] == [s.name for s in find_ladder().order()][1:]
     assert [v.value for v in found.values] == pytest.approx([0.5] * 15)
     assert (
         found.orders_used == 1
@@ -262,7 +264,7 @@ def test_half_a_bundle_is_on_no_cell() -> None:
         study_of([*runs, entry_of(other_data, 97.0), entry_of(trial_of(2, bundle), 96.0, precision="bf16")]),
         game=ladder_like,
     )
-    assert [(c.top1, c.n) for c in found.cells] == [(80.0, 1), (82.0, 1)]
+    assert [(c.mean, c.n) for c in found.cells] == [(80.0, 1), (82.0, 1)]
     assert any("3 finished runs with settings or data of no cell not used" in note for note in found.notes)
     assert any(
         note.startswith("1 finished run of other code")

@@ -8,15 +8,22 @@ import random
 from dataclasses import replace
 
 import pytest
-from games import (
+
+from analysis.attribution.coalitions import Game, Lattice, Player, flat, paths
+from analysis.attribution.shapley import interaction_weights, shapley_weights
+from roadmap.config.errors import RoadmapError
+from tests.helpers.games import (
     BASE,
     FREE,
     SINGLE,
+    attribute,
     entry_of,
     factorial,
     game,
+    game_of,
     ladder_study,
     pairwise,
+    players_of,
     settings_of,
     study_of,
     subsets,
@@ -24,11 +31,6 @@ from games import (
     values_of,
     with_control,
 )
-
-from analysis.attribution.coalitions import Lattice, flat, paths
-from analysis.attribution.shapley import interaction_weights, shapley_weights
-from analysis.attribution.summary import Game, Player, attribute, game_of, players_of
-from roadmap.config.errors import RoadmapError
 
 
 def test_players_are_found_in_a_factorial_study() -> None:

@@ -11,26 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from study_files import Values, make_trial, write_runs
 
 from analysis.load import gather
-from analysis.report import tables
-from analysis.report.caption import Caption
-from analysis.report.report import report_study, study_table
-from analysis.results.rows import analyse
+from analysis.report.caption import Caption, measured_caption
+from analysis.report.report import report_study
+from analysis.results.analyse import analyse
+from analysis.results.confounds import Cause
+from analysis.results.protocol import ProtocolKind
+from analysis.results.results import Result
+from analysis.wording import markdown_text
 from roadmap.config.data import Data
 from roadmap.config.recipes import find_recipe
 from roadmap.config.trial import Trial
-from roadmap.ladder.convnext import PAPER_RESNET50, ladder, recipe_of, resolve
+from roadmap.ladder import find_ladder
 from roadmap.study.designs import Comparison
 from roadmap.study.expand import expand
-from roadmap.study.file import Plan
+from roadmap.study.plan import Plan
+from tests.helpers.study_files import Values, make_trial, write_runs
 
-Row = dict[str, Any]
+LADDER = find_ladder()
+PAPER_RESNET50 = LADDER.find_regime("resnet50").paper
 NINE = "separate-downsampling"
 Command = Callable[..., Any]
 SCATTER = (0.1, -0.1, 0.0)
-PATH = [s.name for s in ladder()[:6]]
+PATH = [s.name for s in LADDER.order()[:6]]
 
 
 def of_step(trials: list[Trial]) -> dict[str, list[Trial]]:
@@ -51,9 +55,10 @@ def shifted(trial: Trial, top: Mapping[str, float]) -> dict[str, Any]:
 TOP = dict(zip(PATH, (80.0, 82.0, 82.0, 80.0, 80.05, 85.0), strict=True))
 
 
-def table_of(folder: Path) -> tuple[dict[str, Row], Caption]:
-    found, caption = study_table(gather(folder))
-    return {row["label"]: row for row in found}, caption
+def table_of(folder: Path) -> tuple[dict[str, Result], Caption]:
+    study = gather(folder)
+    analysis = analyse(study)
+    return {row.label: row for row in analysis.results}, measured_caption(study, analysis)
 
 
 def fact(caption: Caption, label: str) -> str:
@@ -66,21 +71,21 @@ def fact(caption: Caption, label: str) -> str:
 def test_error_term_and_verdicts_reach_the_rows_and_the_caption(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, ladder_trials(), lambda t: shifted(t, TOP))
     rows, caption = table_of(folder)
-    assert [rows[s]["verdict"] for s in PATH] == [None, "gain", "unresolved", "loss", "unresolved", "gain"]
+    assert [rows[s].effect.verdict for s in PATH] == [None, "gain", "unresolved", "loss", "unresolved", "gain"]
     # All six cells scatter by 0.1 (n - 1), so the pooled error is 0.1 at 12 degrees of freedom whatever the cell.
     for name in PATH[1:]:
         row = rows[name]
-        assert row["change"] == pytest.approx(TOP[name] - TOP[row["parent"]])
-        assert row["change_se"] == pytest.approx(0.1 * (2 / 3) ** 0.5)
-        assert row["change_low"] < row["change"] < row["change_high"]
-        assert row["change_method"] == "pooled"
-        assert row["proof"]["status"] == "controlled"
-        assert len(row["ids"]) == len(row["parent_ids"]) == row["n"] == 3
+        assert row.effect.value == pytest.approx(TOP[name] - TOP[row.effect.parent])
+        assert row.effect.se == pytest.approx(0.1 * (2 / 3) ** 0.5)
+        assert row.effect.low < row.effect.value < row.effect.high
+        assert row.effect.method == "pooled"
+        assert row.effect.proof.status == "controlled"
+        assert len(row.runs.ids) == len(row.effect.parent_ids) == row.n == 3
     assert "the pooled standard deviation of 6 cells and 18 runs, 0.10 points at 12 degrees of freedom" in fact(
         caption, "Change"
     )
     assert "after Holm over 5 controlled comparisons" in fact(caption, "Verdict")
-    assert rows["baseline"]["parent"] is None and rows["baseline"]["p_holm"] is None
+    assert rows["baseline"].effect.parent is None and rows["baseline"].effect.p_holm is None
 
 
 @pytest.mark.parametrize(
@@ -100,10 +105,10 @@ def test_a_confounded_comparison_has_its_numbers_but_no_verdict_and_is_out_of_ho
     )
     rows, caption = table_of(folder)
     row = rows[last]
-    assert (row["verdict"], row["p_holm"], row["proof"]["status"]) == (None, None, "confounded")
-    assert row["change"] == pytest.approx(4.95) and row["n"] == 3
-    assert row["proof"]["text"] == f"confounded by {says}"
-    assert [rows[s]["verdict"] for s in PATH[1:-1]] == ["gain", "unresolved", "loss", "unresolved"]
+    assert (row.effect.verdict, row.effect.p_holm, row.effect.proof.status) == (None, None, "confounded")
+    assert row.effect.value == pytest.approx(4.95) and row.n == 3
+    assert row.effect.proof.text == f"confounded by {says}"
+    assert [rows[s].effect.verdict for s in PATH[1:-1]] == ["gain", "unresolved", "loss", "unresolved"]
     assert "after Holm over 4 controlled comparisons" in fact(caption, "Verdict")
     assert says in fact(caption, "Confounded")
 
@@ -111,7 +116,7 @@ def test_a_confounded_comparison_has_its_numbers_but_no_verdict_and_is_out_of_ho
 def test_records_that_do_not_say_all_leave_every_comparison_unproven_and_without_a_verdict(tmp_path: Path) -> None:
     folder = write_runs(tmp_path, ladder_trials(), lambda t: {**shifted(t, TOP), "resolved": None})
     rows, caption = table_of(folder)
-    assert {(rows[s]["proof"]["status"], rows[s]["verdict"], rows[s]["p_holm"]) for s in PATH[1:]} == {
+    assert {(rows[s].effect.proof.status, rows[s].effect.verdict, rows[s].effect.p_holm) for s in PATH[1:]} == {
         ("unproven", None, None)
     }
     assert "after Holm over 0 controlled comparisons" in fact(caption, "Verdict")
@@ -122,7 +127,7 @@ def test_a_record_that_says_less_than_its_parents_has_no_verdict(tmp_path: Path)
         tmp_path, ladder_trials(), lambda t: {**shifted(t, TOP), **({"resolved": None} if t.step == PATH[-1] else {})}
     )
     rows, caption = table_of(folder)
-    assert rows[PATH[-1]]["proof"]["status"] != "controlled" and rows[PATH[-1]]["verdict"] is None
+    assert rows[PATH[-1]].effect.proof.status != "controlled" and rows[PATH[-1]].effect.verdict is None
     assert "after Holm over 4 controlled comparisons" in fact(caption, "Verdict")
 
 
@@ -131,10 +136,10 @@ def test_one_run_a_cell_has_a_change_but_no_error_and_no_verdict_of_gain(tmp_pat
     rows, caption = table_of(folder)
     for name in PATH[1:]:
         assert (
-            rows[name]["change"] is not None
-            and rows[name]["change_low"] is rows[name]["change_p"] is rows[name]["p_holm"] is None
+            rows[name].effect.value is not None
+            and rows[name].effect.low is rows[name].effect.p is rows[name].effect.p_holm is None
         )
-        assert rows[name]["verdict"] == "unresolved" and rows[name]["n"] == 1
+        assert rows[name].effect.verdict == "unresolved" and rows[name].n == 1
     assert "no cell has two runs, so no error is known" in fact(caption, "Change")
 
 
@@ -170,15 +175,15 @@ def test_controls_that_differ_in_nothing_are_counted_in_the_caption(tmp_path: Pa
     # One try without a false one still leaves up to 97 % possible (exact interval): that is said too. What repeats its base to the bit is no try.
     rate = "0 of 1 comparisons without any difference were called different (false-positive rate 0%, 95 % interval 0% to 98%; 5 % are expected)"
     assert fact(caption, "Controls") == f"{rate}; {PATH[1]} with no-op: the same top-1 as its base for every seed"
-    assert {rows[f"{PATH[1]} with {word}"]["kind"] for word in ("a-a", "no-op")} == {"control"}
-    assert rows[f"{PATH[1]} with a-a"]["proof"]["note"] == "other seeds, not paired: 0, 1, 2 and 3, 4, 5"
-    assert rows[f"{PATH[1]} with no-op"]["change"] == 0.0
+    assert {rows[f"{PATH[1]} with {word}"].role for word in ("a-a", "no-op")} == {"control"}
+    assert rows[f"{PATH[1]} with a-a"].effect.proof.note == "other seeds, not paired: 0, 1, 2 and 3, 4, 5"
+    assert rows[f"{PATH[1]} with no-op"].effect.value == 0.0
     assert "after Holm over 1 controlled comparisons" in fact(caption, "Verdict")
 
 
 def test_a_false_positive_is_counted_in_the_caption(tmp_path: Path) -> None:
     rows, caption = table_of(controlled_study(tmp_path, 5.0))
-    assert rows[f"{PATH[1]} with a-a"]["verdict"] == "gain"
+    assert rows[f"{PATH[1]} with a-a"].effect.verdict == "gain"
     assert fact(caption, "Controls").startswith(
         "1 of 1 comparisons without any difference were called different (false-positive rate 100%, 95 % interval 2% to 100%"
     )
@@ -188,8 +193,8 @@ def test_a_control_that_is_confounded_is_no_control(tmp_path: Path) -> None:
     """Its runs differ in their code: what is resolved there need not be a false positive."""
     rows, caption = table_of(controlled_study(tmp_path, 5.0, git_commit="fedcba9876543210"))
     assert (
-        rows[f"{PATH[1]} with a-a"]["proof"]["status"] == "confounded"
-        and rows[f"{PATH[1]} with a-a"]["verdict"] is None
+        rows[f"{PATH[1]} with a-a"].effect.proof.status == "confounded"
+        and rows[f"{PATH[1]} with a-a"].effect.verdict is None
     )
     assert fact(caption, "Controls") == f"{PATH[1]} with no-op: the same top-1 as its base for every seed"
 
@@ -197,10 +202,13 @@ def test_a_control_that_is_confounded_is_no_control(tmp_path: Path) -> None:
 def test_a_no_op_that_is_not_its_base_to_the_bit_is_confounded_on_a_cpu(tmp_path: Path) -> None:
     folder = controlled_study(tmp_path, 0.0)
     [run] = list(folder.glob("*no-op*seed1*/record.json"))
-    run.write_text(json.dumps({**json.loads(run.read_text()), "top1": 12.5}))
+    run.write_text(
+        json.dumps({**(record := json.loads(run.read_text())), "metrics": {**record["metrics"], "top1": 12.5}})
+    )
     rows, _ = table_of(folder)
-    proof = rows[f"{PATH[1]} with no-op"]["proof"]
-    assert proof["status"] == "confounded" and "although nothing was changed" in proof["confounded_by"][-1]
+    proof = rows[f"{PATH[1]} with no-op"].effect.proof
+    assert proof is not None and proof.status == "confounded"
+    assert (proof.confounds[-1].cause, proof.confounds[-1].seed) == (Cause.OUTCOME, 1)
 
 
 def test_controls_that_have_not_run_yet_are_planned_and_not_0_of_2(tmp_path: Path) -> None:
@@ -219,8 +227,8 @@ def test_controls_that_have_not_run_yet_are_planned_and_not_0_of_2(tmp_path: Pat
 def test_controls_add_nothing_to_the_error_term_nor_to_holms_family(tmp_path: Path) -> None:
     folder = controlled_study(tmp_path / "with", 5.0)
     study = gather(folder)
-    _, findings = analyse(study)
-    _, alone = analyse(replace(study, trials=[t for t in study.trials if not t["change"]]))
+    findings = analyse(study).findings
+    alone = analyse(replace(study, runs=[run for run in study.runs if run.cell.whole])).findings
     assert findings.error == alone.error and findings.error.runs == 6
     assert findings.family == alone.family == 1
 
@@ -235,10 +243,10 @@ def test_a_cell_that_cannot_be_built_is_a_row_with_its_reason_in_table_and_figur
     folder = write_runs(tmp_path / "runs", trials, lambda t: {"top1": 80.0 + t.seed}, header=header)
     rows, caption = table_of(folder)
     row = rows["width with downsampling=separate"]
-    assert (row["kind"], row["n"], row["planned"], row["top1"], row["verdict"]) == ("undefined", 0, 0, None, None)
+    assert (row.role, row.n, row.runs.planned, row.score.mean, row.effect.verdict) == ("undefined", 0, 0, None, None)
     report_study(folder, tmp_path / "out")
     [line] = [x for x in (tmp_path / "out" / "table.md").read_text().splitlines() if "not defined" in x]
-    assert tables.markdown_text(f"width with downsampling=separate: not defined: {reason}") in line
+    assert markdown_text(f"width with downsampling=separate: not defined: {reason}") in line
     assert "not run" in line
     assert "not defined" in (tmp_path / "out" / "ladder.svg").read_text()
     [raw] = [
@@ -261,7 +269,7 @@ def test_an_interrupted_study_says_n_of_n_everywhere(tmp_path: Path) -> None:
 
     folder = write_runs(tmp_path / "runs", ladder_trials(), values)
     rows, caption = table_of(folder)
-    assert [(rows[s]["n"], rows[s]["planned"], rows[s]["failed"], rows[s]["missing"]) for s in PATH] == [
+    assert [(rows[s].n, rows[s].runs.planned, rows[s].runs.failed, rows[s].runs.missing) for s in PATH] == [
         (3, 3, 0, 0),
         (3, 3, 0, 0),
         (2, 3, 0, 1),
@@ -269,7 +277,7 @@ def test_an_interrupted_study_says_n_of_n_everywhere(tmp_path: Path) -> None:
         (0, 3, 0, 3),
         (0, 3, 0, 3),
     ]
-    assert rows[PATH[4]]["change"] is None and rows[PATH[4]]["change_note"].startswith("no finished run of ")
+    assert rows[PATH[4]].effect.value is None and rows[PATH[4]].effect.note.startswith("no finished run of ")
     assert fact(caption, "Runs") == "9 of 18 runs finished, 9 missing" and len(caption.problems) == 9
     report_study(folder, tmp_path / "out")
     text = (tmp_path / "out" / "table.md").read_text()
@@ -289,13 +297,15 @@ def test_a_run_that_did_not_finish_is_in_no_mean_no_error_and_no_proof(tmp_path:
     without = write_runs(
         tmp_path / "b", [t for t in ladder_trials() if (t.step, t.seed) != (PATH[2], 2)], lambda t: shifted(t, TOP)
     )
-    (found, findings), (expected, clean) = (analyse(gather(f)) for f in (folder, without))
-    assert findings.error == clean.error and findings.family == clean.family
-    for mine, theirs in zip(found, expected, strict=True):
-        assert [mine[k] for k in ("label", "top1", "std", "n", "change", "change_se", "p_holm", "verdict", "ids")] == [
-            theirs[k] for k in ("label", "top1", "std", "n", "change", "change_se", "p_holm", "verdict", "ids")
-        ]
-        assert (mine["proof"] or {}).get("status") == (theirs["proof"] or {}).get("status")
+    found, expected = analyse(gather(folder)), analyse(gather(without))
+    assert found.findings.error == expected.findings.error and found.findings.family == expected.findings.family
+    for mine, theirs in zip(found.results, expected.results, strict=True):
+        assert (mine.label, mine.score, mine.runs.ids, mine.effect) == (
+            theirs.label,
+            theirs.score,
+            theirs.runs.ids,
+            theirs.effect,
+        )
 
 
 # Beside the paper --------------------------------------------------------------------------------------------------------
@@ -312,14 +322,16 @@ def paper_trial(
     data: str = "imagenet",
     validation: float = 0.0,
 ) -> Trial:
-    named = find_recipe(recipe or recipe_of(step, "resnet50"))
+    named = find_recipe(recipe or LADDER.recipe_name(step, "resnet50"))
     named = named.with_epochs(epochs) if epochs else named
     named = named.with_batch_size(batch) if batch else named
     images = Data(name=data, title=data, image_size=size, num_classes=1000, validation=validation)
-    return Trial(model=resolve(step, "resnet50"), recipe=named, data=images, seed=seed, regime="resnet50", step=step)
+    return Trial(
+        model=LADDER.model(step, "resnet50"), recipe=named, data=images, seed=seed, regime="resnet50", step=step
+    )
 
 
-def beside(tmp_path: Path, trials: list[Trial], top1: float = 82.0) -> dict[str, Row]:
+def beside(tmp_path: Path, trials: list[Trial], top1: float = 82.0) -> dict[str, Result]:
     values = {"test_images": 50_000, "train_images": round(1_281_167 * (1 - trials[0].data.validation))}
     folder = write_runs(
         tmp_path,
@@ -333,15 +345,13 @@ def beside(tmp_path: Path, trials: list[Trial], top1: float = 82.0) -> dict[str,
 def test_a_run_by_the_papers_protocol_has_a_z_and_nothing_to_list(tmp_path: Path) -> None:
     rows = beside(tmp_path, [paper_trial(s, seed) for s in ("baseline", NINE) for seed in range(3)])
     row = rows[NINE]
-    assert row["paper_difference"] == pytest.approx(82.0 - PAPER_RESNET50[NINE].top1)
+    assert row.beside.difference == pytest.approx(82.0 - PAPER_RESNET50[NINE].top1)
     std = PAPER_RESNET50[NINE].std
     assert std is not None
     se = (0.1**2 / 3 + std**2 / 3 + 0.01**2 / 12) ** 0.5
-    assert row["paper_z"] == pytest.approx(0.03 / se) and 0 < row["paper_p"] < 1
-    assert row["protocol"] == []
-    assert rows["baseline"]["protocol"] == [
-        "the paper prints no deviation over seeds: z and p count the measured error and the rounding only"
-    ]
+    assert row.beside.z == pytest.approx(0.03 / se) and 0 < row.beside.p < 1
+    assert row.beside.protocol == () and row.beside.note == ""
+    assert rows["baseline"].beside.protocol == () and "prints no deviation" in rows["baseline"].beside.note
 
 
 @pytest.mark.parametrize(("change", "says"), [
@@ -353,13 +363,14 @@ def test_a_run_by_the_papers_protocol_has_a_z_and_nothing_to_list(tmp_path: Path
 ])  # fmt: skip
 def test_what_was_trained_otherwise_is_listed_beside_the_z(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     row = beside(tmp_path, [paper_trial(NINE, seed, **change) for seed in range(3)])[NINE]
-    assert says in row["protocol"]
-    assert row["paper_difference"] == pytest.approx(82.0 - PAPER_RESNET50[NINE].top1) and row["paper_z"] is not None
+    assert says in [difference.text for difference in row.beside.protocol]
+    assert row.beside.difference == pytest.approx(82.0 - PAPER_RESNET50[NINE].top1) and row.beside.z is not None
 
 
 def test_the_baseline_trained_by_the_modern_recipe_is_not_the_papers_baseline(tmp_path: Path) -> None:
     row = beside(tmp_path, [paper_trial("baseline", seed, recipe="convnext-300ep") for seed in range(3)])["baseline"]
-    assert "recipe: convnext-300ep, the paper's for this step is pytorch-90ep" in row["protocol"]
+    differs = [d for d in row.beside.protocol if d.kind is ProtocolKind.RECIPE]
+    assert [(d.measured, d.paper) for d in differs] == [("convnext-300ep", "pytorch-90ep")]
 
 
 @pytest.mark.parametrize(
@@ -371,15 +382,15 @@ def test_the_baseline_trained_by_the_modern_recipe_is_not_the_papers_baseline(tm
 )
 def test_other_images_are_not_compared_with_the_paper(tmp_path: Path, change: dict[str, Any], says: str) -> None:
     row = beside(tmp_path, [paper_trial(NINE, seed, **change) for seed in range(3)])[NINE]
-    assert row["paper_difference"] is row["paper_z"] is row["paper_p"] is None
-    assert says in row["protocol"]
+    assert row.beside.difference is row.beside.z is row.beside.p is None
+    assert says in [difference.text for difference in row.beside.protocol]
 
 
 def test_another_regime_is_never_compared_with_the_paper(tmp_path: Path) -> None:
     rows, _ = table_of(write_runs(tmp_path, ladder_trials(), lambda t: shifted(t, TOP)))
     for row in rows.values():
-        assert row["paper_difference"] is row["paper_z"] is None
-        assert row["protocol"][0] == "network: regime micro, the paper's is resnet50"
+        assert row.beside.difference is row.beside.z is None
+        assert row.beside.protocol[0].kind is ProtocolKind.NETWORK
 
 
 def test_a_step_without_a_finished_run_is_not_beside_the_paper(tmp_path: Path) -> None:
@@ -387,7 +398,7 @@ def test_a_step_without_a_finished_run_is_not_beside_the_paper(tmp_path: Path) -
         tmp_path, [paper_trial(NINE, 0)], lambda t: {"status": "failed", "top1": 82.0, "error": "x"}, regime="resnet50"
     )
     row = table_of(folder)[0][NINE]
-    assert row["paper_difference"] is None and row["protocol"] == [] and row["paper_top1"] == PAPER_RESNET50[NINE].top1
+    assert row.beside.difference is None and row.beside.protocol == () and row.paper.score == PAPER_RESNET50[NINE].top1
 
 
 # A crossed study ---------------------------------------------------------------------------------------------------------

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from study_files import Values, make_record, make_trial, write_runs
 
-from analysis.load import gather, load_results, outcome, reason, to_lines
+from analysis.load import gather, load_results, load_runs, to_lines
 from roadmap.config.errors import RoadmapError
+from roadmap.config.metric import LOSS, TOP1
 from roadmap.runs.folder import RunFolder
+from tests.helpers.study_files import Values, make_record, make_trial, write_runs
 
 
 def test_every_planned_trial_is_counted_whatever_became_of_it(tmp_path: Path) -> None:
@@ -20,8 +22,8 @@ def test_every_planned_trial_is_counted_whatever_became_of_it(tmp_path: Path) ->
         4: None,
     }
     study = gather(write_runs(tmp_path, trials, lambda t: status[t.seed]))
-    assert [outcome(t) for t in study.trials] == ["finished", "failed", "failed", "missing", "missing"]
-    assert len(study.records) == 4
+    assert [run.outcome(TOP1) for run in study.runs] == ["finished", "failed", "failed", "missing", "missing"]
+    assert sum(run.recorded for run in study.runs) == 4
     assert (study.name, study.question, study.regime) == ("ladder", "Which steps help?", "micro")
 
 
@@ -33,25 +35,25 @@ def test_a_damaged_record_is_a_failed_run_that_says_so(tmp_path: Path, content: 
     folder = write_runs(tmp_path, trials, lambda t: {})
     (folder / trials[0].id / "record.json").write_bytes(content)
     study = gather(folder)
-    assert [outcome(t) for t in study.trials] == ["failed", "finished"]
-    assert "damaged" in reason(study.trials[0])
-    assert study.trials[0]["seed"] == 0
+    assert [run.outcome(TOP1) for run in study.runs] == ["failed", "finished"]
+    assert "damaged" in study.runs[0].reason(TOP1)
+    assert study.runs[0].seed == 0
 
 
 def test_a_record_of_another_trial_is_not_taken_for_this_one(tmp_path: Path) -> None:
     a, b = make_trial("gelu", 0), make_trial("gelu", 1)
     folder = write_runs(tmp_path, [a, b], lambda t: {})
     RunFolder(folder / a.id).write_record(make_record(b, top1=99.0))
-    first = gather(folder).trials[0]
-    assert outcome(first) == "failed"
-    assert reason(first) == f"failed: record.json is of trial {b.fingerprint[:10]}, not {a.fingerprint[:10]}"
+    first = gather(folder).runs[0]
+    assert first.outcome(TOP1) == "failed"
+    assert first.reason(TOP1) == f"failed: record.json is of trial {b.fingerprint[:10]}, not {a.fingerprint[:10]}"
 
 
 @pytest.mark.parametrize("top1", [None, float("nan"), "90", True])
 def test_finished_without_a_usable_accuracy_is_failed(tmp_path: Path, top1: object) -> None:
     study = gather(write_runs(tmp_path, [make_trial("gelu", 0)], lambda t: {"top1": top1}))
-    assert outcome(study.trials[0]) == "failed"
-    assert reason(study.trials[0]) == "finished without a top-1"
+    assert study.runs[0].outcome(TOP1) == "failed"
+    assert study.runs[0].reason(TOP1) == "finished without a top-1"
 
 
 def test_a_run_that_the_plan_forgot_is_still_there(tmp_path: Path) -> None:
@@ -60,10 +62,10 @@ def test_a_run_that_the_plan_forgot_is_still_there(tmp_path: Path) -> None:
     run = RunFolder(folder / forgotten.id)
     run.prepare(forgotten)
     run.write_record(make_record(forgotten))
-    assert [t["seed"] for t in gather(folder).trials] == [0, 1]
+    assert [run.seed for run in gather(folder).runs] == [0, 1]
     (run.path / "record.json").write_bytes(b"{")
-    last = gather(folder).trials[1]
-    assert (outcome(last), last["step"], last["seed"]) == ("failed", "gelu", 1)
+    last = gather(folder).runs[1]
+    assert (last.outcome(TOP1), last.cell.step, last.seed) == ("failed", "gelu", 1)
 
 
 def test_results_read_back_are_the_study_itself(study_folder: Path, tmp_path: Path) -> None:
@@ -96,3 +98,38 @@ def test_a_folder_without_a_study_is_refused_with_advice(tmp_path: Path) -> None
     (tmp_path / "study.json").write_text('{"name": "x"}')
     with pytest.raises(RoadmapError, match=r"^report\.study .*study\.json is damaged \(KeyError"):
         gather(tmp_path)
+
+
+def test_a_run_without_the_asked_metric_is_failed_for_that_metric_alone(tmp_path: Path) -> None:
+    [run] = gather(write_runs(tmp_path, [make_trial("gelu", 0)], lambda t: {"loss": None})).runs
+    assert (run.outcome(TOP1), run.outcome(LOSS)) == ("finished", "failed")
+
+
+def test_the_averaged_weights_count_where_there_are_any(tmp_path: Path) -> None:
+    values = {"top1": 90.0, "ema_top1": 92.0, "loss": 0.3, "ema_loss": 0.2}
+    [run] = gather(write_runs(tmp_path, [make_trial("ema", 0)], lambda t: values)).runs
+    assert (run.value(TOP1), run.value(LOSS)) == (92.0, 0.2)
+
+
+def test_all_runs_of_a_study_are_one_tidy_table(study_folder: Path) -> None:
+    frame = load_runs(study_folder)
+    assert len(frame) == len(gather(study_folder).runs)
+    assert frame["status"].value_counts()["missing"] == 1
+    means = frame[frame["status"] == "finished"].groupby("step")["top1"].mean()
+    assert means["baseline"] == pytest.approx(80.05)
+    assert set(frame.loc[frame["step"] == "kernel-7", "model.kernel_size"].dropna()) == {7}
+
+
+def test_records_of_the_first_format_are_read_as_those_of_today(study_folder: Path, tmp_path: Path) -> None:
+    lines = to_lines(gather(study_folder)).splitlines()
+    header, *contents = [json.loads(line) for line in lines]
+    old = [{**header, "format": 1}, *({**content, "version": 1, **content.pop("metrics")} for content in contents)]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert load_results(tmp_path) == gather(study_folder)
+
+
+def test_two_cells_of_one_step_and_configuration_stay_two_cells(tmp_path: Path) -> None:
+    trials = [make_trial("gelu", 0), make_trial("gelu", 1, change="activation=gelu", activation="gelu")]
+    study = gather(write_runs(tmp_path, trials, lambda t: {}))
+    assert len({run.cell.id for run in study.runs}) == 2
+    assert len({run.record.configuration for run in study.runs}) == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_samples import ATTRIBUTION, DIGITS, HOSTILE, hostile_sample, ladder_svg, sample, sample_study
+from analysis.results.rows import rows
 
 from analysis.figures.attribution import resolved
 from analysis.figures.curves import TALL, Panel, curves_svg, has_curves
@@ -26,9 +26,9 @@ from analysis.report.headline import headline, warnings
 from analysis.report.page import page
 from analysis.report.view import columns, runs_of, views
 from analysis.results.costs import Measure, comparable, front, marks, measures, points
-from analysis.results.rows import rows
 from analysis.stats.comparisons import change
 from roadmap.config.errors import RoadmapError
+from tests.helpers.page_samples import ATTRIBUTION, DIGITS, HOSTILE, hostile_sample, ladder_svg, sample, sample_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -533,8 +533,7 @@ def test_studies_without_a_row_in_common_are_refused() -> None:
 
 PAGE = """
 import sys
-sys.path.insert(0, "tests/analysis")
-from page_samples import sample
+from tests.helpers.page_samples import sample
 from analysis.report.page import page
 page(*sample(), ladder_svg="<svg viewBox='0 0 1 1'></svg>")
 heavy = {"torch", "torchvision", "timm", "matplotlib.pyplot"} & set(sys.modules)

@@ -5,29 +5,32 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped,unused-ignore]
 from statsmodels.stats.power import TTestIndPower  # type: ignore[import-untyped,unused-ignore]
-from study_files import make_trial, write_runs
 
-from analysis.load import LABELS, Study, gather
-from analysis.results.rows import analyse
+from analysis.load import LABELS, gather
+from analysis.results.analyse import analyse
+from analysis.stats import power
 from analysis.stats.power import (
     EFFECTS,
     SEEDS,
+    PooledStd,
     paired_over,
     planned_comparisons,
     pooled_over,
-    pooled_std,
     power_of,
     power_table,
     seeds_needed,
     smallest_effect,
     two_steps,
 )
+from analysis.study import Study
 from roadmap.config.errors import ConfigError, RoadmapError
+from tests.helpers.study_files import Draft, make_trial, write_runs
 
 
 @pytest.mark.parametrize("effect", [0.1, 0.2, 0.35, 0.5])
@@ -118,13 +121,18 @@ def test_an_argument_outside_its_range_is_refused_by_name() -> None:
         power_table(0.1, comparisons=0)
 
 
+def pooled_std(study: Study) -> PooledStd:
+    """Of a study's own comparisons, as the command asks for it."""
+    return power.pooled_std(analyse(study).findings.error, study.name)
+
+
 def test_the_pooled_deviation_is_of_finished_runs_within_their_steps(study_folder: Path) -> None:
     study = gather(study_folder)
     found = pooled_std(study)
     cells: dict[tuple[str, str], list[float]] = {}
-    for trial in study.trials:
-        if trial["status"] == "finished":
-            cells.setdefault((trial["step"], trial["change"]), []).append(trial["top1"])
+    for run in study.runs:
+        if run.status == "finished":
+            cells.setdefault((run.cell.step, run.cell.change), []).append(run.record.metrics["top1"] or 0.0)
     squares = math.fsum(float(np.var(values)) * len(values) for values in cells.values())
     runs = sum(map(len, cells.values()))
     assert (found.cells, found.runs) == (len(cells), runs)
@@ -135,7 +143,7 @@ def test_the_pooled_deviation_is_of_finished_runs_within_their_steps(study_folde
     )
 
 
-def study_of(scatter: dict[str, list[float]]) -> Study:
+def draft_of(scatter: dict[str, list[float]], **said: Any) -> Draft:
     """Steps of the micro ladder with these deviations from 80 %, seed by seed."""
     found = []
     for step, values in scatter.items():
@@ -151,9 +159,14 @@ def study_of(scatter: dict[str, list[float]]) -> Study:
                     "seed": seed,
                     "status": "finished",
                     "top1": 80 + value,
+                    **said,
                 }
             )
-    return Study("s", "?", "micro", found)
+    return Draft("s", found)
+
+
+def study_of(scatter: dict[str, list[float]], **values: Any) -> Study:
+    return draft_of(scatter, **values).read()
 
 
 LUCK = {
@@ -166,16 +179,16 @@ LUCK = {
 
 def test_a_control_changes_nothing_in_the_plan() -> None:
     """A control repeats its step's runs: it is no evidence of its own."""
-    study = study_of(LUCK)
-    repeats = [{**t, "id": f"again-{t['id']}", "change": "again"} for t in study.trials if t["step"] == "recipe"]
+    draft = draft_of(LUCK)
+    repeats = [{**t, "id": f"again-{t['id']}", "change": "again"} for t in draft.trials if t["step"] == "recipe"]
     control = {"child": ["recipe", "again"], "parent": ["recipe", ""], "declared": [], "kind": "a-a"}
-    with_control = dataclasses.replace(study, trials=[*study.trials, *repeats], comparisons=[control])
-    assert pooled_std(with_control) == pooled_std(study) and pooled_std(study).runs == 12
+    with_control = dataclasses.replace(draft, trials=[*draft.trials, *repeats], comparisons=[control])
+    assert pooled_std(with_control.read()) == pooled_std(draft.read()) and pooled_std(draft.read()).runs == 12
 
 
 def test_power_plans_with_the_error_of_the_report(study_folder: Path) -> None:
     for study in (gather(study_folder), study_of(LUCK)):
-        error, found = analyse(study)[1].error, pooled_std(study)
+        error, found = analyse(study).findings.error, pooled_std(study)
         assert (found.std, found.df, found.cells, found.runs, found.method) == (
             error.std,
             error.df,
@@ -211,41 +224,32 @@ def test_a_pilot_of_one_cell_plans_for_a_comparison_of_two() -> None:
 def test_what_is_planned_counts_before_it_has_finished_and_controls_never_do(study_folder: Path) -> None:
     study = gather(study_folder)
     planned = planned_comparisons(study)
-    assert planned == analyse(study)[1].family == len(study.comparisons) > 13
-    pilot = dataclasses.replace(
-        study,
-        trials=[
-            t if t["step"] == "baseline" else {**{k: t[k] for k in LABELS}, "status": "missing"} for t in study.trials
-        ],
-    )
-    assert planned_comparisons(pilot) == planned and analyse(pilot)[1].family == 0
+    assert planned == analyse(study).findings.family == len(study.comparisons) > 13
+    draft = Draft.of(study)
+    left = [t if t["step"] == "baseline" else {**{k: t[k] for k in LABELS}, "status": "missing"} for t in draft.trials]
+    pilot = dataclasses.replace(draft, trials=left).read()
+    assert planned_comparisons(pilot) == planned and analyse(pilot).findings.family == 0
     control = {"child": ["gelu", "a-a"], "parent": ["gelu", ""], "declared": [], "kind": "a-a"}
-    repeats = [{**t, "change": "a-a"} for t in study.trials if t["step"] == "gelu"]
-    assert (
-        planned_comparisons(
-            dataclasses.replace(study, trials=[*study.trials, *repeats], comparisons=[*study.comparisons, control])
-        )
-        == planned
-    )
+    repeats = [{**t, "change": "a-a"} for t in draft.trials if t["step"] == "gelu"]
+    controlled = dataclasses.replace(draft, trials=[*draft.trials, *repeats], comparisons=[*draft.comparisons, control])
+    assert planned_comparisons(controlled.read()) == planned
 
 
 def test_a_comparison_with_a_cell_that_is_not_planned_does_not_count(study_folder: Path) -> None:
-    study = gather(study_folder)
+    draft = Draft.of(gather(study_folder))
     undefined = {
         "child": ["gelu", "stem_stride=8"],
         "parent": ["gelu", ""],
         "declared": ["model.stem_stride"],
         "kind": "change",
     }
-    assert planned_comparisons(dataclasses.replace(study, comparisons=[undefined, study.comparisons[0]])) == 1
+    assert planned_comparisons(dataclasses.replace(draft, comparisons=[undefined, draft.comparisons[0]]).read()) == 1
 
 
 @pytest.mark.parametrize("cells", [1, 2])
 def test_seeds_that_coincide_promise_no_certainty(cells: int) -> None:
     """Top-1 moves in whole images: of few runs some coincide by chance, and their scatter is taken to be that of rounding."""
-    same = study_of(dict.fromkeys(list(LUCK)[:cells], [0.0, 0.0]))
-    study = dataclasses.replace(same, trials=[{**t, "test_images": 250} for t in same.trials])
-    found = pooled_std(study)
+    found = pooled_std(study_of(dict.fromkeys(list(LUCK)[:cells], [0.0, 0.0]), test_images=250))
     assert found.std == pytest.approx(100 / 250 / math.sqrt(12))
     assert (
         power_of(0.5, 2, found.std, df_error=found.df_error) < 0.995

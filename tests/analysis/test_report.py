@@ -8,11 +8,11 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from study_files import make_trial, write_runs
 
 from analysis.report.report import report_paper, report_study
 from roadmap.config.errors import RoadmapError
-from roadmap.ladder.convnext import STEPS, find_regime, ladder
+from tests.helpers.convnext import STEPS, find_regime, ladder
+from tests.helpers.study_files import make_trial, write_runs
 
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"

@@ -18,7 +18,9 @@ import pytest
 import scipy.stats  # type: ignore[import-untyped,unused-ignore]
 import statsmodels.stats.multitest  # type: ignore[import-untyped,unused-ignore]  # noqa: F401 - now, before the heap is frozen
 
-from analysis.stats.comparisons import change, error_term, rounding_std, summarize, verdicts
+from analysis.stats.comparisons import change, summarize, verdicts
+from analysis.stats.error_term import error_term
+from roadmap.config.metric import TOP1
 
 LADDERS, STEPS, SEEDS, STD = 2000, 14, 3, 0.1
 NULL = np.zeros(STEPS - 1)
@@ -98,11 +100,11 @@ def test_runs_that_coincide_by_chance_are_no_certainty() -> None:
     """Two seeds that scatter by 0.3 points on 500 images often have the same top-1; taken as no scatter, one study of nine would have a false verdict."""
     runs = np.round((98 + 0.3 * np.random.default_rng(0).normal(size=(1000, 2, 2))) * 5) / 5
     wrong = {}
-    for floor in (0.0, rounding_std(500)):
+    for floor in (0.0, TOP1.floor(500)):
         studies = [[dict(enumerate(cell)) for cell in study] for study in runs.tolist()]
         changes = [change(child, parent, error_term({0: parent, 1: child}, floor=floor)) for parent, child in studies]
         wrong[floor] = sum(v.verdict != "unresolved" for c in changes for v in verdicts({0: c}).values()) / len(runs)
-    assert wrong[rounding_std(500)] <= 0.05 + noise(0.05, 1000) < 0.09 < wrong[0.0]
+    assert wrong[TOP1.floor(500)] <= 0.05 + noise(0.05, 1000) < 0.09 < wrong[0.0]
 
 
 @pytest.mark.slow

@@ -19,21 +19,18 @@ from statsmodels.stats.proportion import proportion_confint  # type: ignore[impo
 
 from analysis.stats.comparisons import (
     Change,
-    ErrorTerm,
     Summary,
     Verdict,
-    _sums,
     against_paper,
-    binomial_se,
     change,
     change_sampling_se,
-    error_term,
     false_positives,
-    rounding_std,
     summarize,
     verdicts,
 )
+from analysis.stats.error_term import ErrorTerm, _sums, error_term
 from roadmap.config.errors import RoadmapError
+from roadmap.config.metric import LOSS, TOP1
 
 Cells = dict[int, dict[int, float]]
 
@@ -112,8 +109,9 @@ def test_equal_values_give_an_interval_of_no_width() -> None:
 
 
 def test_binomial_error_of_the_test_split() -> None:
-    assert binomial_se(80.0, 10_000) == pytest.approx(100 * stats.binom(10_000, 0.8).std() / 10_000)
-    assert binomial_se(100.0, 10_000) == 0.0 and math.isfinite(binomial_se(100.0001, 10))
+    assert TOP1.sampling_se(80.0, 10_000) == pytest.approx(100 * stats.binom(10_000, 0.8).std() / 10_000)
+    assert TOP1.sampling_se(100.0, 10_000) == 0.0 == TOP1.sampling_se(100.0001, 10)
+    assert TOP1.sampling_se(80.0, None) is LOSS.sampling_se(0.3, 10_000) is None
 
 
 def test_a_change_of_two_cells_alone_has_scipys_p() -> None:
@@ -311,7 +309,8 @@ def test_without_any_scatter_equal_is_certain_and_different_is_certain() -> None
 
 
 def test_no_error_is_smaller_than_that_of_counting_whole_images() -> None:
-    floor = rounding_std(500)
+    floor = TOP1.floor(500)
+    assert floor is not None
     assert floor == pytest.approx(0.2 / math.sqrt(12))
     equal = {"a": {0: 98.0, 1: 98.0}, "b": {0: 98.2, 1: 98.2}}
     error = error_term(equal, floor=floor)
@@ -322,6 +321,22 @@ def test_no_error_is_smaller_than_that_of_counting_whole_images() -> None:
     assert alone is not None and alone.se == pytest.approx(floor) and summarize([98.0, 98.0], floor=floor).std == 0
     scattered = {"a": {0: 90.0, 1: 94.0}, "b": {0: 91.0, 1: 96.0}}
     assert error_term(scattered, floor=floor).within == error_term(scattered).within
+
+
+def test_a_metric_that_is_not_counted_has_no_floor_and_without_scatter_no_error() -> None:
+    assert LOSS.floor(500) is None
+    equal = {"a": {0: 0.3, 1: 0.3}, "b": {0: 0.2, 1: 0.2}}
+    error = error_term(equal, floor=None)
+    assert (error.method, error.within) == ("none", None)
+    for found in (change(equal["b"], equal["a"], error), change(equal["b"], equal["a"], floor=None)):
+        assert found is not None and (found.mean, found.se, found.p) == (pytest.approx(-0.1), None, None)
+    assert verdicts({"b": change(equal["b"], equal["a"], error)}, LOSS)["b"].verdict == "unresolved"
+    assert summarize([0.3, 0.3], floor=None).low is None
+
+
+def test_a_gain_is_what_is_better_whichever_way_the_metric_goes() -> None:
+    less = Change(-0.2, 0.01, -0.22, -0.18, 10.0, 1e-6, "pooled")
+    assert (verdicts({0: less}, LOSS)[0].verdict, verdicts({0: less}, TOP1)[0].verdict) == ("gain", "loss")
 
 
 def test_equal_variances_are_tested_as_scipy_does() -> None:
@@ -401,7 +416,8 @@ def test_false_positives_are_counted_among_tested_controls() -> None:
 
 def test_sampling_error_of_a_change_is_that_of_independent_predictions_at_most() -> None:
     rng, images, sims = np.random.default_rng(0), 2000, 4000
-    bound = change_sampling_se(82.0, 80.0, images)
+    bound = change_sampling_se(TOP1, 82.0, 80.0, images, images)
+    assert bound is not None
     alone = rng.binomial(images, 0.82, sims) - rng.binomial(images, 0.80, sims)
     both, child, parent = rng.multinomial(images, [0.75, 0.07, 0.05, 0.13], sims).T[
         :3

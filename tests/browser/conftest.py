@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,8 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(
-    0, str(Path(__file__).parents[1] / "analysis")
-)  # whatever pytest's import mode, the tests here find page_samples
-
-from page_samples import ATTRIBUTION, hostile_sample, ladder_svg, sample
-
 from analysis.report.page import page
+from tests.helpers.page_samples import ATTRIBUTION, hostile_sample, ladder_svg, sample
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slurm] if name == "slurm" else []) for name in LAUNCHERS]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slurm] if name == "slurm" else [pytest.mark.slow]) for name in LAUNCHERS],
 )
 def test_a_study_is_launched_and_leaves_finished_runs_that_status_and_report_read(
     name: str, command: Command, place: Path

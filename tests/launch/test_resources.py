@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from roadmap.cli.cluster import gpu_hours
+from roadmap.cli.cluster_options import RESOURCES
 from roadmap.config.errors import ConfigError, RoadmapError
 from roadmap.launch.resources import Resources, shape_of
 from roadmap.launch.slurm.resources import SlurmResources, resources
@@ -79,3 +81,33 @@ def test_gpu_hours_are_images_over_the_rate_and_unknown_without_one() -> None:
     assert images is not None and images > 30
     assert gpu_hours(trial, {}, 10.0) == pytest.approx(images / 10)
     assert gpu_hours(trial, {}, None) is None
+
+
+def test_every_resource_is_an_option_or_belongs_to_the_profile_alone() -> None:
+    of_the_profile = {"wckey", "restarts", "setup", "srun_args", "python"}
+    assert set(RESOURCES) == set(SlurmResources.model_fields) - of_the_profile
+
+
+def test_all_values_that_are_not_legal_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as e:
+        SlurmResources(time=0, partitions="gpu", setup=("a\nb", " "), hold=1)
+    faults = str(e.value).splitlines()
+    assert [f.split()[0] for f in faults] == [
+        "slurm.time",
+        "slurm.hold",
+        "slurm.setup",
+        "slurm.setup",
+        "slurm.partitions",
+    ]
+    assert "did you mean 'partition'" in faults[-1]
+
+
+def test_resources_are_the_same_after_json_and_compare_by_value() -> None:
+    shape = SlurmResources(nodes=2, setup=("module load cuda",), python="python3")
+    assert SlurmResources.from_json(shape.to_json()) == shape
+    assert len({shape, SlurmResources.from_json(shape.to_json()), shape.replace(nodes=3)}) == 2
+
+
+def test_launchers_that_exclude_each_other_are_refused(command: Callable[..., Any]) -> None:
+    command("run", "--local", "--slurm").refused("launchers local and slurm are both given", "legal: one of them")
+    command("run", "--launcher", "slrum").refused("--launcher 'slrum' is unknown", "did you mean 'slurm'")

@@ -78,7 +78,7 @@ def test_a_finished_trial_is_not_trained_again_unless_forced_and_then_nothing_is
     again = execute(folder, Runtime(), force=True)
     assert again["finished_at"] >= first["finished_at"]
     assert hash_of(folder) == before, "the same trial trained again gives the same bits"
-    assert json.loads((folder.path / "previous" / "1" / "record.json").read_text()) == first
+    assert json.loads((folder.path / "previous" / "1" / "record.json").read_text()) == first.to_json()
 
 
 def test_a_failing_run_leaves_a_record_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

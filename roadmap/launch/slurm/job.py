@@ -21,7 +21,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -32,7 +31,7 @@ from roadmap.launch.prepared import TRY_LATER, Launch, train_prepared, unfinishe
 from roadmap.launch.slurm import submitit_adapter
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, read_json, read_lines, write_json
-from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED, LOST_PEER
+from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED, LOST_PEER, Record
 
 JOBS = "jobs.jsonl"
 CANCELLED = "cancelled"  # a file of this name in the run folder: `roadmap cancel` was here
@@ -85,24 +84,24 @@ class RunJob:
             signal.signal(s, signal.SIG_IGN)
         if here.rank:
             return _end_of_other_rank(run, here, record)
-        if record["status"] == FAILED and _lost_a_peer(run, here, record):
-            record = {**record, "status": INTERRUPTED}
+        if record.status == FAILED and _lost_a_peer(run, here, record):
+            record = record.replace(status=INTERRUPTED)
             run.write_record(record)
-        if record["status"] == INTERRUPTED:
+        if record.status == INTERRUPTED:
             leave(run, here, _why_interrupted(record))
-        if record["status"] != FINISHED:
-            raise RuntimeError(f"{run.path.name} {record['status']}: {record.get('error')}")
-        return str(record["status"])
+        if record.status != FINISHED:
+            raise RuntimeError(f"{run.path.name} {record.status}: {record.error}")
+        return record.status
 
     def checkpoint(self) -> Any:
         """Start again as submitted: for a signal before `__call__` takes over from submitit."""
         return submitit_adapter.submission_again(self)
 
 
-def _why_interrupted(record: Mapping[str, Any]) -> str:
-    if record.get("error_kind") == LOST_PEER:
+def _why_interrupted(record: Record) -> str:
+    if record.error_kind == LOST_PEER:
         return "another rank is gone"
-    return f"stopped by {record.get('stopped_by') or 'another rank'}"
+    return f"stopped by {record.stopped_by or 'another rank'}"
 
 
 # Before training ------------------------------------------------------------------------------------------------------
@@ -207,7 +206,7 @@ def _meet(run: RunFolder, here: Attempt) -> None:
 # Training and its end -------------------------------------------------------------------------------------------------
 
 
-def _train(run: RunFolder, here: Attempt) -> dict[str, Any]:
+def _train(run: RunFolder, here: Attempt) -> Record:
     """Execute the run, on the cores of a rank.
 
     One rank alone waits for a process that is being killed.
@@ -216,23 +215,23 @@ def _train(run: RunFolder, here: Attempt) -> dict[str, Any]:
     return train_prepared(run, _launch(run).runtime, threads=threads, patient=here.world_size == 1)
 
 
-def _end_of_other_rank(run: RunFolder, here: Attempt, record: dict[str, Any]) -> str:
+def _end_of_other_rank(run: RunFolder, here: Attempt, record: Record) -> str:
     """Rank 0 speaks for all.
 
     An interrupted rank waits to be ended with the job, a failed one says why first.
     """
-    if record["status"] == FINISHED:
+    if record.status == FINISHED:
         return FINISHED
-    if record["status"] == INTERRUPTED or record.get("error_kind") == LOST_PEER:
+    if record.status == INTERRUPTED or record.error_kind == LOST_PEER:
         time.sleep(60)
         return INTERRUPTED
-    write_json(run.path / f"failed-rank-{here.rank}-{here.job}-{here.restart}.json", {"error": record.get("error")})
-    raise RuntimeError(f"rank {here.rank}: {record.get('error')}")
+    write_json(run.path / f"failed-rank-{here.rank}-{here.job}-{here.restart}.json", {"error": record.error})
+    raise RuntimeError(f"rank {here.rank}: {record.error}")
 
 
-def _lost_a_peer(run: RunFolder, here: Attempt, record: dict[str, Any]) -> bool:
+def _lost_a_peer(run: RunFolder, here: Attempt, record: Record) -> bool:
     """Whether the failure is only another rank's silence: its node died, which is no fault of the run."""
-    if here.world_size == 1 or record.get("error_kind") != LOST_PEER:
+    if here.world_size == 1 or record.error_kind != LOST_PEER:
         return False
     time.sleep(PEER_SECONDS)
     return not list(run.path.glob(f"failed-rank-*-{here.job}-{here.restart}.json"))

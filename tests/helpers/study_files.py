@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from analysis.cells import study_of
+from analysis.load import to_lines
+from analysis.study import Run, Study
 from roadmap.config.data import Data
 from roadmap.config.recipe import Recipe
 from roadmap.config.trial import Trial
-from roadmap.ladder.convnext import find_regime, resolve
-from roadmap.runs.folder import RunFolder, write_study
-from roadmap.runs.record import FINISHED
+from roadmap.ladder import find_ladder
+from roadmap.runs.folder import RunFolder
+from roadmap.runs.record import FINISHED, Record
+from roadmap.runs.study_folder import write_study
 from roadmap.study.designs import Comparison, design
 from roadmap.study.file import Plan
 
@@ -21,7 +28,8 @@ Values = Mapping[str, Any]
 def make_trial(
     step: str, seed: int, regime: str = "micro", *, change: str = "", epochs: int = 20, **settings: Any
 ) -> Trial:
-    base = find_regime(regime).base
+    ladder = find_ladder("convnext")
+    base = ladder.find_regime(regime).base
     data = Data(
         name="digits", title="handwritten digits", image_size=16, num_classes=base.num_classes, in_chans=base.in_chans
     )
@@ -39,7 +47,7 @@ def make_trial(
         ema_decay=ema,
     )
     return Trial(
-        model=resolve(step, regime, **settings),
+        model=ladder.model(step, regime, **settings),
         recipe=recipe,
         data=data,
         seed=seed,
@@ -122,7 +130,10 @@ def write_runs(
     name: str = "ladder",
     header: Values | None = None,
 ) -> Path:
-    """Plan all trials, write the records for which `values` returns something; returns the study's folder."""
+    """Plan all trials, write the records for which `values` returns something.
+
+    Returns the study's folder.
+    """
     folder = write_study(
         out, name, "Which steps help?", regime, trials, header=header or {"comparisons": comparisons(trials, regime)}
     )
@@ -133,3 +144,48 @@ def write_runs(
             run.prepare(trial)
             run.write_record(make_record(trial, **measured))
     return folder
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A study as files hold it: what a test may change before analysis reads it.
+
+    trials: the content of every run's record, its metrics beside the rest, as version 1 had them.
+    """
+
+    name: str
+    trials: list[dict[str, Any]]
+    question: str = "Which steps help?"
+    regime: str = "micro"
+    design: str = "ladder"
+    comparisons: list[dict[str, Any]] = field(default_factory=list)
+    crossings: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
+    undefined: dict[str, str] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, study: Study) -> Draft:
+        """The draft of a study that was read."""
+        header, *contents = [json.loads(line) for line in to_lines(study).splitlines()]
+        header = {**header, "name": header["study"]}
+        known = {f.name: header[f.name] for f in fields(cls) if f.name in header}
+        return cls(trials=[_flat(content) for content in contents], **known)
+
+    def read(self) -> Study:
+        """The study as analysis reads it."""
+        header = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "trials"}
+        records = [Record.from_json(copy.deepcopy(content)) for content in self.trials]
+        return study_of(header, records)
+
+
+def _flat(content: dict[str, Any]) -> dict[str, Any]:
+    """A record as version 1 had it."""
+    metrics = content.pop("metrics")
+    return {**content, **metrics, "version": 1}
+
+
+def runs_of(contents: Sequence[Values]) -> list[Run]:
+    """Runs as analysis has them, from the content of their records."""
+    return list(Draft("ladder", [dict(content) for content in contents]).read().runs)

@@ -1,4 +1,7 @@
-"""Games of which the right answer is known, written as studies; and the brute force over permutations."""
+"""Games of which the right answer is known, written as studies.
+
+And the brute force over permutations.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from study_files import make_record, make_trial
-
-from analysis.attribution.coalitions import flat
-from analysis.attribution.summary import Attribution, Game, Player
-from analysis.load import Entry, Study
+from analysis.attribution import assignment, games, summary
+from analysis.attribution.assignment import Placed
+from analysis.attribution.coalitions import Game, Lattice, Player, flat
+from analysis.attribution.shares import Attribution
+from roadmap.config.metric import TOP1, Metric
 from roadmap.config.model import with_settings
-from roadmap.config.recipes import find_recipe
 from roadmap.config.trial import Trial
-from roadmap.ladder.convnext import ladder, recipe_changes, recipe_of
+from roadmap.ladder import find_ladder
+from tests.helpers.study_files import Draft, make_record, make_trial
 
 # Independent toggles: every subset can be built.
 FREE = {
@@ -51,7 +54,7 @@ def trial_of(seed: int, settings: Mapping[str, Any], base: Trial = BASE, **recip
     )
 
 
-def entry_of(trial: Trial, top1: float | None, **values: Any) -> Entry:
+def entry_of(trial: Trial, top1: float | None, **values: Any) -> dict[str, Any]:
     return make_record(
         trial, **{"top1": top1, "resolved": json.loads(json.dumps(trial.identity())), "wall_seconds": 36.0, **values}
     )
@@ -70,8 +73,8 @@ def game(toggles: Mapping[str, tuple[str, Any, Any]]) -> Game:
     return Game(flat(json.loads(json.dumps(BASE.identity()))), players, "width", "all on")
 
 
-def study_of(entries: list[Entry], name: str = "factorial") -> Study:
-    return Study(name, "Whose is the gain?", "micro", entries)
+def study_of(entries: list[dict[str, Any]], name: str = "factorial") -> Draft:
+    return Draft(name, entries, question="Whose is the gain?")
 
 
 def factorial(
@@ -79,8 +82,9 @@ def factorial(
     toggles: Mapping[str, tuple[str, Any, Any]] = FREE,
     cells: Sequence[frozenset[str]] | None = None,
     noise: Sequence[float] = (0.0,),
-) -> Study:
-    """A study with a run for each cell and each number in `noise`, which is added to the cell's value. Cells that cannot be built are left out."""
+) -> Draft:
+    """A study with a run for each cell and each number in `noise`, which is added to the cell's
+    value. Cells that cannot be built are left out."""
     entries = []
     for some in cells if cells is not None else subsets(list(toggles)):
         if buildable(some) or toggles is not BOUND:
@@ -94,7 +98,7 @@ def buildable(some: frozenset[str]) -> bool:
     return "inverted" in some or not some & {"move-up", "separate"}
 
 
-def with_control(study: Study, seeds: Sequence[int], top1: float, kind: str = "a-a") -> Study:
+def with_control(study: Draft, seeds: Sequence[int], top1: float, kind: str = "a-a") -> Draft:
     """The study with the base's settings once more, as a control that has seeds of its own."""
     base = study.trials[0]
     again = [{**entry_of(trial_of(seed, {}), top1), "change": kind} for seed in seeds]
@@ -141,13 +145,12 @@ PAIRS = {frozenset(pair): 0.1 * i - 0.3 for i, pair in enumerate(itertools.combi
 
 def micro_trial(step: str, seed: int, **settings: Any) -> Trial:
     """A step's trial as the study of its regime trains it."""
-    recipe = replace(find_recipe(recipe_of(step, "micro")), **recipe_changes(step, "micro"))
-    return replace(make_trial(step, seed, **settings), recipe=recipe)
+    return replace(make_trial(step, seed, **settings), recipe=find_ladder().recipe(step, "micro"))
 
 
-def ladder_study(through: str = "grn", without: Sequence[str] = (), seeds: int = 3) -> Study:
+def ladder_study(through: str = "grn", without: Sequence[str] = (), seeds: int = 3) -> Draft:
     """The micro ladder, up 0.5 a step."""
-    names = [s.name for s in ladder()]
+    names = [s.name for s in find_ladder().order()]
     names = names[: names.index(through) + 1]
     return study_of(
         [
@@ -158,3 +161,20 @@ def ladder_study(through: str = "grn", without: Sequence[str] = (), seeds: int =
         ],
         "ladder",
     )
+
+
+def attribute(study: Draft, *, others: Sequence[Draft] = (), **asked: Any) -> Attribution:
+    """Attribute as the command does, of drafts."""
+    return summary.attribute(study.read(), others=[other.read() for other in others], **asked)
+
+
+def game_of(study: Draft) -> Game:
+    return games.game_of(study.read())
+
+
+def players_of(study: Draft) -> tuple[Player, ...]:
+    return games.players_of(study.read())
+
+
+def place(lattice: Lattice, studies: Sequence[Draft], metric: Metric = TOP1) -> Placed:
+    return assignment.place(lattice, [study.read() for study in studies], metric)

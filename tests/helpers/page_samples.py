@@ -8,9 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from analysis.results.rows import Row, rows
+
 from analysis.load import Study, load_results
 from analysis.report.caption import Caption, measured_caption
-from analysis.results.rows import Row, rows
 
 DIGITS = Path(__file__).parents[2] / "results" / "digits"
 HOSTILE = '<script>window.hacked = 1</script><img src="x" onerror="window.hacked = 2">'
@@ -161,7 +162,7 @@ def ladder_svg(found: list[Row], caption: Caption) -> str:
     import tempfile
 
     from analysis.figures.ladder import ladder_figure
-    from roadmap.ladder.convnext import find_regime
+    from tests.helpers.convnext import find_regime
 
     with tempfile.TemporaryDirectory() as folder:
         ladder_figure(
