@@ -45,9 +45,9 @@ def _attempts(run: RunFolder) -> list[dict[str, Any]]:
 
 def _beyond(run: RunFolder, iteration: int) -> dict[str, Any] | None:
     """The run's heartbeat or record once it is past an iteration."""
-    record, beat = run.record() or {}, run.heartbeat() or {}
-    if record.get("status") == FINISHED:
-        return {"iteration": record["iterations"]}
+    record, beat = run.record(), run.heartbeat() or {}
+    if record is not None and record.status == FINISHED:
+        return {"iteration": record.iterations}
     return beat if beat.get("state") == "running" and beat.get("iteration", 0) > iteration else None
 
 
