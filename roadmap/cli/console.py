@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from roadmap.config.metric import TOP1
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import FINISHED, Record
 
@@ -62,7 +63,7 @@ class Progress:
 
 def _outcome(record: Record) -> str:
     """The accuracy of a finished run, or the first line of what went wrong."""
-    top1 = record.metrics.get("top1")
-    if record.status == FINISHED and top1 is not None:
-        return f"top-1 {top1:.2f} %  {record.wall_seconds or 0.0:.1f} s"
+    score = record.metrics.get(TOP1.key)
+    if record.status == FINISHED and score is not None:
+        return f"{TOP1.title} {score:.2f} {TOP1.unit}  {record.wall_seconds:.1f} s"
     return (record.error or "no error noted").splitlines()[0]

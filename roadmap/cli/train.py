@@ -12,12 +12,9 @@ from roadmap.api import Study
 from roadmap.cli.console import Progress, print_json, print_table
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
-from roadmap.launch.preflight import refuse_before_training
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, Record
 from roadmap.study.expand import images_to_train
-
-__all__ = ["print_table", "refuse_before_training", "run_study", "show_plan", "state_of"]
 
 STOPPED = 130  # exit status, as of a shell whose program was interrupted
 STATE_TEXTS = {
@@ -78,7 +75,7 @@ def _print_records(study: Study, records: Sequence[Record], as_json: bool) -> No
     elif len(study.trials) == 1 and records:
         _print_record(records[0], study.run_folders[0])
     else:
-        finished = sum(record.status == FINISHED for record in records)
+        finished = sum(r.status == FINISHED for r in records)
         name = study.name if study.root == Path("runs") else study.folder
         print(f"{study.name}: {finished} of {len(study.trials)} runs finished; table and figure: roadmap report {name}")
 
@@ -153,8 +150,8 @@ def _time_left(left: Sequence[float | None]) -> str:
 def _measured_rates(folders: Sequence[RunFolder]) -> Rates:
     """Images per second of each (step, change) that a finished run has measured."""
     records = [record for folder in folders if (record := folder.record())]
-    finished = [record for record in records if record.status == FINISHED]
-    return {(record.step, record.change): record.images_per_second or 0.0 for record in finished}
+    rates = {(r.step, r.change): r.images_per_second for r in records if r.status == FINISHED}
+    return {cell: rate for cell, rate in rates.items() if rate}
 
 
 def _seconds(trial: Trial, rates: Rates) -> float | None:

@@ -50,7 +50,8 @@ def test_plan_shows_what_is_not_defined(command: Command) -> None:
     [
         ((), "digits"),
         (("--regime", "cifar"), "cifar"),
-        (("--ladder", "deit"), "deit"),
+        (("--ladder", "deit"), "deit-micro"),
+        (("--ladder", "deit", "--regime", "micro", "--epochs", "1"), "deit-micro-1ep"),
         (("--batch-size", "32"), "micro-b32"),
         (("--variant", "timm/test_vit", "--recipe", "digits-adamw"), "timm-test_vit-digits-adamw"),
         (("--study", "kernel", "--digits"), "kernel-digits"),

@@ -162,7 +162,7 @@ def ladder_svg(found: list[Row], caption: Caption) -> str:
     import tempfile
 
     from analysis.figures.ladder import ladder_figure
-    from roadmap.ladder.convnext import find_regime
+    from tests.helpers.convnext import find_regime
 
     with tempfile.TemporaryDirectory() as folder:
         ladder_figure(
