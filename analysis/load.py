@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from analysis.cells import Content, study_of
 from analysis.study import CellId, Comparison, Latency, LatencyTable, Run, Study
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import METRICS
 from roadmap.runs.io import read_lines
+from roadmap.runs.metric import METRICS
 from roadmap.runs.record import FAILED, MISSING, Record
 
 if TYPE_CHECKING:

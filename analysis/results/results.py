@@ -16,8 +16,8 @@ from analysis.results.protocol import ProtocolDifference
 from analysis.stats.comparisons import Change, FalsePositives
 from analysis.stats.error_term import ErrorTerm
 from analysis.study import Cell, CellId, Latency, Machine
-from roadmap.config.metric import TOP1, Metric
 from roadmap.ladder import DEFAULT
+from roadmap.runs.metric import TOP1, Metric
 
 
 class Role(StrEnum):
