@@ -1,12 +1,11 @@
-"""Run folders -> Study, and Study <-> results/<study>/records.jsonl.
-
-Both -> one tidy table of runs.
+"""Run folders -> Study, and Study <-> results/<study>/records.jsonl; both -> a table of runs.
 
 A run is never dropped: it is finished, failed or missing. records.jsonl holds all that analysis
-needs, so that tables and figures can be made again without runs/: line 1 {"format": 2, "study":
-name, "question": text, "ladder": name, "regime": name, ...} and what else study.json says: design,
-notes, points, comparisons, crossings, undefined then one line a planned run, in planned order: its
-record, with status "missing" where it has none.
+needs, so that tables and figures can be made again without runs/:
+
+    line 1      {"format": 2, "study": name, "question": text, "ladder": name, "regime": name} and
+                what else study.json says: design, notes, points, comparisons, crossings, undefined
+    each other  a planned run's record, in planned order; its status is "missing" without one
 """
 
 from __future__ import annotations
