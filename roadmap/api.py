@@ -220,10 +220,9 @@ def compare(study: str | Path, *, metric: str = TOP1, runs: str | Path = RUNS) -
     """The comparisons of a study: a row for each cell that is measured against another.
 
     child, parent: the cells. effect: the child's mean minus the parent's, in the metric's unit,
-    with the bounds `effect_low` and `effect_high` of its 95 % interval. effect_p, p_holm: before
-    and after Holm's correction. verdict: gain, loss, unresolved, ... status: controlled,
-    confounded or unproven. None where runs are missing. Raises RoadmapError where there is no such
-    study.
+    with the bounds `low` and `high` of its 95 % interval. p, p_holm: before and after Holm's
+    correction. verdict: gain, loss, unresolved, ... status: controlled, confounded or unproven.
+    None where runs are missing. Raises RoadmapError where there is no such study.
 
     >>> roadmap.compare("digits").query("verdict == 'gain'")
     """

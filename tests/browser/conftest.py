@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-
-from tests.helpers.page_samples import ATTRIBUTION, hostile_sample, ladder_svg, sample
-
 from analysis.report.page import page
+from tests.helpers.page_samples import ATTRIBUTION, hostile_sample, ladder_svg, sample
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.helpers.study_files import make_record, make_trial, write_runs
 
 from analysis.report.serve import HOST, server
 from roadmap.runs.folder import RunFolder
+from tests.helpers.study_files import make_record, make_trial, write_runs
 
 if TYPE_CHECKING:
     from conftest import Browser

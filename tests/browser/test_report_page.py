@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.helpers.page_samples import sample
 
 from analysis.report.compare import Prepared, compare_page
+from tests.helpers.page_samples import sample
 
 if TYPE_CHECKING:
     from conftest import Browser
