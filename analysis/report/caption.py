@@ -163,7 +163,8 @@ def _test_split(analysis: Analysis, finished: Sequence[Run]) -> str:
     """The test images, and the largest error that counting them leaves one run."""
     metric = analysis.metric
     images = _distinct(finished, lambda run: str(run.record.test_images))
-    errors = [(r.score.sampling_se, r.score.mean) for r in analysis.results if r.score.sampling_se is not None]
+    scores = [result.score for result in analysis.results if result.score.mean is not None]
+    errors = [(score.sampling_se, score.mean) for score in scores if score.sampling_se is not None]
     if not errors:
         return f"{images} images"
     error, mean = max(errors)
