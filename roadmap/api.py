@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from roadmap.config.metric import Metric
+    from roadmap.runs.metric import Metric
 
 TOP1 = "top1"
 REPORT = "report"  # the folder of a study's report, beside its run folders
@@ -258,6 +258,6 @@ def ladder_figure(study: str | Path, *, metric: str = TOP1, runs: str | Path = R
 
 def find_metric(name: str) -> Metric:
     """The metric of that name. Raises ConfigError with the legal names."""
-    from roadmap.config import metric
+    from roadmap.runs import metric
 
     return metric.find_metric(name)
