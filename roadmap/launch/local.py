@@ -31,7 +31,7 @@ from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED, Record
 Finished = Callable[[RunFolder, Record], None]
 
 
-def _tell_nobody(folder: RunFolder, record: dict[str, Any]) -> None:
+def _tell_nobody(folder: RunFolder, record: Record) -> None:
     """What a launcher does with a run that has ended, unless told otherwise."""
 
 

@@ -21,7 +21,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -99,7 +98,7 @@ class RunJob:
         return submitit_adapter.submission_again(self)
 
 
-def _why_interrupted(record: Mapping[str, Any]) -> str:
+def _why_interrupted(record: Record) -> str:
     if record.error_kind == LOST_PEER:
         return "another rank is gone"
     return f"stopped by {record.stopped_by or 'another rank'}"
