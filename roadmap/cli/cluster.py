@@ -15,6 +15,7 @@ from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.launch.base import IN_HAND, UNDER_WAY, Launched, Launcher, State
 from roadmap.launch.launchers import every_launcher, find_launcher
+from roadmap.launch.preflight import initial_weights, refuse_before_training
 from roadmap.launch.prepared import Launch
 from roadmap.launch.resources import Resources, shape_of, shape_text
 from roadmap.launch.selection import TO_RETRY, RunSelection, chosen_runs, find_study
@@ -110,10 +111,8 @@ def _by_shape(wanted: Sequence[tuple[Trial, Resources]]) -> list[Batch]:
 
 def submit_study(study: Study, runtime: Runtime, order: Order, *, out: Path) -> int:
     """Show what would be launched, ask, launch and return. Returns the exit status."""
-    from roadmap.launch.preflight import refuse_before_training
-
     launcher = find_launcher(order.launcher)
-    runtime = _as_jobs_need_it(runtime, study)
+    runtime = _with_whole_paths(initial_weights(study, runtime))
     if order.dry_run:
         plan = SubmissionPlan.of(study, launcher, order, out=out)
         return _show_dry_run(plan, launcher, order)
@@ -130,9 +129,9 @@ def submit_study(study: Study, runtime: Runtime, order: Order, *, out: Path) -> 
         return _launch(plan.folder, plan.batches, runtime, launcher, order)
 
 
-def _as_jobs_need_it(runtime: Runtime, study: Study) -> Runtime:
-    """The settings with the study's initial weights and whole paths: jobs start elsewhere."""
-    given = {"data_dir": runtime.data_dir, "init": Path(study.init) if study.init else runtime.init}
+def _with_whole_paths(runtime: Runtime) -> Runtime:
+    """The settings with whole paths: jobs start in another working directory."""
+    given = {"data_dir": runtime.data_dir, "init": runtime.init}
     whole = {name: str(path.resolve()) for name, path in given.items() if path}
     return Runtime.from_json({**runtime.to_json(), **whole})
 

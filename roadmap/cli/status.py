@@ -94,30 +94,33 @@ def show_logs(selection: RunSelection, *, follow: bool, lines: int) -> int:
     reports = job_reports(folder, [s.run for s in runs])
     paths = {s.run: RunFolder(folder / s.run).log for s in runs}
     paths |= {run: report.log for run, report in reports.items()}
-    for run, path in paths.items():
-        print(f"==> {run} ({path}) <==")
-        print(_last_lines(path, lines), flush=True)
-    return _follow(folder, runs[0], next(iter(paths.values()))) if follow else 0
+    shown = {run: _print_log(run, path, lines) for run, path in paths.items()}
+    first = runs[0]
+    return _follow(folder, first, paths[first.run], shown[first.run]) if follow else 0
 
 
-def _last_lines(path: Path, count: int) -> str:
+def _print_log(run: str, path: Path, count: int) -> int:
+    """Print the last `count` lines of a log (0: all); returns how many bytes it has been read to."""
+    print(f"==> {run} ({path}) <==")
     if not path.exists():
-        return "no log yet"
-    lines = path.read_text(errors="replace").splitlines()
-    return "\n".join(lines[-count:] if count else lines)
+        print("no log yet", flush=True)
+        return 0
+    content = path.read_bytes()
+    lines = content.decode(errors="replace").splitlines()
+    print("\n".join(lines[-count:] if count else lines), flush=True)
+    return len(content)
 
 
-def _follow(folder: Path, run: RunState, path: Path) -> int:
-    """Print what is added to a log until its run has ended."""
-    at = path.stat().st_size if path.exists() else 0
+def _follow(folder: Path, run: RunState, path: Path, at: int) -> int:
+    """Print what a log has after its first `at` bytes, until its run has ended."""
     planned = [{"id": run.run, "step": run.step, "change": run.change, "seed": run.seed}]
     while True:
         # The state before the log, so that nothing written before the end is missed.
         state = study_states(folder, planned)[0].state
         if path.exists():
-            with open(path, errors="replace") as f:
+            with open(path, "rb") as f:
                 f.seek(at)
-                print(f.read(), end="", flush=True)
+                print(f.read().decode(errors="replace"), end="", flush=True)
                 at = f.tell()
         if state not in UNDER_WAY:
             print(f"{run.run}: {state}")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from roadmap.config.trial import DEFAULT_LADDER
 from roadmap.launch.base import MAX_AGE, JobReport, Phase, State
 from roadmap.launch.launchers import every_launcher
 from roadmap.runs.folder import RunFolder
@@ -43,6 +44,7 @@ class RunState:
     node: str = ""
     job: str = ""
     launcher: str = ""
+    ladder: str = DEFAULT_LADDER
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -146,7 +148,7 @@ def _with_report(e: Evidence, report: JobReport | None) -> Evidence:
 
 def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
     state, detail = _state(e)
-    metrics = e.folder.metrics()
+    trial, metrics = _trial_json(e.folder), e.folder.metrics()
     last: Mapping[str, Any] = metrics[-1] if metrics else {}
     live: Mapping[str, Any] = e.heartbeat if state == State.RUNNING and e.training else {}
     # A run that no launcher has launched has neither job nor node.
@@ -160,13 +162,14 @@ def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
         detail=detail,
         requeued=max(0, report.starts - (state != State.REQUEUED)),
         epoch=max(int(last.get("epoch", 0)), int(live.get("epoch", 0))),
-        epochs=_planned_epochs(e.folder),
+        epochs=int(trial.get("recipe", {}).get("epochs", 0)),
         top1=e.record.metrics.get("top1") if e.record and state == State.DONE else last.get("top1"),
         images_per_second=_rate(e, live, last),
         seconds_left=live.get("seconds_left"),
         node=report.node or str(e.heartbeat.get("host", "")),
         job=report.job,
         launcher=report.launcher,
+        ladder=trial.get("ladder", DEFAULT_LADDER),
     )
 
 
@@ -177,12 +180,12 @@ def _rate(e: Evidence, live: Mapping[str, Any], last: Mapping[str, Any]) -> floa
     return (e.record.images_per_second if e.record else None) or last.get("images_per_second")
 
 
-def _planned_epochs(folder: RunFolder) -> int:
+def _trial_json(folder: RunFolder) -> Mapping[str, Any]:
+    """The trial's file as it is: a look at a study checks no fingerprints."""
     try:
-        trial = read_json(folder.path / "trial.json") or {}
+        return read_json(folder.path / "trial.json") or {}
     except RunError:
-        trial = {}
-    return int(trial.get("recipe", {}).get("epochs", 0))
+        return {}
 
 
 def _state(e: Evidence) -> tuple[State, str]:

@@ -14,6 +14,7 @@ import pytest
 from roadmap.cli.cluster_options import LAUNCHER_NAMES
 from roadmap.config.errors import ConfigError
 from roadmap.launch.launchers import LAUNCHERS, every_launcher, find_launcher
+from roadmap.runs.folder import RunFolder
 from tests.helpers.launches import eventually
 from tests.slurm.onebox import cluster_in
 
@@ -80,9 +81,10 @@ def test_a_study_is_launched_and_leaves_finished_runs_that_status_and_report_rea
     WAYS[name](command, place)
     runs = states(command)
     assert [(s["state"], s["seed"], s["epoch"]) for s in runs] == [("done", 0, 1)]
-    record = json.loads((place / "runs" / "tiny" / runs[0]["run"] / "record.json").read_text())
-    assert (record["status"], record["world_size"], record["attempts"]) == ("finished", 1, 1)
-    assert record["top1"] == runs[0]["top1"]
+    record = RunFolder(place / "runs" / "tiny" / runs[0]["run"]).record()
+    assert record is not None
+    assert (record.status, record.world_size, record.attempts) == ("finished", 1, 1)
+    assert record.metrics["top1"] == runs[0]["top1"]
     said(command, "report", "tiny", "--out", "report")
     assert "inverted-bottleneck" in (place / "report" / "table.md").read_text()
     assert said(command, "logs", "--study", "tiny", "--lines", "0").count("==>") == 1

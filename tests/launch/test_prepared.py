@@ -19,7 +19,7 @@ from roadmap.launch.slurm.resources import SlurmResources
 from roadmap.launch.status import study_states
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, RunHeld, write_json
-from roadmap.runs.record import LOST_PEER
+from roadmap.runs.record import LOST_PEER, Record
 from roadmap.train.distributed import is_lost_peer
 from tests.helpers.launches import submitted
 
@@ -29,11 +29,11 @@ def run(study: Path) -> RunFolder:
     return RunFolder(study / study_states(study)[0].run)
 
 
-def executes(monkeypatch: pytest.MonkeyPatch, *outcomes: dict[str, Any] | RunError) -> list[Runtime]:
+def executes(monkeypatch: pytest.MonkeyPatch, *outcomes: Record | RunError) -> list[Runtime]:
     """Training ends so, call by call; returns the settings of each call."""
     calls: list[Runtime] = []
 
-    def execute(folder: RunFolder, runtime: Runtime) -> dict[str, Any]:
+    def execute(folder: RunFolder, runtime: Runtime) -> Record:
         calls.append(runtime)
         outcome = outcomes[len(calls) - 1]
         if isinstance(outcome, RunError):
@@ -51,14 +51,14 @@ def executes(monkeypatch: pytest.MonkeyPatch, *outcomes: dict[str, Any] | RunErr
 def test_a_scheduler_learns_from_the_exit_status_whether_to_start_a_run_again(
     status: str, code: int, run: RunFolder, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executes(monkeypatch, {"status": status, "error": "why"})
+    executes(monkeypatch, Record(status=status, error="why"))
     assert command("run", "--folder", run.path).status == code
 
 
 def test_a_prepared_run_has_the_settings_it_was_launched_with_else_the_given_ones(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = executes(monkeypatch, {"status": "finished"}, {"status": "finished"})
+    calls = executes(monkeypatch, Record(status="finished"), Record(status="finished"))
     run_prepared(run, Runtime(workers=7))
     Launch(launcher="export", runtime=Runtime(workers=3, data_dir=Path("/data"))).write(run)
     run_prepared(run, Runtime(workers=7))
@@ -68,8 +68,8 @@ def test_a_prepared_run_has_the_settings_it_was_launched_with_else_the_given_one
 def test_a_run_that_a_dying_process_holds_is_waited_for_and_other_refusals_are_not(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = executes(monkeypatch, RunHeld("held"), RunHeld("held"), {"status": "finished"})
-    assert train_prepared(run, Runtime())["status"] == "finished"
+    calls = executes(monkeypatch, RunHeld("held"), RunHeld("held"), Record(status="finished"))
+    assert train_prepared(run, Runtime()).status == "finished"
     assert len(calls) == 3
     calls = executes(monkeypatch, RunError("not writable"))
     with pytest.raises(RunError, match="not writable"):
@@ -123,5 +123,5 @@ def test_a_rank_that_lost_another_is_interrupted_unless_that_one_failed_by_itsel
     monkeypatch.setattr(slurm_job, "PEER_SECONDS", 0)
     if another_failed:
         write_json(run.path / "failed-rank-1-7-0.json", {"error": "out of memory"})
-    record = {"status": "failed", "error": "Connection closed by peer", "error_kind": kind}
+    record = Record(status="failed", error="Connection closed by peer", error_kind=kind)
     assert slurm_job._lost_a_peer(run, Attempt("7", 0, 0, 2), record) == lost
