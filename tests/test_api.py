@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "cli"))
-sys.path.insert(0, str(Path(__file__).parent / "analysis"))
-
-from small_studies import STEPS, small_study
-
 import roadmap
 from roadmap.config.errors import RoadmapError
+from tests.helpers.small_studies import STEPS, small_study
 
 FILE = "question: Does it train?\nregime: micro\ndata: digits\nsteps: [0, 1]\nepochs: 1\nseeds: [0, 1]\n"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_studies import factorial, small_study, write_planned
 
 from roadmap.study.file import Plan
+from tests.helpers.small_studies import factorial, small_study, write_planned
 
 Command = Callable[..., Any]
 

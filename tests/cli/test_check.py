@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_studies import STEPS, Values, but_gelu, small_study, top1
+
+from tests.helpers.small_studies import STEPS, Values, but_gelu, small_study, top1
 
 Command = Callable[..., Any]
 COUNTED = "{} comparisons: {} controlled, {} not, {} without finished runs"

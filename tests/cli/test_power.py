@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from small_studies import SCATTER, small_study, write_planned
 
 from roadmap.config.trial import Trial
 from roadmap.study.file import Plan
+from tests.helpers.small_studies import SCATTER, small_study, write_planned
 from tests.helpers.study_files import make_trial, write_runs
 
 Command = Callable[..., Any]

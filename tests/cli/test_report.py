@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_studies import STEPS, finished, small_study, top1
+
+from tests.helpers.small_studies import STEPS, finished, small_study, top1
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., Any]

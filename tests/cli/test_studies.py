@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_studies import finished, small_study
 
 from roadmap.launch.launchers import LAUNCHERS
 from roadmap.runs.io import RunError
 from roadmap.study import find
 from roadmap.study.file import EXPERIMENTS
 from roadmap.study.find import find_study
+from tests.helpers.small_studies import finished, small_study
 
 Command = Callable[..., Any]
 READERS = ("check", "power", "attribute", "watch", "report", "status")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_studies import STEPS, but_gelu, small_study, top1
 
 from roadmap.runs.folder import RunFolder
+from tests.helpers.small_studies import STEPS, but_gelu, small_study, top1
 from tests.helpers.study_files import make_record, make_trial, write_runs
 
 Command = Callable[..., Any]
