@@ -1,4 +1,7 @@
-"""What tests of several parts share: the command line in this process, small image folders, and what a refusal looks like."""
+"""What tests of several parts share.
+
+The command line in this process, small image folders, and what a refusal looks like.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ class Answer:
         return json.loads(self.out)
 
     def refused(self, *parts: str) -> None:
-        """It exited with 2, and an error line says what is wrong, what is legal (or why) and what to do, with these parts in it."""
+        """It exited with 2, and an error line says what is wrong, what is legal (or why) and what
+        to do, with these parts in it.
+        """
         assert self.status == 2, (self.status, self.err)
         assert re.search(r"^roadmap.*: error: .+; (legal|reason): .+; .+$", self.err, re.MULTILINE), self.err
         for part in parts:

@@ -20,6 +20,8 @@ VIT = {
     "mlp_layer": "Mlp",
     "mlp_ratio": 4.0,
 }
+AVERAGE = {"class_token": False, "global_pool": "avg"}
+GATED = {"mlp_layer": "SwiGLU", "mlp_ratio": 8 / 3}  # as many parameters as a plain one of ratio 4
 TOKENS, BLOCK = "tokens", "block"
 
 
@@ -33,7 +35,7 @@ def _step(
         parent=parent,
         title=title,
         group=group,
-        source=source,
+        source=f"arXiv {source}",
         overrides=overrides,
         structure=None,
         on_path=number is not None,
@@ -42,16 +44,16 @@ def _step(
 
 
 _STEPS = (
-    _step(0, "vit", None, "ViT with a class token", "start", "arXiv 2010.11929"),
-    _step(1, "stochastic-depth", "vit", "stochastic depth", BLOCK, "arXiv 2012.12877, Table 9"),
-    _step(2, "layer-scale", "stochastic-depth", "LayerScale", BLOCK, "arXiv 2204.07118, Section 3", init_values=1e-6),
-    _step(3, "bare-class-token", "layer-scale", "no position for the class token", TOKENS, "DeiT III's code", no_embed_class=True),
-    _step(4, "average-pooling", "bare-class-token", "class token to average pooling", TOKENS, "arXiv 2205.01580", class_token=False, global_pool="avg"),
-    _step(5, "registers", "average-pooling", "four registers", TOKENS, "arXiv 2309.16588", reg_tokens=4),
-    _step(6, "qk-norm", "registers", "queries and keys normalized", BLOCK, "arXiv 2302.05442", qk_norm=True),
-    _step(None, "wider-mlp", "qk-norm", "MLP six times as wide", BLOCK, "this project", mlp_ratio=6.0),
-    _step(7, "gated-mlp", "qk-norm", "gated MLP of as many parameters", BLOCK, "arXiv 2002.05202", mlp_layer="SwiGLU", mlp_ratio=8 / 3),
-    _step(8, "rms-norm", "gated-mlp", "LayerNorm to RMSNorm", BLOCK, "arXiv 1910.07467", norm_layer="rmsnorm"),
+    _step(0, "vit", None, "ViT with a class token", "start", "2010.11929"),
+    _step(1, "stochastic-depth", "vit", "stochastic depth", BLOCK, "2012.12877, Table 9"),
+    _step(2, "layer-scale", "stochastic-depth", "LayerScale", BLOCK, "2204.07118, Section 3", init_values=1e-6),
+    _step(3, "bare-class-token", "layer-scale", "class token without position", TOKENS, "2204.07118", no_embed_class=True),
+    _step(4, "average-pooling", "bare-class-token", "average pooling", TOKENS, "2205.01580", **AVERAGE),
+    _step(5, "registers", "average-pooling", "four registers", TOKENS, "2309.16588", reg_tokens=4),
+    _step(6, "qk-norm", "registers", "queries and keys normalized", BLOCK, "2302.05442", qk_norm=True),
+    _step(None, "wider-mlp", "qk-norm", "MLP six times as wide", BLOCK, "2010.11929 has 4", mlp_ratio=6.0),
+    _step(7, "gated-mlp", "qk-norm", "gated MLP", BLOCK, "2002.05202", **GATED),
+    _step(8, "rms-norm", "gated-mlp", "LayerNorm to RMSNorm", BLOCK, "1910.07467", norm_layer="rmsnorm"),
 )  # fmt: skip
 
 

@@ -115,8 +115,9 @@ class Regime:
 class Ladder:
     """Steps in order with the regimes they run in. Raises ConfigError for a ladder that contradicts itself.
 
-    source: where the ladder is from, as captions cite it. printed: where its regimes' numbers are from. end: the step that designs start from unless they say
-    another, the end of the source's own ladder. beyond: the group of steps after it, if there are any.
+    source: where the ladder is from, as captions cite it. printed: where its regimes' numbers are
+    from. end: the step that designs start from unless they say another, the end of the source's own
+    ladder. beyond: the group of steps after it, if there are any.
     default_regime: the first one unless given.
     """
 

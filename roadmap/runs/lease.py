@@ -26,7 +26,8 @@ def hold(path: Path) -> Iterator[None]:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
             raise RunHeld(
-                f"{path.parent.name} is being trained by {_holder(f)}; legal: one process a run; wait for it, or stop it "
+                f"{path.parent.name} is being trained by {_holder(f)}; legal: one process a run; wait for it, "
+                "or stop it "
                 "first"
             ) from e
         f.truncate(0)

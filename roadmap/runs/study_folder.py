@@ -1,4 +1,7 @@
-"""The folder of a study: study.json, the planned trials and what is compared, so that a missing run is noticed. No torch."""
+"""The folder of a study: study.json, the planned trials and what is compared, so that a missing run is noticed.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,8 @@ def _refuse_other_regime(known: Mapping[str, Any], regime: str, folder: Path) ->
     others = sorted({t["regime"] for t in known["trials"]} - {regime})
     if others:
         raise RunError(
-            f"study.regime is {regime!r}, but {folder} has trials of regime {listing(others)}; legal: one regime a study; "
+            f"study.regime is {regime!r}, but {folder} has trials of regime {listing(others)}; legal: one "
+            "regime a study; "
             "reason: its cells are told apart by step and change alone; choose another --name"
         )
 

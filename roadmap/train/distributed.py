@@ -83,7 +83,10 @@ class Ranks:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether a collective failed because another rank is gone: NCCL's and the store's errors by type, Gloo's by text."""
+    """Whether a collective failed because another rank is gone.
+
+    NCCL's and the store's errors by type, Gloo's by text.
+    """
     if isinstance(error, dist.DistError | ConnectionError):
         return True
     return type(error) is RuntimeError and GLOO_CONNECTION.search(str(error)) is not None

@@ -18,7 +18,9 @@ def reference() -> Path:
 
 @pytest.fixture
 def study_folder(tmp_path: Path) -> Path:
-    """The whole micro ladder with side steps, three seeds, one diverged run, one that failed, one without a record, and a single change."""
+    """The whole micro ladder with side steps, three seeds, one diverged run, one that failed, one
+    without a record, and a single change.
+    """
     trials = [make_trial(s.name, seed) for s in find_ladder().order(side_steps=True) for seed in range(3)]
     trials += [make_trial("separate-downsampling", seed, change="kernel_size=3", kernel_size=3) for seed in range(3)]
     names = [s.name for s in find_ladder().order(side_steps=True)]

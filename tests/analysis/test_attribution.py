@@ -1,4 +1,6 @@
-"""Shapley values, interactions and intervals against closed forms and against a brute force over permutations; and which runs may lie on which cell."""
+"""Shapley values, interactions and intervals against closed forms and against a brute force over
+permutations; and which runs may lie on which cell.
+"""
 
 from __future__ import annotations
 
@@ -132,8 +134,14 @@ def test_missing_cells_are_named_costed_and_the_most_useful_comes_first() -> Non
         .missing[0]
         .cost
     )
-    brute = {s: sum(all(frozenset(o[:k]) not in lacking or frozenset(o[:k]) == s for k in range(6)) and s in map(frozenset, itertools.accumulate(o, lambda a, b: {*a, b}, initial=()))
-                    for o in itertools.permutations(FREE)) for s in lacking}  # fmt: skip
+    brute = {
+        s: sum(
+            all(frozenset(o[:k]) not in lacking or frozenset(o[:k]) == s for k in range(6))
+            and s in map(frozenset, itertools.accumulate(o, lambda a, b: {*a, b}, initial=()))
+            for o in itertools.permutations(FREE)
+        )
+        for s in lacking
+    }
     assert [m.completes for m in found.missing] == [brute[frozenset(m.on)] for m in found.missing]
 
 
@@ -428,7 +436,10 @@ def test_the_same_runs_give_the_same_answer_in_any_order() -> None:
 
 
 def coverage(rows: list[Weights], cells: int, seeds: Sequence[int], shared: float, studies: int) -> float:
-    """How often the interval of the first row holds the truth, 0: cells that differ by noise alone, with a `shared` effect of each seed."""
+    """How often the interval of the first row holds the truth, 0.
+
+    Cells that differ by noise alone, with a `shared` effect of each seed.
+    """
     rng = np.random.default_rng(5)
     hits = 0
     for _ in range(studies):

@@ -55,8 +55,8 @@ def test_players_are_found_in_a_factorial_study() -> None:
     complete = attribute(study_of(entries))
     assert complete.orders_used == complete.orders_legal == 6
     assert (
-        complete.headline
-        == "All of the 0.00 points from width to width with all 3 changes (1 run against 1) is the architecture's: no setting of the training differs."
+        complete.headline == "All of the 0.00 points from width to width with all 3 changes (1 run against 1) is the "
+        "architecture's: no setting of the training differs."
     )
 
 
@@ -156,8 +156,14 @@ def test_a_step_that_sets_again_what_an_earlier_one_set_has_its_own_cells() -> N
     found = Lattice(game_of(ladder_study()))
     names = [p.name for p in found.game.players]
     assert [found.words(c) for c in (0, 1, 0b111, 0b101, 0b10, 2**15 - 1 - 2, 2**15 - 1)] == [
-        "baseline", "recipe", "patchify-stem", "patchify-stem without stage-ratio", "baseline with stage-ratio", "grn without stage-ratio", "grn",
-    ]  # fmt: skip
+        "baseline",
+        "recipe",
+        "patchify-stem",
+        "patchify-stem without stage-ratio",
+        "baseline with stage-ratio",
+        "grn without stage-ratio",
+        "grn",
+    ]
     recipe, grn = 1 << names.index("recipe"), 1 << names.index("grn")
     assert [found.settings(c)["model.layer_scale"] for c in (0, recipe, grn, recipe | grn)] == [None, 1e-6, None, None]
     for cell in random.Random(0).sample(range(1 << 15), 50):

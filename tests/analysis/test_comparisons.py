@@ -1,4 +1,7 @@
-"""From written records to rows: the error term, proof, verdicts and controls of a whole study, and the paper beside it."""
+"""From written records to rows.
+
+The error term, proof, verdicts and controls of a whole study, and the paper beside it.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,7 @@ def fact(caption: Caption, label: str) -> str:
     return "; ".join(fact.text for fact in caption.facts if fact.kind == label)
 
 
-# Error term, proof, verdicts ---------------------------------------------------------------------------------------------
+# Error term, proof, verdicts ------------------------------------------------------------------------------------------
 
 
 def test_error_term_and_verdicts_reach_the_rows_and_the_caption(tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_one_run_a_cell_has_a_change_but_no_error_and_no_verdict_of_gain(tmp_pat
     assert "no cell has two runs, so no error is known" in fact(caption, "Change")
 
 
-# Controls ----------------------------------------------------------------------------------------------------------------
+# Controls -------------------------------------------------------------------------------------------------------------
 
 
 def with_controls(cell: tuple[str, str]) -> tuple[list[Trial], list[Trial], list[dict[str, Any]]]:
@@ -172,8 +175,12 @@ def controlled_study(tmp_path: Path, aa_offset: float, **of_aa: Any) -> Path:
 
 def test_controls_that_differ_in_nothing_are_counted_in_the_caption(tmp_path: Path) -> None:
     rows, caption = table_of(controlled_study(tmp_path, 0.0))
-    # One try without a false one still leaves up to 97 % possible (exact interval): that is said too. What repeats its base to the bit is no try.
-    rate = "0 of 1 comparisons without any difference were called different (false-positive rate 0%, 95 % interval 0% to 98%; 5 % are expected)"
+    # One try without a false one still leaves up to 97 % possible (exact interval): that is said too. What repeats its
+    # base to the bit is no try.
+    rate = (
+        "0 of 1 comparisons without any difference were called different (false-positive rate 0%, 95 % interval "
+        "0% to 98%; 5 % are expected)"
+    )
     assert fact(caption, "Controls") == f"{rate}; {PATH[1]} with no-op: the same top-1 as its base for every seed"
     assert {rows[f"{PATH[1]} with {word}"].role for word in ("a-a", "no-op")} == {"control"}
     assert rows[f"{PATH[1]} with a-a"].effect.proof.note == "other seeds, not paired: 0, 1, 2 and 3, 4, 5"
@@ -185,7 +192,8 @@ def test_a_false_positive_is_counted_in_the_caption(tmp_path: Path) -> None:
     rows, caption = table_of(controlled_study(tmp_path, 5.0))
     assert rows[f"{PATH[1]} with a-a"].effect.verdict == "gain"
     assert fact(caption, "Controls").startswith(
-        "1 of 1 comparisons without any difference were called different (false-positive rate 100%, 95 % interval 2% to 100%"
+        "1 of 1 comparisons without any difference were called different (false-positive rate 100%, 95 % "
+        "interval 2% to 100%"
     )
 
 
@@ -233,7 +241,7 @@ def test_controls_add_nothing_to_the_error_term_nor_to_holms_family(tmp_path: Pa
     assert findings.family == alone.family == 1
 
 
-# What cannot be built, and what did not end ------------------------------------------------------------------------------
+# What cannot be built, and what did not end ---------------------------------------------------------------------------
 
 
 def test_a_cell_that_cannot_be_built_is_a_row_with_its_reason_in_table_and_figure(tmp_path: Path) -> None:
@@ -308,7 +316,7 @@ def test_a_run_that_did_not_finish_is_in_no_mean_no_error_and_no_proof(tmp_path:
         )
 
 
-# Beside the paper --------------------------------------------------------------------------------------------------------
+# Beside the paper -----------------------------------------------------------------------------------------------------
 
 
 def paper_trial(
@@ -401,7 +409,7 @@ def test_a_step_without_a_finished_run_is_not_beside_the_paper(tmp_path: Path) -
     assert row.beside.difference is None and row.beside.protocol == () and row.paper.score == PAPER_RESNET50[NINE].top1
 
 
-# A crossed study ---------------------------------------------------------------------------------------------------------
+# A crossed study ------------------------------------------------------------------------------------------------------
 
 CONTRAST = "change of separate-downsampling with norm=batch, less that in the first column"
 
@@ -456,8 +464,8 @@ def test_a_column_that_was_made_otherwise_leaves_no_answer_across_columns(
     assert contrast_of(folder) == "+1.50 ‡"
     answer = command("check", str(folder)).out
     assert (
-        f"change of {NINE} with norm=batch recipe.group_size=16 against change of {NINE} with norm=batch recipe.group_size=64: confounded: git_commit"
-        in answer
+        f"change of {NINE} with norm=batch recipe.group_size=16 against change of {NINE} with norm=batch "
+        "recipe.group_size=64: confounded: git_commit" in answer
     )
 
 

@@ -92,7 +92,8 @@ def test_damaged_results_are_refused(study_folder: Path, tmp_path: Path, damage:
 def test_a_folder_without_a_study_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(
         RoadmapError,
-        match=r"^report\.study .*study\.json cannot be read: No such file or directory; legal: .*; check the study's name",
+        match=r"^report\.study .*study\.json cannot be read: No such file or directory; legal: .*; check the "
+        r"study's name",
     ):
         gather(tmp_path)
     (tmp_path / "study.json").write_text('{"name": "x"}')

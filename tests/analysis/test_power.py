@@ -1,4 +1,7 @@
-"""Seeds for an effect and effects for seeds: statsmodels says the same, simulated studies resolve as often as planned."""
+"""Seeds for an effect and effects for seeds.
+
+Statsmodels says the same, simulated studies resolve as often as planned.
+"""
 
 from __future__ import annotations
 
@@ -248,7 +251,10 @@ def test_a_comparison_with_a_cell_that_is_not_planned_does_not_count(study_folde
 
 @pytest.mark.parametrize("cells", [1, 2])
 def test_seeds_that_coincide_promise_no_certainty(cells: int) -> None:
-    """Top-1 moves in whole images: of few runs some coincide by chance, and their scatter is taken to be that of rounding."""
+    """Top-1 moves in whole images.
+
+    Of few runs some coincide by chance, and their scatter is taken to be that of rounding.
+    """
     found = pooled_std(study_of(dict.fromkeys(list(LUCK)[:cells], [0.0, 0.0]), test_images=250))
     assert found.std == pytest.approx(100 / 250 / math.sqrt(12))
     assert (
@@ -260,7 +266,8 @@ def test_seeds_that_coincide_promise_no_certainty(cells: int) -> None:
 def test_seeds_that_coincide_on_an_unknown_number_of_images_are_no_plan() -> None:
     with pytest.raises(
         RoadmapError,
-        match=r"^power\.study s has a standard deviation of 0 and no record with its number of test_images; legal: .+; state --std$",
+        match=r"^power\.study s has a standard deviation of 0 and no record with its number of test_images; legal: "
+        r".+; state --std$",
     ):
         pooled_std(study_of({"baseline": [0.0, 0.0]}))
 

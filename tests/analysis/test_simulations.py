@@ -1,6 +1,8 @@
-"""Simulated ladders, 14 steps x 3 seeds with known effects: how often the intervals hold the truth, and how often Holm's verdicts are wrong.
+"""Simulated ladders, 14 steps x 3 seeds with known effects: how often the intervals hold the truth,
+and how often Holm's verdicts are wrong.
 
-The whole chain is simulated, the choice of the error term included. `correlation` is that of two steps' top-1 over seeds. All draws are fixed.
+The whole chain is simulated, the choice of the error term included. `correlation` is that of two
+steps' top-1 over seeds. All draws are fixed.
 """
 
 from __future__ import annotations
@@ -29,7 +31,11 @@ EFFECTS = np.array([0.5, 0, 0.2, 0, -0.3, 0, 0.1, 0, 1.0, 0, -0.5, 0, 0.3])
 
 @dataclass(frozen=True)
 class Found:
-    """Fractions of all simulated ladders. `changes` and `means`: intervals that hold the truth, per comparison and step; `wrong`: ladders with any verdict against the truth."""
+    """Fractions of all simulated ladders.
+
+    `changes` and `means`: intervals that hold the truth, per comparison and step; `wrong`: ladders
+    with any verdict against the truth.
+    """
 
     changes: np.ndarray
     means: np.ndarray
@@ -39,7 +45,9 @@ class Found:
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen_heap() -> Iterator[None]:
-    """multipletests collects garbage at each call, which in a process as large as a test run costs more than all the rest."""
+    """multipletests collects garbage at each call, which in a process as large as a test run costs
+    more than all the rest.
+    """
     gc.collect()
     gc.freeze()
     yield
@@ -49,7 +57,10 @@ def frozen_heap() -> Iterator[None]:
 def simulate(
     effects: np.ndarray, correlation: float, *, scale: np.ndarray | float = 1.0, ladders: int = LADDERS, seed: int = 0
 ) -> Found:
-    """Draw ladders, analyse each one as a study is, and compare with the truth. `scale` multiplies a step's standard deviation."""
+    """Draw ladders, analyse each one as a study is, and compare with the truth.
+
+    `scale` multiplies a step's standard deviation.
+    """
     rng = np.random.default_rng(seed)
     truth = 80 + np.concatenate([[0.0], np.cumsum(effects)])
     common, own = rng.normal(size=(ladders, 1, SEEDS)), rng.normal(size=(ladders, STEPS, SEEDS))
@@ -97,7 +108,10 @@ def test_without_effects_and_correlation_intervals_hold_and_false_verdicts_stay_
 
 
 def test_runs_that_coincide_by_chance_are_no_certainty() -> None:
-    """Two seeds that scatter by 0.3 points on 500 images often have the same top-1; taken as no scatter, one study of nine would have a false verdict."""
+    """Two seeds that scatter by 0.3 points on 500 images often have the same top-1.
+
+    Taken as no scatter, one study of nine would have a false verdict.
+    """
     runs = np.round((98 + 0.3 * np.random.default_rng(0).normal(size=(1000, 2, 2))) * 5) / 5
     wrong = {}
     for floor in (0.0, TOP1.floor(500)):
@@ -124,7 +138,10 @@ def test_a_weak_correlation_where_the_choice_is_a_toss_up_does_not_break_the_int
 
 
 def test_a_strong_correlation_leaves_changes_right_and_single_means_a_little_too_sure() -> None:
-    """Three seeds common to all steps say little about a single mean: 93 % instead of 95 at a correlation of 0.8. Changes are not affected."""
+    """Three seeds common to all steps say little about a single mean: 93 % instead of 95 at a correlation of 0.8.
+
+    Changes are not affected.
+    """
     ladders = 500
     found = simulate(NULL, 0.8, ladders=ladders)
     assert abs(found.changes.mean() - 0.95) <= 0.015 + noise(0.95, ladders) / 2
@@ -132,8 +149,11 @@ def test_a_strong_correlation_leaves_changes_right_and_single_means_a_little_too
 
 
 def test_one_step_with_three_times_the_scatter_is_a_known_weakness() -> None:
-    """Three runs seldom show unequal variances, so the pooled error is used for most such ladders: the two intervals that touch the step hold in about 80 % instead of 95
-    (the step's own mean in 70 %), all others in more than 95 %, and a false verdict is made in about one ladder of eight. Whoever sees such a step runs more seeds."""
+    """Three runs seldom show unequal variances, so the pooled error is used for most such ladders:
+    the two intervals that touch the step hold in about 80 % instead of 95 (the step's own mean in
+    70 %), all others in more than 95 %, and a false verdict is made in about one ladder of eight.
+    Whoever sees such a step runs more seeds.
+    """
     ladders, scale = 500, np.ones(STEPS)
     scale[7] = 3
     found = simulate(NULL, 0.0, scale=scale, ladders=ladders)

@@ -1,4 +1,7 @@
-"""The statistics agree with scipy and statsmodels on shared cases; what the data cannot support is None. Coverage is in test_simulations.py."""
+"""The statistics agree with scipy and statsmodels on shared cases; what the data cannot support is None.
+
+Coverage is in test_simulations.py.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ Cells = dict[int, dict[int, float]]
 def draw(
     correlation: float, *, steps: int = 14, seeds: int = 3, scale: dict[int, float] | None = None, rng: int = 0
 ) -> Cells:
-    """Cells whose step i has mean 80 + i / 2, standard deviation 0.1 (times `scale[i]`) and this correlation over seeds."""
+    """Cells whose step i has mean 80 + i / 2, standard deviation 0.1 (times `scale[i]`) and this
+    correlation over seeds.
+    """
     g = np.random.default_rng(rng)
     common, own = g.normal(size=seeds), g.normal(size=(steps, seeds))
     scatter = 0.1 * (math.sqrt(correlation) * common + math.sqrt(1 - correlation) * own)
@@ -190,7 +195,9 @@ def test_the_paired_error_is_that_of_the_two_way_model() -> None:
 
 
 def dense_sums(cells: Cells) -> tuple[float, float, int]:
-    """(squares within cells, squares beside cell + seed, their degrees of freedom) from one least-squares problem with a column per cell and per seed."""
+    """(squares within cells, squares beside cell + seed, their degrees of freedom) from one
+    least-squares problem with a column per cell and per seed.
+    """
     runs = [(i, seed, value) for i, cell in cells.items() for seed, value in cell.items()]
     columns = [*((0, i) for i in cells), *((1, seed) for seed in {seed for _, seed, _ in runs})]
     y = np.array([value - 80 for *_, value in runs])
@@ -502,7 +509,10 @@ def test_everything_found_is_plain_json() -> None:
 
 
 def test_importing_the_statistics_imports_no_scientific_library() -> None:
-    code = "import sys, analysis.stats.comparisons, analysis.stats.power; print([m for m in ('numpy', 'scipy', 'statsmodels', 'pandas', 'matplotlib', 'torch') if m in sys.modules])"
+    code = (
+        "import sys, analysis.stats.comparisons, analysis.stats.power; print([m for m in ('numpy', 'scipy', "
+        "'statsmodels', 'pandas', 'matplotlib', 'torch') if m in sys.modules])"
+    )
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -237,7 +237,8 @@ def test_the_papers_table_is_its_reference_file(regime: str, reference: Path) ->
     [
         (
             "micro",
-            r"report\.regime is 'micro', for which there are no paper's numbers in .*; legal: resnet200, resnet50; choose",
+            r"report\.regime is 'micro', for which there are no paper's numbers in .*; legal: resnet200, "
+            r"resnet50; choose",
         ),
         ("resnet51", r"regime 'resnet51' is unknown; legal: .*; did you mean 'resnet50'"),
     ],

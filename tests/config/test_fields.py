@@ -144,7 +144,8 @@ def test_an_even_kernel_is_told_its_odd_neighbours() -> None:
         ("norm=bacth", "ModelSpec.norm is 'bacth'; legal: batch, layer; did you mean 'batch'?"),
         (
             "depths=3,x",
-            "ModelSpec.depths is (3, 'x'); legal: 1 to 4 values, each integers from 1 to 200; write them with commas, such as 3,3,3,3",
+            "ModelSpec.depths is (3, 'x'); legal: 1 to 4 values, each integers from 1 to 200; write them "
+            "with commas, such as 3,3,3,3",
         ),
     ],
 )

@@ -30,7 +30,8 @@ TRIALS = [
     )
 ]
 PARTNERS = {"num_classes", "in_chans"}  # model and data must agree on these
-# (version, fingerprint): if this test fails, every run made so far would be trained again. Then raise FINGERPRINT_VERSION, on purpose.
+# (version, fingerprint): if this test fails, every run made so far would be trained again. Then raise
+# FINGERPRINT_VERSION, on purpose.
 GOLDEN = (1, "c8c9ea9b5c17396527edd4c34911084472ebd8e8b91a39d6da735e0722d96dc0")
 
 
@@ -211,7 +212,8 @@ def test_all_illegal_fields_are_told_at_once(cls: type) -> None:
         ),
         (
             {"group_size": 1, "batch_size": 3},
-            "Recipe.group_size is 1 with mixup or cutmix on; legal: even sizes, images are mixed in pairs; change group_size",
+            "Recipe.group_size is 1 with mixup or cutmix on; legal: even sizes, images are mixed in pairs; "
+            "change group_size",
         ),
         ({"lr": float("inf")}, "Recipe.lr is inf; legal: numbers from 0 to 1000; give a value in that range"),
     ],
@@ -229,15 +231,18 @@ def test_a_recipe_that_contradicts_itself_is_refused(change: dict[str, Any], mes
         ({"seed": True}, "Trial.seed is True; legal: integers from 0 to 2147483647; give a value in that range"),
         (
             {"model": ModelSpec(num_classes=10)},
-            "Trial.model.num_classes is 10, but the data set 'imagenet' has 1000 classes; legal: equal numbers; leave num_classes unset and it is taken from the data",
+            "Trial.model.num_classes is 10, but the data set 'imagenet' has 1000 classes; legal: equal "
+            "numbers; leave num_classes unset and it is taken from the data",
         ),
         (
             {"model": ModelSpec(in_chans=1)},
-            "Trial.model.in_chans is 1, but images of 'imagenet' have 3 channels; legal: equal numbers; leave in_chans unset and it is taken from the data",
+            "Trial.model.in_chans is 1, but images of 'imagenet' have 3 channels; legal: equal numbers; "
+            "leave in_chans unset and it is taken from the data",
         ),
         (
             {"recipe": replace(CONVNEXT_300EP, accuracy="best")},
-            "Trial.recipe.accuracy is 'best', but 'imagenet' sets no images aside for choices; legal: 'last', or a validation split; "
+            "Trial.recipe.accuracy is 'best', but 'imagenet' sets no images aside for choices; legal: "
+            "'last', or a validation split; "
             "the test split is never used for choices: set --validation 0.1",
         ),
     ],
@@ -252,8 +257,8 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused_with_the_numbers_that_d
     with pytest.raises(ConfigError) as e:
         replace(CONVNEXT_300EP, batch_size=512).groups_per_rank(3)
     assert (
-        str(e.value)
-        == "Recipe.batch_size is 512, 4 groups of 128, which 3 ranks do not divide; legal: 1, 2, 4 ranks; change the number of GPUs, or batch_size"
+        str(e.value) == "Recipe.batch_size is 512, 4 groups of 128, which 3 ranks do not divide; legal: 1, 2, 4 ranks; "
+        "change the number of GPUs, or batch_size"
     )
     assert [CONVNEXT_300EP.groups_per_rank(r) for r in (1, 8, 32)] == [32, 4, 1]
 

@@ -112,7 +112,8 @@ def test_a_mistyped_regime_gets_the_nearest() -> None:
         find_regime("resnet500")
     assert (
         str(e.value)
-        == "regime 'resnet500' is unknown; legal: resnet50, resnet200, cifar, micro, micro-deep; did you mean 'resnet50' or 'resnet200'?"
+        == "regime 'resnet500' is unknown; legal: resnet50, resnet200, cifar, micro, micro-deep; did you mean "
+        "'resnet50' or 'resnet200'?"
     )
 
 

@@ -60,7 +60,10 @@ def is_declared(name: str, comparison: Comparison) -> bool:
 
 
 def assert_controlled(study: Study) -> int:
-    """Each comparison's two cells differ in declared settings only, each cell in the seed only. Returns how many comparisons have both sides."""
+    """Each comparison's two cells differ in declared settings only, each cell in the seed only.
+
+    Returns how many comparisons have both sides.
+    """
     cells = cells_of(study)
     for key, trials in cells.items():
         assert len({t.configuration for t in trials}) == 1, key
@@ -72,7 +75,7 @@ def assert_controlled(study: Study) -> int:
     return len(both)
 
 
-# The plan is controlled --------------------------------------------------------------------------------------------------
+# The plan is controlled -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
@@ -107,10 +110,27 @@ def test_every_step_of_every_ladder_changes_nothing_but_what_it_declares(regime:
 
 
 TOGGLES: dict[str, list[Any]] = {
-    "kernel_size": [3, 5, 9], "norm": ["batch", "layer"], "activation": ["relu", "gelu"], "activations": ["all", "one"], "grn": [True, False], "downsampling": ["block", "separate"], "conv_bias": [True, False],
-    "inverted_bottleneck": [False], "layer_scale": ["none", 0.1], "drop_path_rate": [0.0, 0.2], "depths": [[1, 1, 1, 1], [1, 2, 1]], "stem_stride": [1, 8], "init": ["kaiming", "pytorch"],
-    "recipe": ["digits-sgd", "digits-adamw"], "recipe.lr": [0.001, 0.01], "recipe.group_size": [16, 48], "recipe.ema_decay": [0.9, "none"], "batch_size": [32, 128], "epochs": [1, 3], "data": ["digits", "fashion-mnist"],
-}  # fmt: skip
+    "kernel_size": [3, 5, 9],
+    "norm": ["batch", "layer"],
+    "activation": ["relu", "gelu"],
+    "activations": ["all", "one"],
+    "grn": [True, False],
+    "downsampling": ["block", "separate"],
+    "conv_bias": [True, False],
+    "inverted_bottleneck": [False],
+    "layer_scale": ["none", 0.1],
+    "drop_path_rate": [0.0, 0.2],
+    "depths": [[1, 1, 1, 1], [1, 2, 1]],
+    "stem_stride": [1, 8],
+    "init": ["kaiming", "pytorch"],
+    "recipe": ["digits-sgd", "digits-adamw"],
+    "recipe.lr": [0.001, 0.01],
+    "recipe.group_size": [16, 48],
+    "recipe.ema_decay": [0.9, "none"],
+    "batch_size": [32, 128],
+    "epochs": [1, 3],
+    "data": ["digits", "fashion-mnist"],
+}
 CROSSED = ["recipe", "recipe.lr", "recipe.group_size", "batch_size", "epochs", "data"]
 
 
@@ -123,9 +143,13 @@ def plans(draw: st.DrawFn) -> Plan:
         changes = [{name: TOGGLES[name]} for name in names]
     crossed = draw(st.lists(st.sampled_from([c for c in CROSSED if c not in names]), max_size=1))
     return plan_of(
-        design=kind, seeds=(0, 3), controls=tuple(draw(st.lists(st.sampled_from(sorted(CONTROLS)), max_size=3))), cross={name: TOGGLES[name] for name in crossed},
-        changes={"ladder": (), "single": tuple(changes[:1])}.get(kind, tuple(changes)), base=None if kind == "ladder" else draw(st.sampled_from(["6", "9", "11", "baseline"])),
-    )  # fmt: skip
+        design=kind,
+        seeds=(0, 3),
+        controls=tuple(draw(st.lists(st.sampled_from(sorted(CONTROLS)), max_size=3))),
+        cross={name: TOGGLES[name] for name in crossed},
+        changes={"ladder": (), "single": tuple(changes[:1])}.get(kind, tuple(changes)),
+        base=None if kind == "ladder" else draw(st.sampled_from(["6", "9", "11", "baseline"])),
+    )
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -148,7 +172,7 @@ def test_any_plan_compares_nothing_but_what_it_declares_and_hides_no_cell(plan: 
             assert c.declared == () and not different(trained[c.child][0], trained[c.parent][0])
 
 
-# Each design -------------------------------------------------------------------------------------------------------------
+# Each design ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_ladder_has_each_step_against_its_parent() -> None:
@@ -361,7 +385,8 @@ def test_generators_that_make_no_design_are_refused(generators: str) -> None:
 
 def test_the_plan_prints_the_aliases(command: Command, tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_text(
-        "question: q\ndesign: factorial\nregime: micro\nbase: 6\nfraction: a b ab\nchanges: [{activation: gelu}, {activations: one}, {norms: one}]\n"
+        "question: q\ndesign: factorial\nregime: micro\nbase: 6\nfraction: a b ab\nchanges: [{activation: "
+        "gelu}, {activations: one}, {norms: one}]\n"
     )
     assert "\naliased: activation=gelu = activations=one x norms=one\n" in command("plan", "--study", "f.yaml").out
     assert (
@@ -405,7 +430,7 @@ def test_models_are_trained_alike_and_compared_with_the_first() -> None:
     assert len({(t.recipe, t.data) for t in study.trials}) == 1
 
 
-# Crossings and controls --------------------------------------------------------------------------------------------------
+# Crossings and controls -----------------------------------------------------------------------------------------------
 
 
 def test_a_crossed_design_is_repeated_at_each_point_and_compared_inside_it() -> None:
@@ -474,9 +499,11 @@ def test_a_whole_folder_is_listed_once_for_all_cells(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("kind", ["ladder", "one-at-a-time", "grid", "models"])
 def test_a_control_repeats_its_cell_in_all_but_name_and_seeds(kind: str) -> None:
     keys: dict[str, dict[str, Any]] = {
-        "ladder": {"through": "9"}, "one-at-a-time": {"base": "9", "changes": ({"kernel_size": 3},)}, "grid": {"base": "9", "changes": ({"kernel_size": [3, 5]},)},
+        "ladder": {"through": "9"},
+        "one-at-a-time": {"base": "9", "changes": ({"kernel_size": 3},)},
+        "grid": {"base": "9", "changes": ({"kernel_size": [3, 5]},)},
         "models": {"model": ("convnextv2_atto", "timm/test_vit"), "recipe": "digits-adamw", "image_size": 32},
-    }  # fmt: skip
+    }
     study = expand(plan_of(design=kind, seeds=(0, 2), controls=("a-a", "no-op", "a-a"), **keys[kind]))
     cells = cells_of(study)
     controls = [c for c in study.comparisons if c.kind in CONTROLS]
@@ -530,7 +557,10 @@ def test_a_study_notes_what_it_compares_beside_its_trials(tmp_path: Path) -> Non
 
 
 def test_a_no_op_toggle_trains_to_the_same_bits(command: Command, tmp_path: Path) -> None:
-    """Two runs that differ in nothing but a name: if their results differ, something outside the trial reaches the training."""
+    """Two runs that differ in nothing but a name.
+
+    If their results differ, something outside the trial reaches the training.
+    """
     (tmp_path / "c.yaml").write_text("question: q\nregime: micro\nsteps: [0]\nepochs: 1\ncontrols: [no-op]\n")
     base, idle = command("run", "--study", "c.yaml", "--json").json()
     assert (base["change"], idle["change"]) == ("", "no-op") and base["fingerprint"] != idle["fingerprint"]

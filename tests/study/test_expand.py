@@ -117,7 +117,8 @@ def test_a_missing_study_file_gets_the_nearest(tmp_path: Path) -> None:
         read_plan(tmp_path / "digit.yaml")
     assert (
         str(e.value)
-        == f"study file {tmp_path / 'digit.yaml'} does not exist; legal: {', '.join(p.name for p in STUDIES)}, or a path; did you mean 'digits.yaml' or 'micro-design.yaml' or 'models.yaml'?"
+        == f"study file {tmp_path / 'digit.yaml'} does not exist; legal: {', '.join(p.name for p in STUDIES)}, "
+        "or a path; did you mean 'digits.yaml' or 'micro-design.yaml' or 'models.yaml'?"
     )
 
 
@@ -235,7 +236,8 @@ def test_trials_of_another_regime_are_refused_under_the_name_of_a_study(tmp_path
         write_study(tmp_path, "mine", "?", deep.regime, deep.trials, header=deep.header())
     assert (
         str(e.value)
-        == f"study.regime is 'micro-deep', but {folder} has trials of regime micro; legal: one regime a study; reason: its cells are told apart by step and change alone; choose another --name"
+        == f"study.regime is 'micro-deep', but {folder} has trials of regime micro; legal: one regime a study; "
+        "reason: its cells are told apart by step and change alone; choose another --name"
     )
     assert (folder / "study.json").read_bytes() == before
     write_study(tmp_path, "mine", "?", micro.regime, micro.trials, header=micro.header())
