@@ -118,7 +118,9 @@ def digits() -> Draft:
 
 
 def sample_study(*, epochs: int = 16) -> Draft:
-    """Digits with curves; `gelu` has a missing seed, `width` one that diverged with a top-1 of 10 and a curve up to there,
+    """Digits with curves, and with runs that did not finish.
+
+    `gelu` has a missing seed, `width` one that diverged with a top-1 of 10 and a curve up to there,
     `stage-ratio` one that failed.
     """
     draft = digits()
