@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 WIDE, HIGH, LEFT, BOTTOM, TOP = 2.33, 2.5, 0.42, 0.46, 0.3
 PLOT = (WIDE - LEFT - 0.06, HIGH - BOTTOM - TOP)  # width and height of a panel's axes
+LETTERS = 30  # of a title above a panel
 CROWD = 60  # points, above which only the front's have labels
 
 
@@ -64,8 +65,9 @@ def _panel(axes: Axes, found: Sequence[Point], measure: Measure, metric: Metric)
 
 
 def _title(axes: Axes, measure: Measure, metric: Metric) -> None:
-    unit = f" ({metric.unit})" if metric.unit else ""
-    title = f"{metric.capital}{unit} against {measure.name}"
+    with_unit = f"{metric.capital} ({metric.unit}) against {measure.name}"
+    fits = metric.unit and len(with_unit) <= LETTERS
+    title = with_unit if fits else f"{metric.capital} against {measure.name}"
     axes.set_title(title, size=NORMAL, weight="bold", color=INK, loc="left", pad=8)
 
 

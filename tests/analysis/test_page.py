@@ -1,34 +1,51 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import re
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from analysis.results.rows import rows
 
+from analysis.attribution.shapley import Estimate
 from analysis.figures.attribution import resolved
-from analysis.figures.curves import TALL, Panel, curves_svg, has_curves
+from analysis.figures.axes import has_curves
+from analysis.figures.curves import TALL, Panel, curves_svg
 from analysis.figures.svg import inline
-from analysis.load import Study, _from_lines, device_hours, load_results, to_lines
-from analysis.report.caption import measured_caption
-from analysis.report.compare import Prepared, compare_page, excludes_zero
+from analysis.load import load_results, to_lines
+from analysis.report.columns import columns
+from analysis.report.compare import compare_page, excludes_zero
 from analysis.report.drawings import curve_drawings, figure_files, hours_name, left_out
 from analysis.report.headline import headline, warnings
-from analysis.report.page import page
-from analysis.report.view import columns, runs_of, views
-from analysis.results.costs import Measure, comparable, front, marks, measures, points
+from analysis.report.view import anchors, runs_of
+from analysis.results.analyse import analyse
+from analysis.results.costs import comparable, front, marks, measures, points
+from analysis.results.results import Result, Role
 from analysis.stats.comparisons import change
+from analysis.study import Latency, Run
 from roadmap.config.errors import RoadmapError
-from tests.helpers.page_samples import ATTRIBUTION, DIGITS, HOSTILE, hostile_sample, ladder_svg, sample, sample_study
+from roadmap.config.metric import LOSS, TOP1
+from tests.helpers.page_samples import (
+    ATTRIBUTION,
+    DIGITS,
+    HOSTILE,
+    Sample,
+    digits,
+    hostile_attribution,
+    hostile_sample,
+    sample,
+    sample_of,
+    sample_study,
+)
+from tests.helpers.study_files import Draft
+from tests.helpers.study_files import runs_of as read_runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,20 +85,24 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def without_curves(study: Study) -> Study:
-    return dataclasses.replace(study, trials=[{k: v for k, v in t.items() if k != "curves"} for t in study.trials])
+def without_curves(draft: Draft) -> Draft:
+    trials = [{name: value for name, value in trial.items() if name != "curves"} for trial in draft.trials]
+    return replace(draft, trials=trials)
 
 
 @pytest.fixture(scope="module")
-def html() -> str:
-    study, found, caption = sample()
-    return page(study, found, caption, attribution=ATTRIBUTION, ladder_svg=ladder_svg(found, caption))
+def whole() -> Sample:
+    return sample()
 
 
-def test_the_same_records_give_the_same_bytes_also_when_read_back(html: str) -> None:
-    study = _from_lines(to_lines(sample_study()).splitlines())
-    _, found, caption = sample()
-    assert page(study, found, caption, attribution=ATTRIBUTION, ladder_svg=ladder_svg(found, caption)) == html
+@pytest.fixture(scope="module")
+def html(whole: Sample) -> str:
+    return whole.page(ATTRIBUTION)
+
+
+def test_the_same_records_give_the_same_bytes_also_when_read_back(html: str, whole: Sample, tmp_path: Path) -> None:
+    (tmp_path / "records.jsonl").write_bytes(to_lines(whole.study))
+    assert sample_of(load_results(tmp_path)).page(ATTRIBUTION) == html
 
 
 def test_the_page_needs_no_other_file_and_no_network(html: str) -> None:
@@ -110,109 +131,93 @@ def test_only_the_pages_own_scripts_may_run(html: str) -> None:
     )
 
 
-def test_the_headline_says_how_much_ran_and_what_is_resolved() -> None:
-    study, found, caption = sample()
-    said = " ".join(headline(views(study, found), dict(caption.facts)["Runs"]))
-    assert said.startswith(
-        "39 of 42 runs finished, 2 failed (1 of them diverged), 1 missing. Of 13 measured changes, 2 are gains, 1 is a loss and 8 unresolved, 2 without a verdict"
-    )
-    assert (
-        "The largest resolved one is separate downsampling: ConvNeXt, +3.87" in said and "points (n = 3 and 3)." in said
-    )
+def test_the_headline_says_how_much_ran_and_what_is_resolved(whole: Sample) -> None:
+    counts, verdicts, largest = headline(whole.views, whole.caption.runs)
+    assert counts == "39 of 42 runs finished, 2 failed (1 of them diverged), 1 missing."
+    assert [int(n) for n in re.findall(r"\d+", verdicts)][:5] == [13, 2, 1, 8, 2]
+    assert "+3.87" in largest and "points" in largest and "separate downsampling" in largest
 
 
-def test_a_bundle_or_confounded_comparison_is_named_before_the_numbers(html: str) -> None:
-    study, found, _ = sample()
-    first, second = warnings(views(study, found))
-    assert first == "1 comparison is confounded: more than the declared change differs: 6 kernel-7."
-    assert second.endswith("7 gelu.")
+def test_the_headline_of_a_loss_calls_less_a_gain() -> None:
+    found = sample(metric=LOSS)
+    top = max(
+        (r for r in found.results if r.effect.verdict in ("gain", "loss")), key=lambda r: abs(r.effect.value or 0)
+    )
+    assert top.effect.verdict == "gain" and (top.effect.value or 0) < 0
+    text = Page(found.page()).text
+    assert "−0.1524" in text and "nats" in text and "The change lowers test loss" in text
+    assert not re.search(r"top-?1|points against|accuracy", text, re.IGNORECASE)
+
+
+def test_a_bundle_or_confounded_comparison_is_named_before_the_numbers(html: str, whole: Sample) -> None:
+    first, second = warnings(whole.views)
+    assert "confounded" in first and first.endswith("6 kernel-7.")
+    assert "unproven" in second and second.endswith("7 gelu.")
     text = Page(html).text
-    assert (
-        text.index("1 comparison is confounded")
-        < text.index("The ladder")
-        < text.index("bundle of 17 settings: no one of them is shown to be the cause")
-    )
+    assert text.index(first) < text.index("The ladder") < text.index("bundle of 17 settings")
 
 
-def test_a_diverged_run_is_shown_and_never_averaged(html: str) -> None:
-    study, found, _ = sample()
-    row = next(r for r in found if r["step"] == "width")
-    kept = [t["top1"] for t in study.trials if t["step"] == "width" and t["seed"] != 1]
-    assert row["top1"] == pytest.approx(sum(kept) / 2) and row["n"] == 2
+def test_a_diverged_run_is_shown_and_never_averaged(html: str, whole: Sample) -> None:
+    row = whole.row("width")
+    of_step = [run for run in whole.study.runs if run.cell.step == "width"]
+    kept = [run.value(TOP1) for run in of_step if run.seed != 1]
+    assert row.score.mean == pytest.approx(sum(kept) / 2) and row.n == 2
     text = Page(html).text
     assert "width-seed1-690a8d682b 1 – not averaged: diverged: loss is nan in epoch 5" in text
-    assert "3 runs failed, diverged or missing; no mean below holds any of them" in text
     assert "2 of 3, 1 failed" in text and "2 of 3, 1 missing" in text
 
 
-def test_every_run_of_the_study_and_every_row_is_on_the_page(html: str) -> None:
-    study, found, _ = sample()
+def test_every_run_of_the_study_and_every_row_is_on_the_page(html: str, whole: Sample) -> None:
     text = Page(html).text
-    assert all(t["id"] in text for t in study.trials)
-    for view in views(study, found):
-        assert {r.id for r in view.runs if r.averaged} == set(view.row["ids"])
+    assert all(run.id in text for run in whole.study.runs)
+    for view in whole.views:
+        assert {run.id for run in view.runs if run.averaged} == set(view.result.runs.ids)
         assert f'id="{view.key}"' in html and f'href="#{view.key}"' in html
 
 
-def test_each_run_stands_behind_one_row() -> None:
-    study, found, _ = sample()
-    behind = [t["id"] for entries in runs_of(study, found) for t in entries]
-    assert sorted(behind) == sorted(t["id"] for t in study.trials)
+def test_each_run_stands_behind_one_row(whole: Sample) -> None:
+    behind = [run.id for runs in runs_of(whole.study, whole.analysis) for run in runs]
+    assert sorted(behind) == sorted(run.id for run in whole.study.runs)
+
+
+def test_an_anchor_is_the_cells_whatever_it_is_called(whole: Sample) -> None:
+    renamed = [replace(result, label="same", what="same") for result in whole.results]
+    assert anchors(renamed) == anchors(whole.results)
+    assert len(set(anchors([*whole.results, *whole.results]))) == 2 * len(whole.results)
 
 
 def test_what_cannot_be_built_is_said_with_its_reason(html: str) -> None:
     text = Page(html).text
-    assert (
-        "1 combination cannot be built" in text
-        and "gelu + norm=layer needs norms=one" in text
-        and "not defined" in text
-    )
+    assert "gelu + norm=layer needs norms=one" in text and "not defined" in text
 
 
 def test_markup_in_names_is_escaped() -> None:
-    study, found, caption = hostile_sample()
-    html = page(
-        study,
-        found,
-        caption,
-        attribution={**ATTRIBUTION, "headline": HOSTILE, "notes": [HOSTILE]},
-        ladder_svg=ladder_svg(found, caption),
-    )
+    html = hostile_sample().page(hostile_attribution())
     assert "<script>window" not in html and "<img" not in html and not Page(html).handlers
     assert html.count("&lt;script&gt;window.hacked") > 40
 
 
 def test_a_study_without_judged_values_still_has_a_page() -> None:
-    study = load_results(DIGITS)
-    bare = dataclasses.replace(
-        study,
-        trials=[
-            {k: t[k] for k in ("id", "fingerprint", "regime", "step", "change", "seed")} | {"status": "missing"}
-            for t in study.trials
-        ],
-        comparisons=[],
-    )
-    for s in (dataclasses.replace(study, comparisons=[]), bare):
-        found = rows(s)
-        caption = measured_caption(s, found)
-        text = Page(page(s, found, caption, ladder_svg=ladder_svg(found, caption))).text
-        assert "The records name no comparisons, so no change is judged." in text
-        assert f"{sum(r['n'] for r in found)} of {len(s.trials)} runs finished" in text
+    labels = ("id", "fingerprint", "regime", "step", "change", "seed")
+    draft = replace(Draft.of(load_results(DIGITS)), comparisons=[])
+    missing = [{**{name: trial[name] for name in labels}, "status": "missing"} for trial in draft.trials]
+    for study in (draft.read(), replace(draft, trials=missing).read()):
+        found = Sample(study, analyse(study))
+        text = Page(found.page()).text
+        assert "no change is judged" in text
+        assert f"{sum(result.n for result in found.results)} of {len(study.runs)} runs finished" in text
 
 
 def test_the_page_of_three_hundred_epochs_stays_below_one_and_a_half_megabytes() -> None:
-    study, found, caption = sample(epochs=300)
-    assert len(page(study, found, caption, ladder_svg=ladder_svg(found, caption)).encode()) < 1_500_000
+    assert len(sample(epochs=300).page().encode()) < 1_500_000
 
 
 def test_only_a_live_page_fetches_itself() -> None:
-    study, found, caption = sample()
-    study = without_curves(study)
-    svg = "<svg viewBox='0 0 1 1'></svg>"
-    still, live = (page(study, found, caption, ladder_svg=svg, refresh=seconds) for seconds in (None, 5))
+    found = sample_of(without_curves(sample_study()).read())
+    still, live = (found.page(refresh=seconds) for seconds in (None, 5))
     assert "fetch(" not in still and 'data-refresh="5"' in live and "connect-src &#39;self&#39;" in live
     with pytest.raises(RoadmapError, match=r"^page\.refresh is 0; legal: whole seconds from 1, or none; "):
-        page(study, found, caption, ladder_svg=svg, refresh=0)
+        found.page(refresh=0)
 
 
 @pytest.mark.parametrize(
@@ -229,78 +234,79 @@ def test_the_front_holds_what_nothing_beats(pairs: list[tuple[float, float]], be
     assert front(pairs) == best
 
 
-def test_more_images_per_second_are_better_and_more_macs_worse() -> None:
-    _, found, _ = sample()
-    few = [
-        {**r, "top1": t, "images_per_second": s, "macs": m}
-        for r, t, s, m in zip(found, (90.0, 95.0, 93.0), (100, 50, 40), (3, 2, 1), strict=False)
-    ]
-    macs, speed, _ = measures(found)
-    assert [p.on_front for p in points(few, speed)] == [True, True, False]
-    assert [p.on_front for p in points(few, macs)] == [False, True, True]
+def with_numbers(result: Result, mean: float, speed: float, macs: int) -> Result:
+    return replace(
+        result,
+        score=replace(result.score, mean=mean),
+        speed=replace(result.speed, images_per_second=speed),
+        macs=macs,
+    )
 
 
-def test_latency_is_a_cost_where_it_was_measured() -> None:
-    study, found, _ = sample()
-    timed = [
-        {**r, "latency": 2.0 - i, "latency_low": 1.0, "latency_high": 3.0} if i < 2 else r for i, r in enumerate(found)
-    ]
-    assert "latency" not in [m.key for m in measures(found)]
-    (latency,) = [m for m in measures(timed) if m.key == "latency"]
-    assert [p.cost for p in points(timed, latency)] == [2.0, 1.0]
-    column = next(c for c in columns(views(study, timed), "CPU-hours") if c.heading == "ms an image")
-    assert [column.text(v) for v in views(study, timed)[:3]] == ["2.00 [1.00, 3.00]", "1.00 [1.00, 3.00]", "–"]
-    assert "ms an image" not in [c.heading for c in columns(views(study, found), "CPU-hours")]
+def test_more_images_per_second_are_better_and_more_macs_worse(whole: Sample) -> None:
+    numbers = ((90.0, 100.0, 3), (95.0, 50.0, 2), (93.0, 40.0, 1))
+    few = [with_numbers(result, *three) for result, three in zip(whole.results, numbers, strict=False)]
+    macs, speed, _ = measures(few)
+    assert [point.on_front for point in points(few, speed)] == [True, True, False]
+    assert [point.on_front for point in points(few, macs)] == [False, True, True]
+    by_loss = [replace(result, metric=LOSS) for result in few]
+    assert [point.on_front for point in points(by_loss, speed)] == [True, False, False]
 
 
-def test_accuracies_on_other_data_share_no_axis() -> None:
-    _, found, _ = sample()
-    found[2]["data_digest"] = "another"
+def test_latency_is_a_cost_where_it_was_measured(whole: Sample) -> None:
+    times = [Latency(2.0, 1.0, 3.0, 5), Latency(1.0, 1.0, 3.0, 5)]
+    timed = whole.with_results(lambda i, result: replace(result, latency=times[i]) if i < 2 else result)
+    assert "latency" not in [measure.key for measure in measures(whole.results)]
+    (latency,) = [measure for measure in measures(timed.results) if measure.key == "latency"]
+    assert [point.cost for point in points(timed.results, latency)] == [2.0, 1.0]
+    (column,) = [c for c in columns(timed.views, TOP1, "core-hours") if c.heading == "ms an image"]
+    assert [column.cell(view).text for view in timed.views[:3]] == ["2.00 [1.00, 3.00]", "1.00 [1.00, 3.00]", "–"]
+    assert "ms an image" not in [c.heading for c in columns(whole.views, TOP1, "core-hours")]
+
+
+def test_scores_on_other_data_share_no_axis(whole: Sample) -> None:
+    def change(i: int, result: Result) -> Result:
+        return replace(result, setup=replace(result.setup, data_digest="another")) if i == 2 else result
+
+    found = whole.with_results(change).results
+    macs = measures(found)[0]
     assert 2 not in comparable(found) and 3 in comparable(found)
-    assert all(p.index != 2 for p in points(found, Measure("macs", "GMACs")))
+    assert all(point.index != 2 for point in points(found, macs))
 
 
 def test_speeds_of_different_machines_share_no_axis_and_no_mean() -> None:
-    study = sample_study()
-    faster = {"device": "NVIDIA H200"}
-    moved = [
-        {**t, "hardware": faster} if t["step"] == "layernorm" or (t["step"], t["seed"]) == ("kernel-7", 0) else t
-        for t in study.trials
-    ]
-    study = dataclasses.replace(study, trials=moved)
-    found = rows(study)
-    at = {r["step"]: i for i, r in enumerate(found)}
-    assert (
-        found[at["kernel-7"]]["images_per_second"] is found[at["kernel-7"]]["hours"] is None
-        and found[at["layernorm"]]["hours"] > 0
-    )
-    for measure in measures(found):
-        drawn = {p.index for p in points(found, measure)}
+    draft = sample_study()
+    elsewhere = {"hardware": {"device": "NVIDIA H200"}}
+
+    def moves(trial: dict[str, Any]) -> bool:
+        return trial["step"] == "layernorm" or (trial["step"], trial["seed"]) == ("kernel-7", 0)
+
+    trials = [trial | elsewhere if moves(trial) else trial for trial in draft.trials]
+    study = replace(draft, trials=trials).read()
+    found = Sample(study, analyse(study))
+    at = {result.step: i for i, result in enumerate(found.results)}
+    mixed, moved = found.results[at["kernel-7"]].speed, found.results[at["layernorm"]].speed
+    assert mixed.several and mixed.images_per_second is mixed.hours is None and moved.hours is not None
+    for measure in measures(found.results):
+        drawn = {point.index for point in points(found.results, measure)}
         assert ({at["kernel-7"], at["layernorm"]} <= drawn) == (measure.key == "macs")
-    ((why, names),) = left_out(found, views(study, found))
-    assert "trained on another machine" in why and names == ["6 kernel-7", "8 layernorm"]
+    ((_, names),) = left_out(found.analysis, found.views)
+    assert names == ["6 kernel-7", "8 layernorm"]
 
 
-def test_each_row_has_its_own_short_label() -> None:
-    _, found, _ = sample()
-    changed = {**found[0], "kind": "variant", "key": ("baseline", "x=1")}
-    labels = marks([*found, *[changed] * 30])
+def test_each_row_has_its_own_short_label(whole: Sample) -> None:
+    changed = replace(whole.results[0], role=Role.VARIANT)
+    labels = marks([*whole.results[:-1], *[changed] * 31])
     assert len(set(labels)) == len(labels) and labels[:6] == ["0", "1", "2", "3", "4", "4b"] and labels[-1] == "AE"
 
 
 def test_the_hours_are_named_by_the_device() -> None:
-    study = sample_study()
-    assert hours_name(study) == "core-hours"
-    gpus = [{**t, "hardware": {"device": "NVIDIA A100"}} for t in study.trials]
-    assert hours_name(dataclasses.replace(study, trials=gpus)) == "GPU-hours"
-    assert hours_name(dataclasses.replace(study, trials=[*gpus, *study.trials])) == "device-hours"
-    assert device_hours({"wall_seconds": 1800, "world_size": 2, "hardware": {"device": "cpu", "threads": 8}}) == (
-        8.0,
-        "core-hours",
-    )
-    assert device_hours(
-        {"wall_seconds": 1800, "world_size": 2, "hardware": {"device": "NVIDIA A100", "threads": 8}}
-    ) == (1.0, "GPU-hours")
+    draft = sample_study()
+    moved = [{**trial, "hardware": {"device": "NVIDIA A100"}} for trial in draft.trials]
+    assert hours_name(draft.read(), TOP1) == "core-hours"
+    assert hours_name(replace(draft, trials=moved).read(), TOP1) == "GPU-hours"
+    renamed = [{**trial, "id": f"{trial['id']}-moved"} for trial in moved]
+    assert hours_name(replace(draft, trials=[*draft.trials, *renamed]).read(), TOP1) == "device-hours"
 
 
 def text_sizes(element: ET.Element, size: float = 0.0) -> list[float]:
@@ -310,12 +316,10 @@ def text_sizes(element: ET.Element, size: float = 0.0) -> list[float]:
     return ([size] if element.tag.endswith("}text") else []) + [s for child in element for s in text_sizes(child, size)]
 
 
-def test_the_single_figures_are_whole_the_same_each_time_and_legible() -> None:
-    study, found, _ = sample()
-    files = figure_files(study, found, ATTRIBUTION)
-    assert list(files) == ["cost.svg", "curves.svg", "attribution.svg"] and files == figure_files(
-        study, found, ATTRIBUTION
-    )
+def test_the_single_figures_are_whole_the_same_each_time_and_legible(whole: Sample) -> None:
+    files = figure_files(whole.study, whole.analysis, whole.views, ATTRIBUTION)
+    assert list(files) == ["cost.svg", "curves.svg", "attribution.svg"]
+    assert files == figure_files(whole.study, whole.analysis, whole.views, ATTRIBUTION)
     for name, content in files.items():
         root = ET.fromstring(content)
         sizes = text_sizes(root)
@@ -328,20 +332,20 @@ def test_the_single_figures_are_whole_the_same_each_time_and_legible() -> None:
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def run(seed: int, losses: list[Any], status: str = "finished") -> dict[str, Any]:
-    return {
-        "id": f"run-{seed}",
-        "seed": seed,
-        "status": status,
-        "top1": 90.0,
-        "error": "",
-        "curves": {"epoch": list(range(1, len(losses) + 1)), "train_loss": losses},
-    }
+def run(seed: int, losses: list[Any], status: str = "finished") -> Run:
+    curves = {"epoch": list(range(1, len(losses) + 1)), "train_loss": losses}
+    labels = {"id": f"run-{seed}", "fingerprint": "f", "regime": "micro", "step": "gelu", "change": "", "seed": seed}
+    (found,) = read_runs([{**labels, "status": status, "top1": 90.0, "error": "", "curves": curves}])
+    return found
+
+
+def drawn(panels: list[Panel]) -> str:
+    return curves_svg(panels, TOP1)
 
 
 def lines_of(panels: list[Panel]) -> list[tuple[str, list[tuple[float, float]]]]:
     """(style, points) of every curve: what is clipped to a plot."""
-    root = ET.fromstring(curves_svg(panels))
+    root = ET.fromstring(drawn(panels))
     paths = [path for group in root.iter(f"{SVG}g") if group.get("clip-path") for path in group.iter(f"{SVG}path")]
     numbers = [[float(n) for n in path.attrib["d"][1:].split()] for path in paths]
     return [
@@ -358,7 +362,7 @@ def test_a_curve_shows_its_losses_to_scale_with_round_ticks() -> None:
     falls = [b - a for (_, a), (_, b) in zip(points, points[1:], strict=False)]
     assert falls == pytest.approx([falls[0]] * 3, abs=0.11) and falls[0] > 10, "y grows downwards"
     assert [y for _, y in other] == [points[3][1], points[0][1]], "panels share their axes"
-    words = ["".join(e.itertext()) for e in ET.fromstring(curves_svg(panels)).iter(f"{SVG}text")]
+    words = ["".join(e.itertext()) for e in ET.fromstring(drawn(panels)).iter(f"{SVG}text")]
     assert words[1 : words.index("training loss")] == ["0", "1", "2", "3", "4", "0.5", "1.0", "1.5", "2.0"]
 
 
@@ -370,7 +374,7 @@ def test_an_unfinished_run_is_red_ends_with_a_cross_and_does_not_stretch_the_axe
     assert len(both[1][1]) == 2 and max(abs(n) for pair in both[1][1] for n in pair) < 1e5, (
         "a number that browsers can draw"
     )
-    svg = curves_svg([Panel("a", [fine, bad], [0, 1])]).decode()
+    svg = drawn([Panel("a", [fine, bad], [0, 1])])
     cross = re.findall(r'd="M([\d.-]+) ([\d.-]+)l4 4m0 -4l-4 4"', svg)
     assert len(cross) == 1 and float(cross[0][1]) == pytest.approx(-TALL - 2, abs=0.01) and "seed 1: diverged" in svg
 
@@ -390,7 +394,7 @@ def test_each_seed_keeps_its_colour_where_others_are_missing() -> None:
 
 def test_a_legend_of_many_seeds_has_room() -> None:
     many = [run(seed, [2.0, 1.0]) for seed in range(12)]
-    root = ET.fromstring(curves_svg([Panel("a", many, list(range(12)))]))
+    root = ET.fromstring(drawn([Panel("a", many, list(range(12)))]))
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     places = [
         (float(e.attrib["x"]), float(e.attrib["y"]))
@@ -401,39 +405,43 @@ def test_a_legend_of_many_seeds_has_room() -> None:
 
 
 def test_markup_in_the_names_of_curves_is_escaped() -> None:
-    root = ET.fromstring(curves_svg([Panel(HOSTILE, [{**run(0, [2.0, 1.0]), "status": HOSTILE + "\x07"}], [0])]))
+    root = ET.fromstring(drawn([Panel(HOSTILE, [run(0, [2.0, 1.0], status=HOSTILE + "\x07")], [0])]))
     assert {e.tag for e in root.iter()} <= {SVG + tag for tag in ("svg", "g", "defs", "clipPath", "path", "text")}
 
 
-def test_curves_on_the_page_take_its_colours() -> None:
-    drawings = curve_drawings(views(*sample()[:2]))
+def test_curves_of_a_loss_are_the_losses(whole: Sample) -> None:
+    found = sample(metric=LOSS)
+    svg = figure_files(found.study, found.analysis, found.views, None)["curves.svg"]
+    words = {"".join(e.itertext()) for e in ET.fromstring(svg).iter(f"{SVG}text")}
+    assert "test loss (nats)" in words and "top-1 (%)" not in words
+
+
+def test_curves_on_the_page_take_its_colours(whole: Sample) -> None:
+    drawings = curve_drawings(whole.views, TOP1)
     assert len(drawings) == 14
     assert not any(re.search(r"(?<!,)#[0-9a-f]{6}\b", d.svg) for d in drawings), "a colour without the page's"
     assert all("var(--fig-series-0,#0072b2)" in d.svg and "var(--fig-ink,#1a1a1a)" in d.svg for d in drawings)
 
 
 def test_curves_of_four_hundred_rows_are_cheap() -> None:
-    shown = [v for v in views(*sample(epochs=300)[:2]) if any(map(has_curves, v.entries))]
-    many = [dataclasses.replace(shown[i % len(shown)], key=f"row-{i}") for i in range(400)]
+    shown = [view for view in sample(epochs=300).views if any(map(has_curves, view.behind))]
+    many = [replace(shown[i % len(shown)], key=f"row-{i}") for i in range(400)]
     start = time.process_time()
-    drawings = curve_drawings(many)
-    assert (
-        time.process_time() - start < 4
-        and len(drawings) == 400
-        and sum(len(d.svg.encode()) for d in drawings) < 4_500_000
-    )
+    drawings = curve_drawings(many, TOP1)
+    assert time.process_time() - start < 4 and len(drawings) == 400
+    assert sum(len(d.svg.encode()) for d in drawings) < 4_500_000
 
 
 def test_a_study_without_curves_has_no_figure_of_them() -> None:
-    study, found, _ = sample()
-    assert list(figure_files(without_curves(study), found)) == ["cost.svg"]
+    found = sample_of(without_curves(sample_study()).read())
+    assert list(figure_files(found.study, found.analysis, found.views, None)) == ["cost.svg"]
 
 
 @pytest.mark.parametrize(
     ("low", "high", "sure"), [(0.1, 0.5, True), (-0.5, -0.1, True), (-0.1, 0.5, False), (None, None, False)]
 )
 def test_a_share_is_resolved_where_its_interval_excludes_0(low: float | None, high: float | None, sure: bool) -> None:
-    assert resolved({"player": "x", "value": 0.2, "low": low, "high": high}) is sure
+    assert resolved(Estimate(0.2, low, high)) is sure
 
 
 def test_an_inlined_figure_keeps_to_itself() -> None:
@@ -451,91 +459,86 @@ def test_an_inlined_figure_keeps_to_itself() -> None:
     assert 'role="img"' in found and 'aria-label="says &quot;A&quot; &amp; &lt;B&gt;"' in found
 
 
-def prepared(**resolved_recipe: Any) -> Prepared:
-    study = load_results(DIGITS)
-    study = dataclasses.replace(
-        study,
-        trials=[t for t in study.trials if not t["change"]],
-        comparisons=[c for c in study.comparisons if not c["child"][1]],
-    )
-    trials = [
-        {
-            **t,
-            "resolved": {
-                "model": {"x": 1},
-                "recipe": {"epochs": 16, "lr": 0.1, **resolved_recipe},
-                "data": {"name": "digits"},
-            },
-            "data_digest": "d",
-        }
-        for t in study.trials
-    ]
-    study = dataclasses.replace(study, trials=trials)
-    found = rows(study)
-    return Prepared(study, found, measured_caption(study, found))
+def compared(**settings: Any) -> Draft:
+    """Digits, whose runs say three settings; `settings` are of the recipe."""
+    draft = digits()
+    resolved = {
+        "model": {"x": 1},
+        "recipe": {"epochs": 16, "lr": 0.1, **settings},
+        "data": {"name": "digits"},
+    }
+    trials = [{**trial, "resolved": resolved, "data_digest": "d"} for trial in draft.trials]
+    return replace(draft, trials=trials)
+
+
+def read(draft: Draft) -> Sample:
+    study = draft.read()
+    return Sample(study, analyse(study))
+
+
+def compared_text(a: Draft, b: Draft) -> str:
+    return Page(compare_page(*((found.study, found.analysis) for found in (read(a), read(b))))).text
 
 
 def test_two_studies_are_laid_side_by_side_with_their_difference() -> None:
-    a, b = prepared(), prepared(lr=0.2)
-    text = Page(compare_page(a, b)).text
-    assert (
-        "digits (A) and digits (B) side by side" in text
-        and "14 of 14 shared rows have a finished run in both studies" in text
-    )
+    a, b = compared(), compared(lr=0.2)
+    text = compared_text(a, b)
+    assert "digits (A) and digits (B) side by side" in text
+    assert "14 of 14 shared rows have a finished run in both studies" in text
     assert text.count("✓ controlled: only recipe.lr") == 28
     assert "recipe.lr 0.1 0.2" in text
-    assert all(i in text for row in [*a.rows, *b.rows] for i in row["ids"])
+    assert all(trial["id"] in text for trial in a.trials)
+
+
+def test_rows_are_matched_by_step_and_change_whatever_they_are_called() -> None:
+    a, b = read(compared()), read(compared(lr=0.2))
+    renamed = b.with_results(lambda i, result: replace(result, label=f"row {i}", what=f"row {i}"))
+    text = Page(compare_page((a.study, a.analysis), (renamed.study, renamed.analysis))).text
+    assert "14 of 14 shared rows" in text
 
 
 def test_studies_that_differ_in_more_than_one_setting_are_confounded() -> None:
-    text = Page(compare_page(prepared(), prepared(lr=0.2, epochs=32))).text
+    text = compared_text(compared(), compared(lr=0.2, epochs=32))
     assert "2 things differ in every row, so a difference has no one cause." in text
-    assert text.count("✗ confounded: 2 differences") == 28 and "controlled" not in text
+    assert text.count("✗ confounded: 2 differences") == 28 and "✓ controlled" not in text
 
 
 def test_what_cannot_be_told_apart_is_not_called_controlled() -> None:
-    a, b = prepared(), prepared()
-    for study in (a.study, b.study):
-        for trial in study.trials:
-            trial |= {"git_dirty": True, "code_digest": None}
-    text = Page(compare_page(a, b)).text
-    assert (
-        text.count("✗ confounded: git_dirty true: code with uncommitted changes cannot be told apart") == 28
-        and "controlled" not in text
-    )
+    draft = compared()
+    dirty = replace(draft, trials=[trial | {"git_dirty": True, "code_digest": None} for trial in draft.trials])
+    text = compared_text(dirty, dirty)
+    assert text.count("✗ confounded: git_dirty true") == 28 and "✓ controlled" not in text
 
 
 def test_a_repeat_of_a_study_is_called_the_same_setup() -> None:
-    text = Page(compare_page(prepared(), prepared())).text
+    text = compared_text(compared(), compared())
     assert text.count("✓ same setup") == 28 and "0.00 [−0.20, +0.20]" in text
 
 
 def test_the_difference_of_two_studies_is_that_of_their_means() -> None:
-    a, b = prepared(), prepared(lr=0.2)
-    row = next(r for r in b.rows if r["step"] == "gelu")
-    row["by_seed"] = {seed: top1 + 5 for seed, top1 in row["by_seed"].items()}
-    found = change(row["by_seed"], next(r for r in a.rows if r["step"] == "gelu")["by_seed"])
+    def raised(trial: dict[str, Any]) -> dict[str, Any]:
+        return trial | {"top1": trial["top1"] + 5} if trial["step"] == "gelu" else trial
+
+    draft = compared(lr=0.2)
+    a, b = compared(), replace(draft, trials=list(map(raised, draft.trials)))
+    found = change(read(b).row("gelu").score.by_seed, read(a).row("gelu").score.by_seed)
     assert found is not None and excludes_zero(found)
-    assert "In 1 of them the 95 % interval of digits (B) − digits (A) excludes 0" in (
-        text := Page(compare_page(a, b)).text
-    )
+    text = compared_text(a, b)
+    assert "In 1 of them the 95 % interval of digits (B) − digits (A) excludes 0" in text
     assert "The largest difference is 7 gelu, +5.00 [+4.80, +5.20] points (n = 3 and 3)." in text
 
 
 def test_studies_without_a_row_in_common_are_refused() -> None:
-    a = prepared()
-    with pytest.raises(
-        RoadmapError,
-        match=r"^report\.compare has no row in common: digits has baseline, .*; legal: studies that share a step; choose another pair$",
-    ):
-        compare_page(a, Prepared(a.study, [], a.caption))
+    a = read(compared())
+    none = replace(a.analysis, results=[])
+    with pytest.raises(RoadmapError, match=r"^report\.compare .*; legal: studies that share a step; choose"):
+        compare_page((a.study, a.analysis), (a.study, none))
 
 
 PAGE = """
 import sys
 from tests.helpers.page_samples import sample
-from analysis.report.page import page
-page(*sample(), ladder_svg="<svg viewBox='0 0 1 1'></svg>")
+sample().page()
 heavy = {"torch", "torchvision", "timm", "matplotlib.pyplot"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
 """

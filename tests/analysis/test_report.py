@@ -6,14 +6,24 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from analysis.report.report import report_paper, report_study
+from analysis.figures.ladder import ladder_figure
+from analysis.figures.style import StyledFigure
+from analysis.load import gather
+from analysis.report.caption import measured_caption
+from analysis.report.report import paper_report, report_paper, report_study, study_report
+from analysis.results.analyse import analyse
+from analysis.results.results import Analysis, Findings, Result, Role, Score
+from analysis.stats.error_term import error_term
 from roadmap.config.errors import RoadmapError
-from tests.helpers.convnext import STEPS, find_regime, ladder
+from roadmap.config.metric import LOSS, TOP1
+from roadmap.ladder import find_ladder
 from tests.helpers.study_files import make_trial, write_runs
 
+LADDER = find_ladder()
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -60,9 +70,9 @@ def test_the_papers_figure_shows_every_number_of_its_file(regime: str, reference
         )
         assert number in words, line["name"]
         assert any(w.rstrip("†") == f"{float(line['paper_gflops']):.2f}" for w in words), line["name"]
-        assert squeezed([STEPS[line["name"]].title]) in everything, line["name"]
-        assert squeezed([STEPS[line["name"]].group]) in everything
-    name, top1, _ = find_regime(regime).reference or ("", 0.0, 0.0)
+        assert squeezed([LADDER.steps[line["name"]].title]) in everything, line["name"]
+        assert squeezed([LADDER.steps[line["name"]].group]) in everything
+    name, top1, _ = LADDER.find_regime(regime).reference or ("", 0.0, 0.0)
     assert any(w.startswith(f"{name} (paper): {top1:.2f}") for w in words)
     assert any("axis starts at" in w and "not at 0" in w for w in words)
 
@@ -70,7 +80,7 @@ def test_the_papers_figure_shows_every_number_of_its_file(regime: str, reference
 def test_the_measured_figure_shows_means_counts_and_what_did_not_run(study_folder: Path, tmp_path: Path) -> None:
     report_study(study_folder, tmp_path)
     words = texts(tmp_path / "ladder.svg")
-    for step in ladder(side_steps=True):
+    for step in LADDER.order(side_steps=True):
         assert squeezed([step.title]) in squeezed(words), step.name
     assert words.count("2 of 3") == 3
     assert not any("paper" in w for w in words if "beyond" not in w and "the paper" not in w), (
@@ -84,7 +94,8 @@ def test_a_step_without_a_finished_run_is_an_empty_row(tmp_path: Path) -> None:
     report_study(folder, tmp_path / "out")
     words = texts(tmp_path / "out" / "ladder.svg")
     assert (
-        words.count("0 of 3 finished") == 1 and words.count("not run") == [s.name for s in ladder()].index("gelu") - 1
+        words.count("0 of 3 finished") == 1
+        and words.count("not run") == [s.name for s in LADDER.order()].index("gelu") - 1
     )
 
 
@@ -104,36 +115,82 @@ def test_no_letter_is_smaller_than_7_points(study_folder: Path, reference: Path,
         assert len(sizes) > 50 and min(sizes) >= 7
 
 
-@pytest.mark.parametrize("source", ["measured", "paper"])
+@pytest.mark.parametrize("source", ["measured", "loss", "paper"])
 def test_no_two_texts_of_the_figure_overlap(source: str, study_folder: Path, reference: Path) -> None:
-    import matplotlib
     from matplotlib.text import Text
 
-    from analysis.figures.ladder import STYLE, draw
-    from analysis.load import gather
-    from analysis.report.report import paper_table, study_table
-
-    found, caption = study_table(gather(study_folder)) if source == "measured" else paper_table("resnet50", reference)
-    with matplotlib.rc_context(STYLE):
-        figure = draw(
-            found, find_regime("micro" if source == "measured" else "resnet50"), source, caption.title, caption.short
-        )
-        figure.canvas.draw()
-        drawn = [
-            t
-            for t in figure.findobj(Text)
-            if t.get_text().strip() and t.get_visible() and t.get_window_extent().width > 0
-        ]
-        page = figure.bbox
-        boxes = [(t.get_text(), t.get_window_extent()) for t in drawn if not _hidden_axis_label(t)]
+    figure = _figure(source, study_folder, reference)
+    figure.canvas.draw()
+    shown = [text for text in figure.findobj(Text) if text.get_text().strip() and text.get_visible()]
+    drawn = [text for text in shown if text.get_window_extent().width > 0 and not _hidden_axis_label(text)]
+    page, boxes = figure.bbox, [(text.get_text(), text.get_window_extent()) for text in drawn]
     for i, (a, box) in enumerate(boxes):
-        assert box.x0 >= page.x0 and box.x1 <= page.x1 and box.y0 >= page.y0 and box.y1 <= page.y1, (
-            f"{a!r} leaves the page"
-        )
+        inside = box.x0 >= page.x0 and box.x1 <= page.x1 and box.y0 >= page.y0 and box.y1 <= page.y1
+        assert inside, f"{a!r} leaves the page"
         for b, other in boxes[i + 1 :]:
-            assert not (box.x0 < other.x1 and other.x0 < box.x1 and box.y0 + 1 < other.y1 and other.y0 + 1 < box.y1), (
-                f"{a!r} overlaps {b!r}"
-            )
+            beside = box.x0 >= other.x1 or other.x0 >= box.x1
+            assert beside or box.y0 + 1 >= other.y1 or other.y0 + 1 >= box.y1, f"{a!r} overlaps {b!r}"
+
+
+def _figure(source: str, study_folder: Path, reference: Path) -> StyledFigure:
+    if source == "paper":
+        report = paper_report("resnet50", reference)
+        analysis, caption = report.analysis, report.caption
+    else:
+        study = gather(study_folder)
+        analysis = analyse(study, LOSS if source == "loss" else TOP1)
+        caption = measured_caption(study, analysis)
+    return ladder_figure(analysis, title=caption.title, subtitle=caption.short)
+
+
+def test_a_figure_shows_itself_and_leaves_the_style_of_others_alone(study_folder: Path) -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    figure = ladder_figure(analyse(gather(study_folder)))
+    assert figure._repr_png_().startswith(b"\x89PNG") and figure.svg().rstrip().endswith("</svg>")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_report_by_loss_names_loss_on_every_axis(study_folder: Path) -> None:
+    files = study_report(gather(study_folder, curves=True), LOSS).files
+    for name in ("ladder.svg", "cost.svg"):
+        words = [" ".join(e.itertext()) for e in ET.fromstring(files[name]).iter(f"{SVG}text")]
+        assert any("test loss" in word.lower() for word in words), name
+        assert not any("top-1" in word.lower() or "%" in word for word in words), name
+    assert "top-1" not in files["report.html"].decode().lower()
+
+
+def test_a_study_is_analysed_once(study_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from analysis.report import report
+
+    calls: list[str] = []
+
+    def counted(*words: Any) -> Analysis:
+        calls.append("analysed")
+        return analyse(*words)
+
+    monkeypatch.setattr(report, "analyse", counted)
+    monkeypatch.setattr(report, "write_bytes", lambda *_: pytest.fail("written before the report was whole"))
+    report.study_report(gather(study_folder))
+    assert calls == ["analysed"]
+
+
+def test_another_ladder_has_its_own_groups_steps_and_sources() -> None:
+    deit = find_ladder("deit")
+    regime = deit.find_regime("micro")
+    steps = deit.order()[:4]
+    results = [
+        Result(
+            role=Role.STEP, id=s.id, step=s.name, what=s.title, label=s.name, group=s.group, score=Score(mean=90.0 + i)
+        )
+        for i, s in enumerate(steps)
+    ]
+    nothing = Findings(metric=TOP1, error=error_term({}), family=0, controls=None, identical=())
+    analysis = Analysis(results, nothing, regime.name, TOP1, "deit")
+    words = squeezed([" ".join(e.itertext()) for e in ET.fromstring(ladder_figure(analysis).svg()).iter(f"{SVG}text")])
+    assert all(squeezed([step.title]) in words and squeezed([step.group]) in words for step in steps)
+    assert "ConvNeXt" not in words
 
 
 def _hidden_axis_label(text: object) -> bool:
@@ -155,7 +212,7 @@ import sys
 from pathlib import Path
 from analysis.report.report import report_paper
 report_paper("resnet200", Path("results/reference"), Path(sys.argv[1]))
-heavy = {"torch", "torchvision", "timm", "pandas", "scipy", "matplotlib.pyplot"} & set(sys.modules)
+heavy = {"torch", "torchvision", "timm", "matplotlib.pyplot"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
 """
 

@@ -6,105 +6,130 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from analysis.results.rows import Row
 
 from analysis.load import gather
-from analysis.report import tables
-from analysis.report.report import paper_table, study_table
+from analysis.report import latex, tables
+from analysis.report.caption import Caption, paper_caption
+from analysis.report.facts import FactKind
+from analysis.report.report import paper_report
+from analysis.results.analyse import analyse
+from analysis.results.confounds import Status
+from analysis.results.frames import results_frame
+from analysis.results.results import Result, Role
 from roadmap.config.errors import RoadmapError
-from tests.helpers.convnext import find_regime, find_step, ladder, path
+from roadmap.config.metric import LOSS, TOP1, Metric
+from roadmap.config.trial import Trial
+from roadmap.ladder import find_ladder
+from tests.helpers.page_samples import Sample
 from tests.helpers.study_files import make_trial, write_runs
 
-TITLES = {s.name: s.title for s in ladder(side_steps=True)}
+LADDER = find_ladder()
+STEPS = LADDER.order(side_steps=True)
+AS_STEPS = (Role.STEP, Role.SIDE)
 
 
-def row_of(found: list[Row], step: str, kind: tuple[str, ...] = ("step", "side")) -> Row:
-    return next(r for r in found if r["step"] == step and r["kind"] in kind)
+def analysed(folder: Path, regime: str = "", metric: Metric = TOP1) -> Sample:
+    study = gather(folder)
+    return Sample(study, analyse(study, metric, regime))
+
+
+def row_of(found: Sample, step: str, roles: tuple[Role, ...] = AS_STEPS) -> Result:
+    return next(result for result in found.results if result.step == step and result.role in roles)
+
+
+def texts_of(caption: Caption, kind: FactKind) -> list[str]:
+    return [fact.text for fact in caption.facts if fact.kind is kind]
+
+
+def markdown(found: Sample) -> str:
+    return tables.markdown(results_frame(found.results), found.analysis.metric, found.caption)
+
+
+def read_csv(found: Sample) -> list[dict[str, str]]:
+    return list(csv_module.DictReader(io.StringIO(tables.csv(results_frame(found.results), found.analysis.metric))))
 
 
 def test_tables_go_through_the_whole_ladder_in_its_order(study_folder: Path) -> None:
-    found, _ = study_table(gather(study_folder))
-    assert [r["step"] for r in found if r["kind"] != "variant"] == [s.name for s in ladder(side_steps=True)]
-    assert [r["what"] for r in found if r["kind"] != "variant"] == list(TITLES.values())
+    steps = [result for result in analysed(study_folder).results if result.role is not Role.VARIANT]
+    assert [result.step for result in steps] == [step.name for step in STEPS]
+    assert [result.what for result in steps] == [step.title for step in STEPS]
 
 
 def test_a_diverged_run_is_counted_and_never_averaged(study_folder: Path) -> None:
-    found, caption = study_table(gather(study_folder))
+    found = analysed(study_folder)
     width = row_of(found, "width")
-    assert (width["n"], width["planned"], width["failed"], width["missing"]) == (2, 3, 1, 0)
-    assert 10.0 not in width["by_seed"].values() and list(width["by_seed"]) == [0, 2]
-    assert width["top1"] == pytest.approx(np.mean(list(width["by_seed"].values())))
-    assert width["std"] == pytest.approx(np.std(list(width["by_seed"].values()), ddof=1))
-    assert any(
-        run.startswith("width-seed1") and "loss is nan | epoch 3 see the log" in why for run, why in caption.problems
-    )
+    assert (width.n, width.runs.planned, width.runs.failed, width.runs.missing) == (2, 3, 1, 0)
+    values = list(width.score.by_seed.values())
+    assert 10.0 not in values and list(width.score.by_seed) == [0, 2]
+    assert width.score.mean == pytest.approx(np.mean(values))
+    assert width.score.std == pytest.approx(np.std(values, ddof=1))
+    reasons = [problem.reason for problem in found.caption.problems if problem.run.startswith("width-seed1")]
+    assert len(reasons) == 1 and "loss is nan | epoch 3 see the log" in reasons[0]
 
 
 def test_counts_add_up(study_folder: Path) -> None:
-    study = gather(study_folder)
-    found, caption = study_table(study)
-    assert all(r["n"] + r["failed"] + r["missing"] == r["planned"] for r in found)
-    assert sum(r["planned"] for r in found) == len(study.trials)
-    total = len(study.trials)
-    assert (
-        f"{total - 3} of {total} runs finished, 2 failed (1 of them diverged), 1 missing" in dict(caption.facts)["Runs"]
-    )
-    assert sorted(run.rsplit("-", 1)[0] for run, _ in caption.problems) == [
-        "gelu-seed2",
-        "kernel-11-seed0",
-        "width-seed1",
-    ]
+    found = analysed(study_folder)
+    runs = [result.runs for result in found.results]
+    assert all(counted.n + counted.failed + counted.missing == counted.planned for counted in runs)
+    total = len(found.study.runs)
+    assert sum(counted.planned for counted in runs) == total
+    assert found.caption.runs == f"{total - 3} of {total} runs finished, 2 failed (1 of them diverged), 1 missing"
+    assert texts_of(found.caption, FactKind.RUNS) == [found.caption.runs]
+    unfinished = sorted(problem.run.rsplit("-", 1)[0] for problem in found.caption.problems)
+    assert unfinished == ["gelu-seed2", "kernel-11-seed0", "width-seed1"]
 
 
 def test_the_change_is_measured_against_the_parent(study_folder: Path) -> None:
-    found, _ = study_table(gather(study_folder))
-    for step in ladder(side_steps=True):
+    found = analysed(study_folder)
+    for step in STEPS:
         row = row_of(found, step.name)
         if step.parent is None:
-            assert row["change"] is None
+            assert row.effect.value is None
             continue
-        assert row["parent"] == step.parent
-        assert row["change"] == pytest.approx(row["top1"] - row_of(found, step.parent)["top1"])
-        assert row["proof"]["status"] == "controlled" and row["verdict"] in ("gain", "loss", "unresolved")
-    assert {r["change_method"] for r in found if r["change"] is not None} == {"pooled"}
+        parent = row_of(found, step.parent)
+        assert row.effect.parent == step.parent and parent.cell and row.effect.parent_cell == parent.cell.id
+        assert row.score.mean is not None and parent.score.mean is not None
+        assert row.effect.value == pytest.approx(row.score.mean - parent.score.mean)
+        assert row.effect.proof is not None and row.effect.proof.status is Status.CONTROLLED
+        assert row.effect.verdict in ("gain", "loss", "unresolved") and row.effect.method == "pooled"
 
 
 def test_a_single_change_stands_under_its_step_and_is_compared_with_it(study_folder: Path) -> None:
-    found, _ = study_table(gather(study_folder))
-    at = next(i for i, r in enumerate(found) if r["kind"] == "variant")
-    assert (found[at]["step"], found[at]["what"], found[at - 1]["step"]) == (
+    found = analysed(study_folder).results
+    at = next(i for i, result in enumerate(found) if result.role is Role.VARIANT)
+    assert (found[at].step, found[at].what, found[at - 1].step) == (
         "separate-downsampling",
         "kernel_size=3",
         "separate-downsampling",
     )
-    assert found[at]["change"] == pytest.approx(1.0)
-    assert found[at]["paper_top1"] is None
+    assert found[at].effect.value == pytest.approx(1.0)
+    assert found[at].paper.score is None
 
 
 def test_runs_trained_otherwise_share_neither_a_mean_nor_a_change(tmp_path: Path) -> None:
-    trials = (
-        [make_trial("recipe", s) for s in range(2)]
-        + [make_trial("stage-ratio", s) for s in range(2)]
-        + [make_trial("stage-ratio", 0, epochs=1)]
-    )
-    found, _ = study_table(
-        gather(write_runs(tmp_path, trials, lambda t: {"top1": 30.0 if t.recipe.epochs == 1 else 90.0 + t.seed}))
-    )
-    main, other = row_of(found, "stage-ratio"), row_of(found, "stage-ratio", ("variant",))
-    assert (main["top1"], main["n"], main["change"]) == (90.5, 2, 0.0)
-    assert (other["what"], other["top1"], other["n"], other["change"]) == ("epochs 1", 30.0, 1, None)
+    trials = [make_trial(step, seed) for step in ("recipe", "stage-ratio") for seed in range(2)]
+    trials.append(make_trial("stage-ratio", 0, epochs=1))
+    folder = write_runs(tmp_path, trials, lambda t: {"top1": 30.0 if t.recipe.epochs == 1 else 90.0 + t.seed})
+    found = analysed(folder)
+    main, other = row_of(found, "stage-ratio"), row_of(found, "stage-ratio", (Role.VARIANT,))
+    assert (main.score.mean, main.n, main.effect.value) == (90.5, 2, 0.0)
+    assert (other.score.mean, other.n, other.effect.value) == (30.0, 1, None)
+    assert "epochs" in other.what
 
+
+def test_a_confounded_change_of_single_runs_has_no_verdict_and_says_what_differs(tmp_path: Path) -> None:
     trials = [make_trial("recipe", 0), make_trial("stage-ratio", 0, epochs=1)]
-    found, caption = study_table(gather(write_runs(tmp_path / "b", trials, lambda t: {})))
-    row = row_of(found, "stage-ratio")
-    assert (row["verdict"], row["proof"]["status"], row["proof"]["text"]) == (
-        None,
-        "confounded",
-        "confounded by recipe.epochs, epochs",
-    )
-    assert ("Confounded", "stage-ratio: recipe.epochs 20 and 1; epochs 20 and 1") in caption.facts
-    assert "| confounded |" in tables.markdown(found, caption)
+    found = analysed(write_runs(tmp_path, trials, lambda t: {}))
+    effect = row_of(found, "stage-ratio").effect
+    assert effect.verdict is None and effect.proof is not None
+    assert effect.proof.status is Status.CONFOUNDED
+    assert {confound.name for confound in effect.proof.confounds} == {"recipe.epochs", "epochs"}
+    (told,) = texts_of(found.caption, FactKind.CONFOUNDED)
+    assert "stage-ratio" in told and "recipe.epochs 20 and 1" in told
+    verdicts = next(c for c in tables.columns(results_frame(found.results), TOP1) if c.heading == "verdict")
+    assert "confounded" in verdicts.texts
 
 
 @pytest.mark.parametrize(
@@ -122,169 +147,214 @@ def test_runs_trained_otherwise_share_neither_a_mean_nor_a_change(tmp_path: Path
 def test_a_run_that_differs_in_anything_but_its_seed_gets_a_row_of_its_own(
     other: dict[str, object], tmp_path: Path
 ) -> None:
-    trials = [make_trial("gelu", s) for s in range(3)]
-    found, _ = study_table(
-        gather(write_runs(tmp_path, trials, lambda t: {"top1": 50.0, **other} if t.seed == 2 else {"top1": 90.0}))
-    )
-    assert [(r["n"], r["top1"]) for r in found if r["step"] == "gelu"] == [(2, 90.0), (1, 50.0)]
+    def values(trial: Trial) -> dict[str, object]:
+        return {"top1": 50.0, **other} if trial.seed == 2 else {"top1": 90.0}
+
+    found = analysed(write_runs(tmp_path, [make_trial("gelu", seed) for seed in range(3)], values))
+    assert [(r.n, r.score.mean) for r in found.results if r.step == "gelu"] == [(2, 90.0), (1, 50.0)]
 
 
 def test_two_finished_trials_with_one_seed_count_once(tmp_path: Path) -> None:
+    def values(trial: Trial) -> dict[str, object]:
+        return {"top1": 70.0 if trial.model.layer_scale == 0.1 else 90.0, "configuration": "one"}  # type: ignore[union-attr]
+
     trials = [make_trial("gelu", 0), make_trial("gelu", 0, layer_scale=0.1), make_trial("gelu", 1)]
-    found, caption = study_table(
-        gather(
-            write_runs(
-                tmp_path,
-                trials,
-                lambda t: {"top1": 70.0 if t.model.layer_scale == 0.1 else 90.0, "configuration": "one"},
-            )
-        )
-    )
+    found = analysed(write_runs(tmp_path, trials, values))
     row = row_of(found, "gelu")
-    assert (row["by_seed"], row["n"], row["planned"], row["duplicates"]) == ({0: 70.0, 1: 90.0}, 2, 2, [trials[0].id])
-    assert any(trials[0].id in text for label, text in caption.facts if label == "Note")
+    assert (row.score.by_seed, row.n, row.runs.planned) == ({0: 70.0, 1: 90.0}, 2, 2)
+    assert row.runs.duplicates == [trials[0].id]
+    assert any(trials[0].id in text for text in texts_of(found.caption, FactKind.NOTE))
 
 
 def test_where_weights_are_averaged_their_accuracy_counts(tmp_path: Path) -> None:
-    trials = [make_trial("separate-downsampling", s) for s in range(2)] + [make_trial("ema", s) for s in range(2)]
-    found, _ = study_table(
-        gather(write_runs(tmp_path, trials, lambda t: {"top1": 90.0, "ema_top1": 92.0 if t.step == "ema" else None}))
-    )
-    assert (
-        row_of(found, "ema")["top1"],
-        row_of(found, "ema")["change"],
-        row_of(found, "separate-downsampling")["top1"],
-    ) == (92.0, 2.0, 90.0)
-    assert "top-1 of the EMA" in tables.markdown(*study_table(gather(tmp_path / "ladder")))
+    trials = [make_trial(step, seed) for step in ("separate-downsampling", "ema") for seed in range(2)]
+    folder = write_runs(tmp_path, trials, lambda t: {"top1": 90.0, "ema_top1": 92.0 if t.step == "ema" else None})
+    found = analysed(folder)
+    averaged, before = row_of(found, "ema"), row_of(found, "separate-downsampling")
+    assert (averaged.score.mean, averaged.effect.value, before.score.mean) == (92.0, 2.0, 90.0)
+    assert "top-1 of the EMA" in markdown(found)
 
 
 def test_steps_without_runs_stay_in_the_table_up_to_the_last_planned_one(tmp_path: Path) -> None:
-    found, caption = study_table(
-        gather(
-            write_runs(
-                tmp_path,
-                [make_trial(step, s) for step in ("baseline", "gelu") for s in range(3)],
-                lambda t: None if t.seed else {"top1": 91.0},
-            )
-        )
-    )
-    assert [r["step"] for r in found] == [s.name for s in path(find_step("gelu"))]
-    text = tables.markdown(found, caption)
+    trials = [make_trial(step, seed) for step in ("baseline", "gelu") for seed in range(3)]
+    found = analysed(write_runs(tmp_path, trials, lambda t: None if t.seed else {"top1": 91.0}))
+    assert [result.step for result in found.results] == [s.name for s in LADDER.path(LADDER.find_step("gelu"))]
+    text = markdown(found)
     assert re.search(r"\| 7 gelu \|.*\| 91\.00 \| 1 of 3 \| – \|.*\| 0 \| 2 \|", text)
     assert re.search(r"\| 6 kernel-7 \|.*\| – \| not run \|", text)
 
 
 def test_trials_of_another_regime_or_without_a_step_are_not_lost(tmp_path: Path) -> None:
     trials = [make_trial("gelu", 0), make_trial("gelu", 0, regime="cifar")]
-    found, caption = study_table(gather(write_runs(tmp_path, trials, lambda t: {})))
-    assert ("Not shown", "1 trials of regime cifar") in caption.facts
-    assert row_of(study_table(gather(tmp_path / "ladder"), "cifar")[0], "gelu")["n"] == 1
+    folder = write_runs(tmp_path, trials, lambda t: {})
+    (told,) = texts_of(analysed(folder).caption, FactKind.NOT_SHOWN)
+    assert told.startswith("1 ") and "cifar" in told
+    assert row_of(analysed(folder, "cifar"), "gelu").n == 1
 
 
 def test_measured_and_paper_have_columns_of_their_own(study_folder: Path) -> None:
-    found, _ = study_table(gather(study_folder))
-    lines = list(csv_module.DictReader(io.StringIO(tables.csv(found))))
-    assert len(lines) == len(found)
-    for line, row in zip(lines, found, strict=True):
+    found = analysed(study_folder)
+    lines = read_csv(found)
+    assert len(lines) == len(found.results)
+    for line, result in zip(lines, found.results, strict=True):
+        score = result.score
         assert not {k for k in line if k.startswith("measured_")} & {k for k in line if k.startswith("paper_")}
-        assert float(line["measured_top1"]) == pytest.approx(row["top1"], abs=1e-6)
-        assert [float(v) for v in line["measured_top1_by_seed"].split()] == pytest.approx(
-            list(row["by_seed"].values()), abs=1e-6
-        )
-        assert (line["n"], line["seeds"]) == (str(row["n"]), " ".join(map(str, row["by_seed"])))
-        assert line["paper_top1"] == ("" if row["paper_top1"] is None else f"{row['paper_top1']:g}")
+        assert float(line["measured_top1"]) == pytest.approx(score.mean, abs=1e-6)
+        by_seed = [float(value) for value in line["measured_top1_by_seed"].split()]
+        assert by_seed == pytest.approx(list(score.by_seed.values()), abs=1e-6)
+        assert (line["n"], line["seeds"]) == (str(result.n), " ".join(map(str, score.by_seed)))
+        assert line["paper_top1"] == ("" if result.paper.score is None else f"{result.paper.score:g}")
     assert {line["paper_regime"] for line in lines} == {"resnet50"}
 
 
 def test_the_caption_says_what_a_reader_must_know(study_folder: Path) -> None:
-    text = tables.markdown(*study_table(gather(study_folder)))
-    facts = [
-        "Which steps help?",
-        "micro: laptop ladder",
-        "handwritten digits, 16 px",
-        "digits-adamw (20 epochs)",
-        "Seeds: 0; 1; 2",
-        "a CPU",
-    ]
-    for needed in (*facts, "Code: 0123456789", "p &lt; 0.05 after Holm over", "1797 images; binomial standard error"):
-        assert needed in text, needed
+    found = analysed(study_folder)
+    facts = {fact.kind: fact.text for fact in found.caption.facts}
+    assert facts[FactKind.QUESTION] == "Which steps help?"
+    assert facts[FactKind.REGIME] == "micro: laptop ladder, 16 px"
+    assert facts[FactKind.DATA] == "handwritten digits, 16 px"
+    assert facts[FactKind.RECIPE] == "digits-adamw (20 epochs)"
+    assert facts[FactKind.SEEDS] == "0; 1; 2"
+    assert "a CPU" in facts[FactKind.HARDWARE] and facts[FactKind.CODE] == "0123456789"
+    assert str(found.analysis.findings.family) in facts[FactKind.VERDICT]
+    assert facts[FactKind.TEST_SPLIT].startswith("1797 images; binomial")
+    text = markdown(found)
     assert "loss is nan \\| epoch 3 see the log" in text and "## Not averaged: 3" in text
+
+
+# Another metric ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_loss(tmp_path: Path) -> Sample:
+    """Two steps of which the later has the smaller loss, and the smaller top-1."""
+
+    def values(trial: Trial) -> dict[str, object]:
+        later = trial.step == "gelu"
+        return {"top1": 80.0 - 5 * later, "loss": (0.1 if later else 0.9) + 0.001 * trial.seed}
+
+    trials = [make_trial(step, seed) for step in ("kernel-7", "gelu") for seed in range(3)]
+    return analysed(write_runs(tmp_path, trials, values), metric=LOSS)
+
+
+def test_less_of_a_loss_is_a_gain(by_loss: Sample) -> None:
+    effect = row_of(by_loss, "gelu").effect
+    assert effect.value == pytest.approx(-0.8) and effect.verdict == "gain"
+
+
+def test_every_heading_and_fact_names_the_metric_and_its_unit(by_loss: Sample) -> None:
+    frame = results_frame(by_loss.results)
+    headings = [column.heading for column in tables.columns(frame, LOSS)]
+    assert "measured test loss (nats)" in headings and not any("paper" in heading for heading in headings)
+    whole = markdown(by_loss) + latex.latex(frame, LOSS, by_loss.caption)
+    assert not re.search(r"top-?1|points|\(%\)", whole, re.IGNORECASE)
+    facts = {fact.kind: fact for fact in by_loss.caption.facts}
+    assert facts[FactKind.METRIC].label == "Test loss" and "less is better" in facts[FactKind.METRIC].text
+    assert "nats" in facts[FactKind.CHANGE].text and "binomial" not in facts[FactKind.TEST_SPLIT].text
+
+
+def test_numbers_have_the_metrics_decimals(by_loss: Sample) -> None:
+    columns = {c.heading: c.texts for c in tables.columns(results_frame(by_loss.results), LOSS)}
+    assert columns["measured test loss (nats)"][-1] == "0.1010 ± 0.0010"
+    assert columns["change [95 %]"][-1].startswith("−0.8000 [")
+    last = read_csv(by_loss)[-1]
+    assert last["measured_loss"] == "0.101" and last["measured_loss_by_seed"] == "0.1 0.101 0.102"
+
+
+# A paper's own table ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("regime", ["resnet50", "resnet200"])
 def test_the_papers_table_is_its_reference_file(regime: str, reference: Path) -> None:
     with open(reference / f"ladder-{regime}.csv") as f:
         lines = {line["name"]: line for line in csv_module.DictReader(f)}
-    found, caption = paper_table(regime, reference)
-    assert sorted(lines) == sorted(r["step"] for r in found)
-    for row in found:
-        line = lines[row["step"]]
-        assert (row["params"], row["macs"], row["paper_top1"]) == (
+    report = paper_report(regime, reference)
+    assert sorted(lines) == sorted(result.step for result in report.analysis.results)
+    text = report.files["table.md"].decode()
+    for result in report.analysis.results:
+        line, paper = lines[result.step], result.paper
+        assert (result.params, result.macs, paper.score) == (
             int(line["params"]),
             int(line["macs"]),
             float(line["paper_top1"]),
         )
         if line["parent"]:
-            assert row["paper_change"] == pytest.approx(
-                float(line["paper_top1"]) - float(lines[line["parent"]]["paper_top1"]), abs=1e-9
-            )
-        assert f"{float(line['paper_top1']):.2f}" in tables.markdown([row], caption)
-        assert row["paper_top1"] == find_regime(regime).paper[row["step"]].top1
+            before = float(lines[line["parent"]]["paper_top1"])
+            assert paper.effect == pytest.approx(float(line["paper_top1"]) - before, abs=1e-9)
+        assert f"{float(line['paper_top1']):.2f}" in text
+        assert paper.score == LADDER.find_regime(regime).paper[result.step].top1
+
+
+def test_a_papers_caption_cites_where_its_ladder_is_printed(reference: Path) -> None:
+    analysis = paper_report("resnet50", reference).analysis
+    (source,) = texts_of(paper_caption(analysis), FactKind.SOURCE)
+    assert LADDER.printed is not None and source.startswith(LADDER.printed.cited)
+
+
+def test_the_papers_columns_cite_the_ladder_and_what_its_steps_are_from_besides(study_folder: Path) -> None:
+    (told,) = texts_of(analysed(study_folder).caption, FactKind.PAPER)
+    beside = [step.source for step in STEPS if not step.of_ladder]
+    assert beside and all(source in told for source in [LADDER.source, *beside])
+    assert not any(step.source in told for step in STEPS if step.of_ladder)
 
 
 @pytest.mark.parametrize(
-    ("regime", "text"),
-    [
-        (
-            "micro",
-            r"report\.regime is 'micro', for which there are no paper's numbers in .*; legal: resnet200, "
-            r"resnet50; choose",
-        ),
-        ("resnet51", r"regime 'resnet51' is unknown; legal: .*; did you mean 'resnet50'"),
-    ],
+    ("regime", "field", "legal"),
+    [("micro", "report.regime", "resnet200, resnet50"), ("resnet51", "regime", "resnet50")],
 )
-def test_a_regime_without_paper_numbers_is_refused(regime: str, text: str, reference: Path) -> None:
-    with pytest.raises(RoadmapError, match=text):
-        paper_table(regime, reference)
+def test_a_regime_without_paper_numbers_is_refused(regime: str, field: str, legal: str, reference: Path) -> None:
+    with pytest.raises(RoadmapError) as refused:
+        paper_report(regime, reference)
+    what, allowed, advice = str(refused.value).split("; ", 2)
+    assert what.startswith(field) and repr(regime) in what and legal in allowed and advice
 
 
 def test_a_reference_file_with_a_foreign_step_is_refused(tmp_path: Path, reference: Path) -> None:
     content = (reference / "ladder-resnet50.csv").read_text()
     (tmp_path / "ladder-resnet50.csv").write_text(content.replace("gelu", "gelo"))
-    with pytest.raises(RoadmapError, match=r"names step 'gelo', which is not on the ladder; legal: baseline"):
-        paper_table("resnet50", tmp_path)
+    with pytest.raises(RoadmapError, match=r"report\.reference .*'gelo'.*; legal: baseline"):
+        paper_report("resnet50", tmp_path)
+
+
+# Escaping ---------------------------------------------------------------------------------------
+
+
+def body_of(found: Sample) -> str:
+    text = latex.latex(results_frame(found.results), found.analysis.metric, found.caption)
+    return "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+
+
+def check_latex(body: str) -> None:
+    """No character that LaTeX takes for something else, and as many cells in each line."""
+    assert not re.search(r"(?<!\\)[#%~]|[±−–]", body)
+    assert not re.search(r"(?<!\\)_", body) and not re.search(r"(?<!\\)\^", body)
+    assert len(re.findall(r"(?<!\\)\{", body)) == len(re.findall(r"(?<!\\)\}", body))
+    table = body.split(r"\toprule")[1].split(r"\bottomrule")[0].replace("\\midrule", "").strip()
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in table.split("\\\\\n")} == {11}
 
 
 def test_latex_has_no_character_that_breaks_it(tmp_path: Path, study_folder: Path) -> None:
-    nasty = write_runs(
-        tmp_path / "nasty",
-        [make_trial("gelu", 0, change="kernel_size=7")],
-        lambda t: {"data": r"50% of $x_1^2$ & {a}#~\b"},
-        name="a_b & 100%",
-    )
-    for folder in (study_folder, nasty):
-        text = tables.latex(*study_table(gather(folder)))
-        body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
-        assert not re.search(r"(?<!\\)[#%~]|[±−–]", body)
-        assert not re.search(r"(?<!\\)_", body) and not re.search(r"(?<!\\)\^", body)
-        assert len(re.findall(r"(?<!\\)\{", body)) == len(re.findall(r"(?<!\\)\}", body))
-        rows_of_table = (
-            body.split(r"\toprule")[1].split(r"\bottomrule")[0].replace("\\midrule", "").strip().split("\\\\\n")
-        )
-        assert {len(re.findall(r"(?<!\\)&", r)) for r in rows_of_table} == {11}
-    assert (
-        r"a\_b \& 100\%" in text
-        and r"50\% of \$x\_1\textasciicircum{}2\$ \& \{a\}\#\textasciitilde{}\textbackslash{}b" in text
-    )
+    trials = [make_trial("gelu", 0, change="kernel_size=7")]
+    values = {"data": r"50% of $x_1^2$ & {a}#~\b"}
+    nasty = body_of(analysed(write_runs(tmp_path / "nasty", trials, lambda t: values, name="a_b & 100%")))
+    check_latex(body_of(analysed(study_folder)))
+    check_latex(nasty)
+    assert r"a\_b \& 100\%" in nasty
+    assert r"50\% of \$x\_1\textasciicircum{}2\$ \& \{a\}\#\textasciitilde{}\textbackslash{}b" in nasty
 
 
 def test_the_terminal_shows_the_same_cells(study_folder: Path) -> None:
     from rich.console import Console
 
-    found, caption = study_table(gather(study_folder))
+    found = analysed(study_folder)
+    frame = results_frame(found.results)
     console = Console(width=250, file=io.StringIO(), record=True)
-    console.print(tables.terminal(found, caption.title))
+    console.print(tables.terminal(frame, TOP1, found.caption.title))
     shown = console.export_text()
-    for row in found:
-        for heading, text in tables.columns([row]):
-            assert heading == "proof" or text(row) in shown
+    for column in tables.columns(frame, TOP1):
+        assert column.wide or all(text in shown for text in column.texts), column.heading
+
+
+def test_a_table_without_rows_is_still_one() -> None:
+    empty = results_frame([])
+    assert isinstance(empty, pd.DataFrame) and tables.csv(empty, TOP1).startswith("source,kind,id,step")

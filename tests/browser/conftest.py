@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from analysis.report.page import page
-from tests.helpers.page_samples import ATTRIBUTION, hostile_sample, ladder_svg, sample
+from tests.helpers.page_samples import ATTRIBUTION, Sample, hostile_sample, sample
 
 
 @dataclass(frozen=True)
@@ -73,18 +72,13 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a study with everything in it: failed, diverged and missing runs, curves, an attribution."""
-    return _write(
-        tmp_path_factory, page(*(parts := sample()), attribution=ATTRIBUTION, ladder_svg=ladder_svg(parts[1], parts[2]))
-    )
+    return _write(tmp_path_factory, sample().page(ATTRIBUTION))
 
 
 @pytest.fixture(scope="session")
 def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a study that holds markup wherever it may hold text."""
-    return _write(
-        tmp_path_factory,
-        page(*(parts := hostile_sample()), attribution=ATTRIBUTION, ladder_svg=ladder_svg(parts[1], parts[2])),
-    )
+    return _write(tmp_path_factory, hostile_sample().page(ATTRIBUTION))
 
 
 @pytest.fixture
@@ -92,14 +86,8 @@ def live_report() -> Callable[..., str]:
     """Makes the page as a server would send it, with the given question."""
 
     def make(question: str) -> str:
-        study, found, caption = sample()
-        return page(
-            type(study)(**{**vars(study), "question": question}),
-            found,
-            caption,
-            ladder_svg=ladder_svg(found, caption),
-            refresh=1,
-        )
+        found = sample()
+        return Sample(replace(found.study, question=question), found.analysis).page(refresh=1)
 
     return make
 

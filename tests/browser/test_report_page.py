@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from analysis.report.compare import Prepared, compare_page
+from analysis.report.compare import compare_page
 from tests.helpers.page_samples import sample
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ HEADINGS = """[...document.querySelectorAll('#ladder-table thead th')].map(head 
 @pytest.fixture(scope="session")
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("compare") / "compare.html"
-    path.write_text(compare_page(Prepared(*sample()), Prepared(*sample(epochs=32))), encoding="utf-8")
+    a, b = sample(), sample(epochs=32)
+    path.write_text(compare_page((a.study, a.analysis), (b.study, b.analysis)), encoding="utf-8")
     return path
 
 

@@ -24,7 +24,7 @@ from analysis.results.frames import results_frame
 from analysis.results.protocol import ProtocolDifference, ProtocolKind
 from analysis.results.results import Analysis, BesidePaper, Effect, Result
 from analysis.study import Study
-from roadmap.runs.metric import TOP1, Metric
+from roadmap.config.metric import TOP1, Metric
 from tests.helpers.study_files import Draft
 
 DIGITS = Path(__file__).parents[2] / "results" / "digits"
@@ -118,8 +118,10 @@ def digits() -> Draft:
 
 
 def sample_study(*, epochs: int = 16) -> Draft:
-    """Digits with curves; `gelu` has a missing seed, `width` one that diverged with a top-1 of 10
-    and a curve up to there, `stage-ratio` one that failed.
+    """Digits with curves, and with runs that did not finish.
+
+    `gelu` has a missing seed, `width` one that diverged with a top-1 of 10 and a curve up to there,
+    `stage-ratio` one that failed.
     """
     draft = digits()
     steps = list(dict.fromkeys(trial["step"] for trial in draft.trials))
