@@ -31,7 +31,7 @@ from analysis.results.results import Result, Role
 from analysis.stats.comparisons import change
 from analysis.study import Latency, Run
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import LOSS, TOP1
+from roadmap.runs.metric import LOSS, TOP1
 from tests.helpers.page_samples import (
     ATTRIBUTION,
     DIGITS,
