@@ -28,9 +28,10 @@ from roadmap.launch.local import LocalLauncher
 from roadmap.launch.preflight import initial_weights, refuse_before_training
 from roadmap.launch.resources import Resources
 from roadmap.launch.snapshot import live_code
-from roadmap.runs.folder import RunFolder, study_folder, write_study
+from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
 from roadmap.runs.record import FINISHED, Record
+from roadmap.runs.study_folder import study_folder, write_study
 from roadmap.study.expand import Study as Content
 from roadmap.study.expand import expand
 from roadmap.study.file import read_plan
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from roadmap.config.metric import Metric
+    from roadmap.runs.metric import Metric
 
 TOP1 = "top1"
 REPORT = "report"  # the folder of a study's report, beside its run folders
@@ -220,10 +221,9 @@ def compare(study: str | Path, *, metric: str = TOP1, runs: str | Path = RUNS) -
     """The comparisons of a study: a row for each cell that is measured against another.
 
     child, parent: the cells. effect: the child's mean minus the parent's, in the metric's unit,
-    with the bounds `effect_low` and `effect_high` of its 95 % interval. effect_p, p_holm: before
-    and after Holm's correction. verdict: gain, loss, unresolved, ... status: controlled,
-    confounded or unproven. None where runs are missing. Raises RoadmapError where there is no such
-    study.
+    with the bounds `low` and `high` of its 95 % interval. p, p_holm: before and after Holm's
+    correction. verdict: gain, loss, unresolved, ... status: controlled, confounded or unproven.
+    None where runs are missing. Raises RoadmapError where there is no such study.
 
     >>> roadmap.compare("digits").query("verdict == 'gain'")
     """
@@ -258,6 +258,6 @@ def ladder_figure(study: str | Path, *, metric: str = TOP1, runs: str | Path = R
 
 def find_metric(name: str) -> Metric:
     """The metric of that name. Raises ConfigError with the legal names."""
-    from roadmap.config import metric
+    from roadmap.runs import metric
 
     return metric.find_metric(name)

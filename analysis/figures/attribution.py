@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from analysis.attribution.shapley import Estimate, Value
-from analysis.figures.style import BAR, INK, LETTER, NORMAL, SMALL, TINT, StyledFigure, styled
+from analysis.figures.style import BAR, INK, LETTER, NORMAL, SMALL, TINT, Look, StyledFigure, styled
 from analysis.wording import signed_interval
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,7 @@ def _draw(values: Sequence[Value], metric: Metric) -> StyledFigure:
 
 def _bar(axes: Axes, row: int, value: Value) -> None:
     sure = resolved(value)
-    look = (
+    look: Look = (
         {"color": BAR, "edgecolor": INK, "hatch": ""} if sure else {"color": TINT, "edgecolor": BAR, "hatch": "/////"}
     )
     axes.barh(row, value.value, height=0.62, linewidth=0.5, zorder=2, **look)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from analysis.figures import looks
-from analysis.figures.style import BAR, INK, LETTER, NORMAL, QUIET, SMALL
+from analysis.figures.style import BAR, INK, LETTER, NORMAL, QUIET, SMALL, Look
 from analysis.results.paper import PRINTED
 from analysis.results.results import Analysis, Result, Role
 from analysis.wording import spread
-from roadmap.config.metric import Metric
 from roadmap.ladder import Reference, find_ladder
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,17 +21,22 @@ BARS = 2.62  # inches
 NUMBER, ASIDE = 0.072, 0.07  # width of a letter of a bold number, and how far it stands from the whisker, in inches
 ABOVE = 1.06  # the axis ends this far above the largest value
 HEAD = -0.62
+EMPTY = {True: 100.0, False: 1.0}  # the end of an axis without a bar, of a percentage and of another metric
 LEAST_SPAN = 0.5  # of a percentage; that of another metric is this share of its largest value
 LEAST_SHARE = 0.02
 
 
 def limits(analysis: Analysis) -> tuple[float, float]:
-    """The axis: from a round number so far below the smallest value that its bar holds its number, to a little above the largest."""
+    """Return the ends of the axis.
+
+    From a round number so far below the smallest value that its bar holds its number, to a little
+    above the largest.
+    """
     metric = analysis.metric
     shown = [looks.values(result) for result in analysis.results]
     drawn = [values for values in shown if values.mean is not None]
     low = min((values.low for values in drawn), default=0.0)
-    high = max((values.high for values in drawn), default=100.0 if metric.proportion else 1.0)
+    high = max((values.high for values in drawn), default=EMPTY[metric.proportion])
     span = max(high - low, LEAST_SPAN if metric.proportion else LEAST_SHARE * high)
     unit = 10 ** math.floor(math.log10(span))
     widest = f"{99.99:.{metric.decimals}f} ± {9.99:.{metric.decimals}f}"
@@ -92,7 +97,7 @@ def _row(axes: Axes, y: int, result: Result, left: float, inch: float, paper: st
     """One row's bar, whisker, seeds and number; `inch` is an inch in units of the score, `paper` the colour behind."""
     values = looks.values(result)
     if values.mean is None:
-        style = {"size": SMALL, "color": QUIET, "style": "italic", "va": "center"}
+        style: Look = {"size": SMALL, "color": QUIET, "style": "italic", "va": "center"}
         axes.text(left + 0.06 * inch, y, _nothing(result), bbox=_behind(paper), **style)
         return
     on_path = result.role is Role.STEP
@@ -109,10 +114,10 @@ def _row(axes: Axes, y: int, result: Result, left: float, inch: float, paper: st
     )
     if values.std is not None:
         for colour, thick in (("white", 2.2), (INK, 0.9)):  # a light rim keeps the whisker visible inside a dark bar
-            style = {"color": colour, "linewidth": thick, "capsize": 2, "capthick": thick}
-            axes.errorbar(values.mean, y, xerr=values.std, zorder=4, **style)
+            line: Look = {"color": colour, "linewidth": thick, "capsize": 2, "capthick": thick}
+            axes.errorbar(values.mean, y, xerr=values.std, zorder=4, **line)
     if len(values.seeds) > 1:
-        look = {"markersize": 2.4, "markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 0.5}
+        look: Look = {"markersize": 2.4, "markerfacecolor": "white", "markeredgecolor": INK, "markeredgewidth": 0.5}
         axes.plot(values.seeds, [y - 0.19] * len(values.seeds), "o", zorder=5, **look)
     _number(axes, y, result, values, left, inch, paper)
 
@@ -128,7 +133,7 @@ def _number(axes: Axes, y: int, result: Result, values: looks.Values, left: floa
     """The number inside the bar where it fits, else beyond its end."""
     text = spread(values.mean, values.std, result.metric.decimals)
     adopted = looks.is_adopted(result)
-    style: dict[str, Any] = {"size": NORMAL, "va": "center", "weight": "bold" if adopted else "normal", "zorder": 6}
+    style: Look = {"size": NORMAL, "va": "center", "weight": "bold" if adopted else "normal", "zorder": 6}
     inner, outer = values.low - ASIDE * inch, values.high + ASIDE * inch
     if inner - left > NUMBER * len(text) * inch:
         colour = "white" if adopted else INK

@@ -6,13 +6,14 @@ The Pareto front of the means is marked. Sizes are inches at the printed width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Literal
 
 from analysis.figures.places import Spot, placed
-from analysis.figures.style import BAR, INK, NORMAL, PALE, QUIET, SMALL, StyledFigure, styled
+from analysis.figures.style import BAR, INK, NORMAL, PALE, QUIET, SMALL, Look, StyledFigure, styled
 from analysis.results.costs import Measure, Point, points
 from analysis.results.results import Analysis
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,14 +72,14 @@ def _title(axes: Axes, measure: Measure, metric: Metric) -> None:
 def _nothing(axes: Axes) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    style = {"size": NORMAL, "color": QUIET, "style": "italic", "ha": "center"}
+    style: Look = {"size": NORMAL, "color": QUIET, "style": "italic", "ha": "center"}
     axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, **style)
 
 
 def _marker(axes: Axes, point: Point) -> None:
     """A round, filled one on the front, else a small open square."""
     shape, size, face = ("o", 5, BAR) if point.on_front else ("s", 4, "white")
-    look = {"markersize": size, "markerfacecolor": face, "markeredgecolor": INK, "markeredgewidth": 0.6}
+    look: Look = {"markersize": size, "markerfacecolor": face, "markeredgecolor": INK, "markeredgewidth": 0.6}
     axes.plot(point.cost, point.score, shape, zorder=4, **look)
 
 
@@ -99,17 +100,17 @@ def _with_room(values: Sequence[float]) -> tuple[float, float]:
     return min(values) - 0.14 * span, max(values) + 0.16 * span
 
 
-def _on_front(found: Sequence[Point]) -> list[Point]:
+def on_front(found: Sequence[Point]) -> list[Point]:
     """The front's points by their cost."""
-    return sorted((point for point in found if point.on_front), key=lambda point: point.cost)
+    return sorted(filter(attrgetter("on_front"), found), key=attrgetter("cost"))
 
 
 def _front(axes: Axes, found: Sequence[Point], measure: Measure) -> None:
     """The front as stairs: what can be had for at most a cost, or at least a speed."""
-    best = _on_front(found)
+    best = on_front(found)
     costs = [point.cost for point in best]
     scores = [point.score for point in best]
-    where = "pre" if measure.more_is_better else "post"
+    where: Literal["pre", "post"] = "pre" if measure.more_is_better else "post"
     axes.step(costs, scores, where=where, color=BAR, linewidth=1.2, zorder=3)
 
 
@@ -122,7 +123,7 @@ def _labels(axes: Axes, found: Sequence[Point], measure: Measure) -> None:
         x, y = (point.cost - left) / (right - left) * wide, (point.score - low) / (high - low) * tall
         return Spot(x, y, (point.std or 0) / (high - low) * tall)
 
-    stairs = [spot(point) for point in _on_front(found)]
+    stairs = [spot(point) for point in on_front(found)]
     shown = [point for point in found if point.on_front or len(found) <= CROWD]
     order = sorted(shown, key=lambda point: not point.on_front)
     labels = [(spot(point), point.mark) for point in order]
@@ -130,5 +131,5 @@ def _labels(axes: Axes, found: Sequence[Point], measure: Measure) -> None:
     for point, box in zip(order, boxes, strict=True):
         weight = "bold" if point.on_front else "normal"
         centre = box.x / wide, box.y / tall
-        look = {"size": SMALL, "color": INK, "weight": weight, "ha": "center", "va": "center_baseline"}
+        look: Look = {"size": SMALL, "color": INK, "weight": weight, "ha": "center", "va": "center_baseline"}
         axes.text(*centre, point.mark, transform=axes.transAxes, zorder=6, **look)

@@ -1,4 +1,7 @@
-"""What a reader must know of the ladder's figure: what its whiskers, hatchings and marks mean, as far as it has them."""
+"""What a reader must know of the ladder's figure.
+
+What its whiskers, hatchings and marks mean, as far as it has them.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from analysis.figures import looks
@@ -26,6 +26,7 @@ from analysis.figures.style import (
     QUIET,
     RULE,
     SMALL,
+    Look,
     StyledFigure,
     styled,
 )
@@ -79,7 +80,8 @@ def _layout(analysis: Analysis, subtitle: str) -> Layout:
     under_title = textwrap.wrap(subtitle, int(width / small), max_lines=2, placeholder=" …", break_on_hyphens=False)
     grouped = len({result.group for result in results}) > 1
     names = [_name(result, grouped=grouped) for result in results]
-    row = TALL if any(len(name.lines) > 2 for name in names) else ROW
+    most_lines = max((len(name.lines) for name in names), default=1)
+    row = TALL if most_lines > 2 else ROW
     top, bottom = TOP + LINE * (len(under_title) - 1), BOTTOM + LINE * len(notes)
     return Layout(
         width=width,
@@ -149,7 +151,7 @@ def _shades(analysis: Analysis) -> dict[str, str]:
     shown = dict.fromkeys(result.group for result in analysis.results)
     of_ladder = [group for group in find_ladder(analysis.ladder).groups if group in shown]
     order = dict.fromkeys([*of_ladder, *shown])
-    return {group: BAND if i % 2 else "white" for i, group in enumerate(order)}
+    return dict(zip(order, cycle(("white", BAND)), strict=False))
 
 
 def _bands(page: Axes, results: Sequence[Result], layout: Layout, shades: dict[str, str]) -> None:
@@ -161,7 +163,7 @@ def _bands(page: Axes, results: Sequence[Result], layout: Layout, shades: dict[s
         _rule(page, start, layout.width)
         if layout.grouped:
             words = group.replace(" ", "\n", 1)
-            style = {"size": SMALL, "weight": "bold", "color": QUIET, "va": "center", "linespacing": 1.1}
+            style: Look = {"size": SMALL, "weight": "bold", "color": QUIET, "va": "center", "linespacing": 1.1}
             page.text(MARGIN, (start + end - 1) / 2, words, **style)
         start = end
     _rule(page, start, layout.width)

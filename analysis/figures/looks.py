@@ -1,4 +1,7 @@
-"""What of a result is drawn, and how: its numbers, its bar's filling and hatching. Measured and paper's rows differ here only."""
+"""What of a result is drawn, and how: its numbers, its bar's filling and hatching.
+
+Measured and paper's rows differ here only.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,9 @@ def face(result: Result) -> str:
 
 
 def is_misprinted(result: Result) -> bool:
-    """Whether a paper's multiply-adds differ from counted ones by more than rounding and the smallest layers explain."""
+    """Whether a paper's multiply-adds differ from counted ones by more than rounding and the
+    smallest layers explain.
+    """
     if result.measured or result.paper.cost is None:
         return False
     return abs(result.paper.cost - (result.macs or 0) / 1e9) > 0.02

@@ -1,9 +1,13 @@
-"""Places of labels beside points: none on a point, an error bar, the stairs of a front or another label, where that can be."""
+"""Places of labels beside points.
+
+None on a point, an error bar, the stairs of a front or another label, where that can be.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -66,9 +70,14 @@ def placed(
     for spot, text in labels:
         around = list(_around(spot, LETTER * len(text) / 2))
         inside = [box for box in around if box.inside(size)] or around
-        boxes.append(min(inside, key=lambda box: sum(box.overlap(other) for other in taken)))
+        boxes.append(min(inside, key=partial(_covered, taken=taken)))
         taken.append(boxes[-1])
     return boxes
+
+
+def _covered(box: Box, taken: Sequence[Box]) -> float:
+    """The area of the others that a box covers."""
+    return sum(box.overlap(other) for other in taken)
 
 
 def _stairs(front: Sequence[Spot], *, before: bool) -> Iterator[Box]:

@@ -26,6 +26,8 @@ SERIES = ("#0072b2", "#c04f00", "#007a59", "#7a4fa3")
 DASHES = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 RULE, PALE, ALARM = "#bdbdbd", "#b0b0b0", "#b3261e"
 
+Look = dict[str, Any]  # keywords of matplotlib
+
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: searchable, and set in the document's fonts
     "svg.hashsalt": "convnext-roadmap",

@@ -36,8 +36,9 @@ _VIEW = re.compile(r'viewBox="([^"]*)"')
 
 
 def inline(svg: str, prefix: str, alt: str) -> str:
-    """The SVG as an element of an HTML page: one image with a text alternative, ids of its own, colours of the page, short numbers.
+    """Return the SVG as an element of an HTML page.
 
+    One image with a text alternative, ids of its own, colours of the page, short numbers.
     `prefix` must be unique on the page. Markup in names is already escaped by matplotlib; `alt` is escaped here.
     """
     body = _METADATA.sub("", _PROLOG.sub("", svg, count=1))
@@ -51,8 +52,8 @@ def inline(svg: str, prefix: str, alt: str) -> str:
     link = 'xmlns:xlink="http://www.w3.org/1999/xlink"'
     size = f'viewBox="{box}" width="{width * 4 / 3:.0f}"'
     opening = f'<svg {link} class="figure" role="img" aria-label="{escape(alt)}" {size}>'
-    lines = (line.strip() for line in _OPEN.sub(lambda _: opening, body, count=1).splitlines())
-    return "\n".join(line for line in lines if line)
+    opened = _OPEN.sub(lambda _: opening, body, count=1)
+    return "\n".join(filter(None, map(str.strip, opened.splitlines())))
 
 
 def _short(number: re.Match[str]) -> str:

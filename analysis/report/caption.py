@@ -14,8 +14,8 @@ from analysis.results.analyse import common_words, seed_order
 from analysis.results.results import Analysis
 from analysis.study import LatencyTable, Outcome, Run, Study
 from analysis.wording import number, one_line
-from roadmap.config.metric import Metric
 from roadmap.ladder import Printed, Regime, find_ladder
+from roadmap.runs.metric import Metric
 from roadmap.runs.record import DIVERGED, NO_HARDWARE
 
 UNKNOWN = "not recorded"
@@ -163,7 +163,8 @@ def _test_split(analysis: Analysis, finished: Sequence[Run]) -> str:
     """The test images, and the largest error that counting them leaves one run."""
     metric = analysis.metric
     images = _distinct(finished, lambda run: str(run.record.test_images))
-    errors = [(r.score.sampling_se, r.score.mean) for r in analysis.results if r.score.sampling_se is not None]
+    scores = [result.score for result in analysis.results if result.score.mean is not None]
+    errors = [(score.sampling_se, score.mean) for score in scores if score.sampling_se is not None]
     if not errors:
         return f"{images} images"
     error, mean = max(errors)

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from analysis.report.phrases import change_text, count_text, p_text, paper_text, score_text
 from analysis.report.view import View
 from analysis.stats.comparisons import GAIN, LOSS, UNRESOLVED
 from analysis.wording import NONE, median_text, number, scaled, signed
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
-Value = float | str | None
 ORDER = {GAIN: 0, UNRESOLVED: 1, LOSS: 2}
+
+
+class Cell(NamedTuple):
+    """What a cell shows, and the value by which its column is sorted; None comes last."""
+
+    text: str
+    value: float | str | None
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `text` is shown, `value` sorts (None last); `about` explains the heading, `style` is its class in the page."""
+    """A column of the page's table.
+
+    about   explains the heading
+    style   its class in the page
+    """
 
     heading: str
     about: str
-    text: Callable[[View], str]
-    value: Callable[[View], Value]
+    cell: Callable[[View], Cell]
     style: str = "number"
+
+    def is_filled(self, found: Sequence[View]) -> bool:
+        """Whether any row has a value of it."""
+        return any(self.cell(view).value is not None for view in found)
 
 
 def columns(found: Sequence[View], metric: Metric, hours: str) -> list[Column]:
@@ -33,118 +47,111 @@ def columns(found: Sequence[View], metric: Metric, hours: str) -> list[Column]:
     """
     regime = found[0].result.paper.regime if found else ""
     every = [*_scores(metric), *_judgements(metric), *_costs(hours), *_printed(metric, regime)]
-    return [column for column in every if any(column.value(view) is not None for view in found)]
+    return [column for column in every if column.is_filled(found)]
 
 
 def _scores(metric: Metric) -> list[Column]:
     return [
-        Column("what changed", "", lambda v: v.title, lambda v: v.title, style="what"),
-        Column(
-            metric.heading,
-            "mean ± standard deviation (n − 1) over the finished seeds",
-            lambda v: score_text(v.result),
-            lambda v: v.result.score.mean,
-        ),
-        Column("n", "finished of planned runs", lambda v: count_text(v.result), lambda v: v.result.n),
+        Column("what changed", "", _what, style="what"),
+        Column(metric.heading, "mean ± standard deviation (n − 1) over the finished seeds", _score),
+        Column("n", "finished of planned runs", _count),
     ]
 
 
 def _judgements(metric: Metric) -> list[Column]:
     better = "" if metric.higher_is_better else "; less is better"
+    against = f"{metric.difference_unit} against the row's parent, with the 95 % interval{better}"
+    verdict = "gain or loss where the adjusted p is below 0.05, else unresolved"
     return [
-        Column(
-            "change [95 %]",
-            f"{metric.difference_unit} against the row's parent, with the 95 % interval{better}",
-            lambda v: change_text(v.result),
-            lambda v: v.result.effect.value,
-        ),
-        Column(
-            "p (Holm)",
-            "two-sided, adjusted for all changes of the ladder after Holm",
-            lambda v: p_text(v.result.effect.p_holm),
-            lambda v: v.result.effect.p_holm,
-        ),
-        Column(
-            "verdict",
-            "gain or loss where the adjusted p is below 0.05, else unresolved",
-            lambda v: v.verdict,
-            lambda v: ORDER.get(v.result.effect.verdict or ""),
-            style="words",
-        ),
-        Column(
-            "proof",
-            "controlled: only what was declared differs from the parent",
-            lambda v: v.proof.label if v.proof else NONE,
-            lambda v: v.proof.status if v.proof else None,
-            style="words",
-        ),
-        Column("95 % of mean", "95 % interval of the mean", _interval, lambda v: v.result.score.low),
+        Column("change [95 %]", against, _change),
+        Column("p (Holm)", "two-sided, adjusted for all changes of the ladder after Holm", _p),
+        Column("verdict", verdict, _verdict, style="words"),
+        Column("proof", "controlled: only what was declared differs from the parent", _proof, style="words"),
+        Column("95 % of mean", "95 % interval of the mean", _interval),
     ]
 
 
 def _costs(hours: str) -> list[Column]:
+    speed = "in training, mean over the finished runs; none where they ran on different machines"
     return [
-        Column(
-            "params (M)",
-            "parameters in millions",
-            lambda v: scaled(v.result.params, 1e6),
-            lambda v: v.result.params,
-        ),
-        Column(
-            "GMACs",
-            "multiply-adds of one image, in billions",
-            lambda v: scaled(v.result.macs, 1e9),
-            lambda v: v.result.macs,
-        ),
-        Column(
-            "ms an image",
-            "latency of one image in evaluation: median and quartiles",
-            _latency,
-            lambda v: v.result.latency.ms if v.result.latency else None,
-        ),
-        Column(
-            "images/s",
-            "in training, mean over the finished runs; none where they ran on different machines",
-            lambda v: _whole(v.result.speed.images_per_second),
-            lambda v: v.result.speed.images_per_second,
-        ),
-        Column(
-            f"{hours} a run",
-            "mean over the finished runs, of all devices together",
-            lambda v: scaled(v.result.speed.hours, 1),
-            lambda v: v.result.speed.hours,
-        ),
+        Column("params (M)", "parameters in millions", _params),
+        Column("GMACs", "multiply-adds of one image, in billions", _macs),
+        Column("ms an image", "latency of one image in evaluation: median and quartiles", _latency),
+        Column("images/s", speed, _speed),
+        Column(f"{hours} a run", "mean over the finished runs, of all devices together", _hours),
     ]
 
 
 def _printed(metric: Metric, regime: str) -> list[Column]:
+    heading = f"paper ({metric.unit})" if metric.unit else "paper"
     return [
-        Column(
-            f"paper ({metric.unit})" if metric.unit else "paper",
-            f"as printed, regime {regime}",
-            lambda v: paper_text(v.result),
-            lambda v: v.result.paper.score,
-        ),
-        Column(
-            "paper's change",
-            "as printed",
-            lambda v: signed(v.result.paper.effect, metric.decimals),
-            lambda v: v.result.paper.effect,
-        ),
+        Column(heading, f"as printed, regime {regime}", _paper),
+        Column("paper's change", "as printed", _paper_change),
     ]
 
 
-def _interval(view: View) -> str:
+def _what(view: View) -> Cell:
+    return Cell(view.title, view.title)
+
+
+def _score(view: View) -> Cell:
+    return Cell(score_text(view.result), view.result.score.mean)
+
+
+def _count(view: View) -> Cell:
+    return Cell(count_text(view.result), view.result.n)
+
+
+def _change(view: View) -> Cell:
+    return Cell(change_text(view.result), view.result.effect.value)
+
+
+def _p(view: View) -> Cell:
+    p = view.result.effect.p_holm
+    return Cell(p_text(p), p)
+
+
+def _verdict(view: View) -> Cell:
+    return Cell(view.verdict, ORDER.get(view.result.effect.verdict or ""))
+
+
+def _proof(view: View) -> Cell:
+    return Cell(view.proof.label, view.proof.status) if view.proof else Cell(NONE, None)
+
+
+def _interval(view: View) -> Cell:
     score, decimals = view.result.score, view.result.metric.decimals
     if score.low is None or score.high is None:
-        return NONE
-    return f"{number(score.low, decimals)} to {number(score.high, decimals)}"
+        return Cell(NONE, None)
+    return Cell(f"{number(score.low, decimals)} to {number(score.high, decimals)}", score.low)
 
 
-def _latency(view: View) -> str:
+def _params(view: View) -> Cell:
+    return Cell(scaled(view.result.params, 1e6), view.result.params)
+
+
+def _macs(view: View) -> Cell:
+    return Cell(scaled(view.result.macs, 1e9), view.result.macs)
+
+
+def _latency(view: View) -> Cell:
     timed = view.result.latency
-    return median_text(timed.ms, timed.low, timed.high) if timed else NONE
+    return Cell(median_text(timed.ms, timed.low, timed.high), timed.ms) if timed else Cell(NONE, None)
 
 
-def _whole(value: float | None) -> str:
-    return NONE if value is None else f"{value:,.0f}".replace(",", " ")
+def _speed(view: View) -> Cell:
+    images = view.result.speed.images_per_second
+    return Cell(NONE if images is None else f"{images:,.0f}".replace(",", " "), images)
+
+
+def _hours(view: View) -> Cell:
+    return Cell(scaled(view.result.speed.hours, 1), view.result.speed.hours)
+
+
+def _paper(view: View) -> Cell:
+    return Cell(paper_text(view.result), view.result.paper.score)
+
+
+def _paper_change(view: View) -> Cell:
+    effect = view.result.paper.effect
+    return Cell(signed(effect, view.result.metric.decimals), effect)

@@ -1,4 +1,5 @@
-"""Two studies side by side -> a page: per row both scores and their difference, and everything that differs between the two setups.
+"""Two studies side by side -> a page: per row both scores and their difference, and everything that
+differs between the two setups.
 
 A difference of two studies is the effect of all that differs between them. Where that is more than one
 setting, the page says "confounded" and lists it.
@@ -19,10 +20,10 @@ from analysis.results.compare import least_std
 from analysis.results.confounds import Proof, prove
 from analysis.results.results import Analysis, Result, Setup
 from analysis.stats.comparisons import Change, change
-from analysis.study import CellId, Study
+from analysis.study import CellId, Run, Study
 from analysis.wording import NONE, one_line, plain, signed_interval
 from roadmap.config.errors import RoadmapError, listing
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 Difference = tuple[str, str, str]  # name, A's value, B's value
 Otherwise = tuple[
@@ -103,15 +104,11 @@ def compare_page(a: tuple[Study, Analysis], b: tuple[Study, Analysis]) -> str:
 def _shown(*studies: tuple[Study, Analysis]) -> list[Shown]:
     """Both studies; a letter tells them apart where both have one name."""
     names = [one_line(study.name) for study, _ in studies]
-    alike = len(set(names)) < len(names)
+    if len(set(names)) < len(names):
+        names = [f"{name} ({letter})" for name, letter in zip(names, "AB", strict=True)]
     return [
-        Shown(
-            name=f"{name} ({letter})" if alike else name,
-            caption=measured_caption(study, analysis),
-            question=one_line(study.question),
-            rows=views(study, analysis),
-        )
-        for name, letter, (study, analysis) in zip(names, "AB", studies, strict=True)
+        Shown(name, measured_caption(*study), one_line(study[0].question), views(*study))
+        for name, study in zip(names, studies, strict=True)
     ]
 
 
@@ -120,7 +117,10 @@ def _listing(rows: Sequence[View]) -> str:
 
 
 def _matched(a: Sequence[View], b: Sequence[View]) -> list[tuple[View, View]]:
-    """Rows of both that stand for one cell, in the order of A; one trained otherwise matches that which says the same."""
+    """Rows of both that stand for one cell, in the order of A.
+
+    One trained otherwise matches that which says the same.
+    """
     theirs = dict(_keyed(b))
     return [(view, theirs[key]) for key, view in _keyed(a) if key in theirs]
 
@@ -147,8 +147,8 @@ def _otherwise(main: Result, result: Result) -> Otherwise:
 
 def _only(study: Shown, matched: Sequence[tuple[View, View]]) -> list[str]:
     """The rows of a study that the other does not have."""
-    shared = [view for pair in matched for view in pair]
-    return [view.name for view in study.rows if not any(view is other for other in shared)]
+    shared = {id(view) for pair in matched for view in pair}
+    return [view.name for view in study.rows if id(view) not in shared]
 
 
 def setups(a: View, b: View) -> Proof | None:
@@ -158,12 +158,15 @@ def setups(a: View, b: View) -> Proof | None:
     """
     if not a.result.n or not b.result.n:
         return None
-    mine, theirs = ([run for run in view.behind if run.id in view.result.runs.ids] for view in (a, b))
-    return prove(theirs, mine, ["*"])
+    return prove(_averaged(b), _averaged(a), ["*"])
+
+
+def _averaged(view: View) -> list[Run]:
+    return [run for run in view.behind if run.id in view.result.runs.ids]
 
 
 def differences(proof: Proof) -> list[Difference]:
-    """All differences, without the facts that only repeat a setting which differs, and with what cannot be told at all."""
+    """All differences, and what cannot be told at all; without facts that only repeat a setting which differs."""
     repeated = {name for name, setting in CIRCUMSTANCES.items() if setting in proof.changed}
     told = [(name, *pair) for name, pair in proof.changed.items() if name not in repeated]
     changed = [(one_line(name), plain(before), plain(after)) for name, before, after in told]
@@ -172,8 +175,10 @@ def differences(proof: Proof) -> list[Difference]:
 
 def _common(setups: Sequence[list[Difference]]) -> list[Difference]:
     """What differs in the same way in every row."""
-    first = setups[0] if setups else []
-    return [difference for difference in first if all(difference in other for other in setups)]
+    common = list(setups[0]) if setups else []
+    for other in setups:
+        common = [difference for difference in common if difference in other]
+    return common
 
 
 def _pair(a: View, b: View, proof: Proof | None, everywhere: Sequence[Difference]) -> Pair:

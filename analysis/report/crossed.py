@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from analysis.results.confounds import Status
+from analysis.results.confounds import Proof, Status
 from analysis.results.results import Analysis, Findings, Result
 from analysis.stats.comparisons import contrast
 from analysis.study import Study
@@ -42,7 +42,9 @@ def cross_table(study: Study, analysis: Analysis) -> CrossTable | None:
         return None
     points = range(len(study.points))
     arms = _arms(analysis.results)
-    rows = [(_name(arm), [_cell(cells.get(point)) for point in points]) for arm, cells in arms.items()]
+    rows: list[tuple[str, list[str]]] = []
+    for arm, cells in arms.items():
+        rows.append((_name(arm), [_cell(cells.get(point)) for point in points]))
     for arm, cells in arms.items():
         first = cells.get(0)
         if first and first.effect.value is not None:
@@ -100,5 +102,8 @@ def _contrast(result: Result | None, first: Result, findings: Findings) -> str:
 def _statuses(result: Result, first: Result) -> set[Status]:
     """Of both changes' proofs and of the crossing's."""
     crossing = result.effect.contrast.proof if result.effect.contrast else None
-    proofs = (result.effect.proof, first.effect.proof, crossing)
-    return {proof.status if proof else Status.UNPROVEN for proof in proofs}
+    return {_status(proof) for proof in (result.effect.proof, first.effect.proof, crossing)}
+
+
+def _status(proof: Proof | None) -> Status:
+    return proof.status if proof else Status.UNPROVEN

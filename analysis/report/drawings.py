@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from analysis.attribution.shares import Attribution
 from analysis.figures.attribution import attribution_figure, unit_of
-from analysis.figures.axes import has_curves, numbers
-from analysis.figures.cost import cost_figure
+from analysis.figures.axes import Scales, has_curves, numbers
+from analysis.figures.cost import cost_figure, on_front
 from analysis.figures.curves import Panel, curves_svg, scales_of
 from analysis.figures.style import StyledFigure
 from analysis.figures.svg import inline
@@ -19,7 +19,7 @@ from analysis.results.costs import Measure, Point, comparable, measures, points
 from analysis.results.results import Analysis
 from analysis.study import DEVICE_HOURS, Run, Study
 from analysis.wording import number, one_line, spread
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,10 @@ class Drawing:
 
 
 def figure_files(study: Study, analysis: Analysis, found: Sequence[View], shares: Attribution | None) -> dict[str, str]:
-    """File name -> content: cost.svg, curves.svg where runs hold curves, attribution.svg where there is an attribution."""
+    """File name -> content.
+
+    Cost.svg, curves.svg where runs hold curves, attribution.svg where there is an attribution.
+    """
     files = {"cost.svg": cost_figure(analysis, costs_of(study, analysis)).svg()}
     panels = [_panel(view) for view in found if any(map(has_curves, view.behind))]
     if panels:
@@ -42,7 +45,9 @@ def figure_files(study: Study, analysis: Analysis, found: Sequence[View], shares
 
 
 def hours_name(study: Study, metric: Metric) -> str:
-    """'GPU-hours' or 'core-hours' by the devices of the finished runs, 'device-hours' where they are mixed or unknown."""
+    """'GPU-hours' or 'core-hours' by the devices of the finished runs, 'device-hours' where they
+    are mixed or unknown.
+    """
     units = {run.hours.unit for run in study.runs if run.finished(metric)}
     return units.pop() if len(units) == 1 else DEVICE_HOURS
 
@@ -77,7 +82,7 @@ def cost_drawings(study: Study, analysis: Analysis, found: Sequence[View]) -> li
 
 def _cost_drawing(measure: Measure, analysis: Analysis, found: Sequence[View]) -> Drawing:
     shown = points(analysis.results, measure)
-    best = sorted((point for point in shown if point.on_front), key=lambda point: point.cost)
+    best = on_front(shown)
     names = "; ".join(_point_text(point, measure, analysis, found) for point in best)
     front = f"Pareto front of the means: {names}." if best else f"{measure.title}: not recorded."
     alt = f"{analysis.metric.capital} against {measure.title}, {len(shown)} rows. {front}"
@@ -104,22 +109,20 @@ def left_out(analysis: Analysis, found: Sequence[View]) -> list[tuple[str, list[
 
 def curve_drawings(found: Sequence[View], metric: Metric) -> list[Drawing]:
     """One panel a row whose runs hold curves, all on the same axes."""
-    panels = [(view, _panel(view)) for view in found]
-    shown = [(view, panel) for view, panel in panels if panel.runs]
-    scales = scales_of([panel for _, panel in shown], metric)
-    return [
-        Drawing(inline(curves_svg([panel], metric, scales), f"curves-{view.key}", _curves_alt(view, metric)), "")
-        for view, panel in shown
-    ]
+    shown = [view for view in found if any(map(has_curves, view.behind))]
+    scales = scales_of([_panel(view) for view in shown], metric)
+    return [_curve_drawing(view, metric, scales) for view in shown]
+
+
+def _curve_drawing(view: View, metric: Metric, scales: Scales) -> Drawing:
+    svg = curves_svg([_panel(view)], metric, scales)
+    return Drawing(inline(svg, f"curves-{view.key}", _curves_alt(view, metric)), "")
 
 
 def _panel(view: View) -> Panel:
     runs = sorted(view.behind, key=seed_order)
-    return Panel(
-        title=f"{view.mark}  {one_line(view.result.what)}",
-        runs=[run for run in runs if has_curves(run)],
-        seeds=list(dict.fromkeys(run.seed for run in runs)),
-    )
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    return Panel(f"{view.mark}  {one_line(view.result.what)}", list(filter(has_curves, runs)), seeds)
 
 
 def _curves_alt(view: View, metric: Metric) -> str:

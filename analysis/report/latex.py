@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from analysis.report.caption import Caption
 from analysis.report.facts import FactKind
 from analysis.report.tables import columns
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +49,6 @@ _LATEX = str.maketrans(_ESCAPED | {letter: "\\" + letter for letter in "&%$#_{}"
 def latex(frame: pd.DataFrame, metric: Metric, caption: Caption) -> str:
     """table.tex: a whole table environment for \\input, at most 15 cm wide; it needs booktabs and nothing else."""
     shown = [column for column in columns(frame, metric) if not column.wide]
-    headings = [column.heading if column.narrow is None else column.narrow for column in shown]
-    texts = [column.texts if column.narrow_texts is None else column.narrow_texts for column in shown]
     facts = " ".join(f"{fact.label}: {fact.text}." for fact in caption.facts if fact.kind in SHOWN)
     lines = [
         r"% needs \usepackage{booktabs}",
@@ -59,10 +57,11 @@ def latex(frame: pd.DataFrame, metric: Metric, caption: Caption) -> str:
         rf"\caption{{{_tex(caption.title)}. {_tex(facts)}}}",
         rf"\begin{{tabular}}{{lp{{30mm}}{'r' * (len(shown) - 2)}}}",
         r"\toprule",
-        " & ".join(map(_tex, headings)) + r" \\",
+        " & ".join(_tex(column.short_heading) for column in shown) + r" \\",
     ]
+    rows = zip(*(column.short_texts for column in shown), strict=True)
     starts = frame["group"] != frame["group"].shift()
-    for (step, what, *rest), first_of_group in zip(zip(*texts, strict=True), starts, strict=True):
+    for (step, what, *rest), first_of_group in zip(rows, starts, strict=True):
         if first_of_group:
             lines.append(r"\midrule")
         lines.append(" & ".join([_tex(step), r"\raggedright " + _tex(what), *map(_tex, rest)]) + r" \\")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
-from analysis.attribution.shapley import Interaction
-from analysis.attribution.shares import Attribution
+from analysis.attribution.shapley import Interaction, Value
+from analysis.attribution.shares import Attribution, MissingCell
 from analysis.figures.attribution import interval_text, unit_of
 from analysis.figures.style import StyledFigure
 from analysis.report import drawings, latex, tables
@@ -28,7 +29,7 @@ from analysis.stats.comparisons import GAIN, LOSS, UNRESOLVED
 from analysis.study import Study
 from analysis.wording import one_line, signed, signed_interval
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,10 +98,10 @@ def page(content: Content, *, refresh: int | None = None) -> str:
         question=one_line(study.question),
         sentences=headline(found, caption.runs),
         warnings=warnings(found),
-        facts=[(fact.label, one_line(fact.text)) for fact in caption.facts],
+        facts=caption.facts,
         problems=caption.problems,
-        where={run.id: view for view in found for run in view.runs},
-        undefined=[(one_line(cell.label), one_line(cell.reason)) for cell in study.undefined],
+        where=_rows_of_runs(found),
+        undefined=_undefined(study),
         views=found,
         crossed=caption.crossed,
         columns=columns(found, metric, drawings.hours_name(study, metric)),
@@ -109,9 +110,19 @@ def page(content: Content, *, refresh: int | None = None) -> str:
         costs=drawings.cost_drawings(study, analysis, found),
         left_out=drawings.left_out(analysis, found),
         curves=drawings.curve_drawings(found, metric),
-        attribution=_attribution(content.attribution) if content.attribution else None,
+        attribution=content.attribution and _attribution(content.attribution),
         downloads=_downloads(content),
     )
+
+
+def _rows_of_runs(found: Sequence[View]) -> dict[str, View]:
+    """The row that each run stands behind."""
+    return {run.id: view for view in found for run in view.runs}
+
+
+def _undefined(study: Study) -> list[tuple[str, str]]:
+    """Planned cells that cannot be built, and why."""
+    return [(one_line(cell.label), one_line(cell.reason)) for cell in study.undefined]
 
 
 def _downloads(content: Content) -> list[tuple[str, str]]:
@@ -161,18 +172,25 @@ def _attribution(shares: Attribution) -> AttributionView:
         headline=one_line(shares.headline),
         orders=one_line(shares.orders),
         unit=unit_of(metric),
-        values=[(one_line(value.player), interval_text(value, metric), value.value) for value in shares.values],
-        interactions=[
-            (one_line(pair.a), one_line(pair.b), _interaction(pair, metric), pair.value) for pair in shares.interactions
-        ],
-        missing=[(one_line(cell.cell), one_line(cell.cost)) for cell in shares.missing],
-        notes=[one_line(note) for note in shares.notes],
-        ids=[one_line(id_) for id_ in shares.ids],
+        values=list(map(_value, shares.values, repeat(metric))),
+        interactions=list(map(_interaction, shares.interactions, repeat(metric))),
+        missing=list(map(_missing, shares.missing)),
+        notes=list(map(one_line, shares.notes)),
+        ids=list(map(one_line, shares.ids)),
         drawing=drawings.attribution_drawing(shares) if shares.values else None,
     )
 
 
-def _interaction(pair: Interaction, metric: Metric) -> str:
-    if pair.value is None:
-        return "no square of trained cells"
-    return signed_interval(pair.value, pair.low, pair.high, metric.decimals)
+def _value(value: Value, metric: Metric) -> tuple[str, str, float]:
+    return one_line(value.player), interval_text(value, metric), value.value
+
+
+def _interaction(pair: Interaction, metric: Metric) -> tuple[str, str, str, float | None]:
+    text = "no square of trained cells"
+    if pair.value is not None:
+        text = signed_interval(pair.value, pair.low, pair.high, metric.decimals)
+    return one_line(pair.a), one_line(pair.b), text, pair.value
+
+
+def _missing(cell: MissingCell) -> tuple[str, str]:
+    return one_line(cell.cell), one_line(cell.cost)

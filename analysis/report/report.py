@@ -27,9 +27,9 @@ from analysis.results.paper import paper_analysis
 from analysis.results.results import Analysis
 from analysis.study import CellId, Kind, Study
 from roadmap.config.errors import RoadmapError, nearest
-from roadmap.config.metric import TOP1, Metric
 from roadmap.ladder import DEFAULT, find_ladder
 from roadmap.runs.io import write_bytes
+from roadmap.runs.metric import TOP1, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """An analysis with its caption, and the files that show it: {name: content}, in the order in which they are written."""
+    """An analysis with its caption, and the files that show it.
+
+    {name: content}, in the order in which they are written.
+    """
 
     analysis: Analysis
     caption: Caption
@@ -97,7 +100,7 @@ def attribution_of(study: Study, metric: Metric = TOP1) -> Attribution | None:
 def _trained_ends(study: Study, metric: Metric) -> set[CellId]:
     """The cells that steps and changes compare, of those with a finished run that says its settings."""
     steps = [c for c in study.comparisons if c.kind in (Kind.STEP, Kind.CHANGE)]
-    ends = {c.child for c in steps} | {c.parent for c in steps}
+    ends = {end for c in steps for end in (c.child, c.parent)}
     trained = {run.cell.id for run in study.runs if run.finished(metric) and run.record.resolved is not None}
     return ends & trained
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from analysis.report.report import live_page
 from roadmap.config.errors import RoadmapError
+from roadmap.runs.metric import TOP1, Metric
 
 HOST = "127.0.0.1"
 
@@ -16,8 +17,8 @@ HOST = "127.0.0.1"
 class Pages:
     """The newest page of a study; two readers at once wait for one making."""
 
-    def __init__(self, source: Path, refresh: int) -> None:
-        self.source, self.refresh = source, refresh
+    def __init__(self, source: Path, refresh: int, metric: Metric = TOP1) -> None:
+        self.source, self.refresh, self.metric = source, refresh, metric
         self._made, self._content = -float("inf"), b""
         self._lock = threading.Lock()
 
@@ -25,14 +26,14 @@ class Pages:
         """The page, at most `refresh` seconds old."""
         with self._lock:
             if time.monotonic() - self._made >= self.refresh:
-                self._content = live_page(self.source, self.refresh).encode()
+                self._content = live_page(self.source, self.refresh, self.metric).encode()
                 self._made = time.monotonic()
             return self._content
 
 
-def server(source: Path, *, port: int, refresh: int) -> ThreadingHTTPServer:
+def server(source: Path, *, port: int, refresh: int, metric: Metric = TOP1) -> ThreadingHTTPServer:
     """A server of one page, on loopback only. Raises RoadmapError for a port that is taken."""
-    pages = Pages(source, refresh)
+    pages = Pages(source, refresh, metric)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -68,5 +69,6 @@ def server(source: Path, *, port: int, refresh: int) -> ThreadingHTTPServer:
         return ThreadingHTTPServer((HOST, port), Handler)
     except (OSError, OverflowError) as e:  # OverflowError: no port has that number
         raise RoadmapError(
-            f"report.port {port} cannot be used: {getattr(e, 'strerror', None) or e}; legal: a free port from 1024, or 0 for any; choose another --port"
+            f"report.port {port} cannot be used: {getattr(e, 'strerror', None) or e}; legal: a free port from "
+            "1024, or 0 for any; choose another --port"
         ) from e

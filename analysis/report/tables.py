@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from analysis.report.caption import Caption
+from analysis.report.caption import Caption, Problem
 from analysis.report.crossed import CrossTable, effect_mark
 from analysis.results.confounds import Status
 from analysis.results.results import Role
@@ -27,7 +27,7 @@ from analysis.wording import (
     signed_interval,
     spread,
 )
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,10 +50,20 @@ class Column:
     words: bool = False
     wide: bool = False
 
+    @property
+    def short_heading(self) -> str:
+        """The heading in LaTeX."""
+        return self.heading if self.narrow is None else self.narrow
+
+    @property
+    def short_texts(self) -> list[str]:
+        """The texts in LaTeX."""
+        return self.texts if self.narrow_texts is None else self.narrow_texts
+
 
 def each(frame: pd.DataFrame, write: Callable[..., str], *names: str) -> list[str]:
     """Write one text for each row, from the values of the named columns."""
-    return [write(*values) for values in zip(*(frame[name] for name in names), strict=True)]
+    return [write(*values) for values in zip(*map(frame.get, names), strict=True)]
 
 
 def is_of_paper(frame: pd.DataFrame) -> bool:
@@ -226,22 +236,21 @@ def _proof(text: str | None) -> str:
 def markdown(frame: pd.DataFrame, metric: Metric, caption: Caption) -> str:
     """table.md: what a reader must know, the table, then the runs that did not finish."""
     shown = columns(frame, metric)
+    facts = [f"- {fact.label}: {markdown_text(fact.text)}" for fact in caption.facts]
+    headings = [column.heading for column in shown]
     rules = [" :-- " if column.words else " --: " for column in shown]
-    lines = [
-        f"# {markdown_text(caption.title)}",
-        "",
-        *(f"- {fact.label}: {markdown_text(fact.text)}" for fact in caption.facts),
-        "",
-        *_markdown_table([c.heading for c in shown], rules, zip(*(c.texts for c in shown), strict=True)),
-    ]
+    rows = zip(*(column.texts for column in shown), strict=True)
+    lines = [f"# {markdown_text(caption.title)}", "", *facts, "", *_markdown_table(headings, rules, rows)]
     if caption.crossed:
         lines += _markdown_crossed(caption.crossed, metric)
     if caption.problems:
         lines += ["", f"## Not averaged: {len(caption.problems)}", ""]
-        lines += [
-            f"- `{problem.run.replace('`', '')}`: {markdown_text(problem.reason)}" for problem in caption.problems
-        ]
+        lines += map(_markdown_problem, caption.problems)
     return "\n".join(lines) + "\n"
+
+
+def _markdown_problem(problem: Problem) -> str:
+    return f"- `{problem.run.replace('`', '')}`: {markdown_text(problem.reason)}"
 
 
 def _markdown_table(headings: Iterable[str], rules: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:

@@ -1,4 +1,7 @@
-"""Results and their study -> what the page shows: one view a row with the runs behind it. Plain text; the templates escape and lay out."""
+"""Results and their study -> what the page shows: one view a row with the runs behind it.
+
+Plain text; the templates escape and lay out.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from analysis.report.phrases import VERDICTS, facts_of, name_of, title_of
 from analysis.results.confounds import Proof, Status
@@ -14,7 +18,7 @@ from analysis.results.costs import marks
 from analysis.results.results import Analysis, Result, Role
 from analysis.study import CellId, Run, Study
 from analysis.wording import NONE, number, one_line, plain
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 PROOFS = {
     Status.CONTROLLED: "✓ controlled",
@@ -106,18 +110,19 @@ def views(study: Study, analysis: Analysis) -> list[View]:
 
 def _view(result: Result, key: str, mark: str, behind: list[Run], first_rows: dict[CellId, str]) -> View:
     effect = result.effect
+    proof = _proof(effect.proof) if effect.proof else None
     return View(
         key=key,
         mark=mark,
         name=name_of(result),
         title=title_of(result),
         result=result,
-        runs=[_run(run, result) for run in behind],
+        runs=list(map(_run, behind, repeat(result))),
         behind=behind,
-        parent_key=first_rows.get(effect.parent_cell, "") if effect.parent_cell else "",
+        parent_key="" if effect.parent_cell is None else first_rows.get(effect.parent_cell, ""),
         facts=facts_of(result),
         verdict=VERDICTS.get(effect.verdict or "", NONE),
-        proof=_proof(effect.proof) if effect.proof else None,
+        proof=proof,
     )
 
 
@@ -165,14 +170,14 @@ def _anchor(cell: CellId) -> str:
 
 def _run(run: Run, result: Result) -> RunView:
     metric = result.metric
-    finished = run.finished(metric)
+    score = number(run.value(metric), metric.decimals) if run.finished(metric) else NONE
     commit = (run.record.git_commit or "")[:10] or NONE
     return RunView(
         id=one_line(run.id),
         seed=one_line(run.seed),
         averaged=run.id in result.runs.ids,
         role=_role(run, result),
-        score=number(run.value(metric), metric.decimals) if finished else NONE,
+        score=score,
         code=f"{commit} (changed)" if run.record.git_dirty else commit,
     )
 
@@ -187,13 +192,14 @@ def _role(run: Run, result: Result) -> str:
 
 
 def _proof(proof: Proof) -> ProofView:
+    confounds = [confound.text for confound in proof.confounds]
     return ProofView(
         status=proof.status,
         label=PROOFS[proof.status],
-        declared=[one_line(name) for name in proof.declared],
+        declared=list(map(one_line, proof.declared)),
         changed=[(one_line(name), plain(before), plain(after)) for name, (before, after) in proof.changed.items()],
-        confounds=[one_line(confound.text) for confound in proof.confounds],
-        unsaid=[one_line(name) for name in proof.unsaid],
-        same=[one_line(name) for name in proof.same],
+        confounds=list(map(one_line, confounds)),
+        unsaid=list(map(one_line, proof.unsaid)),
+        same=list(map(one_line, proof.same)),
         note=one_line(proof.note),
     )

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.results.analyse import analyse
+from analysis.results.confounds import Proof, Status
 from analysis.results.results import Effect, Result, Role
 from analysis.study import Study
-from roadmap.config.metric import TOP1, Metric
+from roadmap.runs.metric import TOP1, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,13 +31,12 @@ def results_frame(results: Sequence[Result]) -> pd.DataFrame:
 
 
 def comparisons_frame(study: Study, metric: Metric = TOP1, regime: str = "") -> pd.DataFrame:
-    """A row a comparison of a study: both cells, the effect with its interval, p, verdict and
-    proof."""
+    """A row a comparison of a study: both cells, the effect with its interval, verdict and proof."""
     import pandas as pd
 
     results = analyse(study, metric, regime).results
     rows = [_comparison(result) for result in results if result.effect.parent is not None]
-    return pd.DataFrame(rows, dtype=object)
+    return pd.DataFrame(rows, columns=list(_comparison(Result(role=Role.OTHER))), dtype=object)
 
 
 def _row(result: Result) -> dict[str, Any]:
@@ -86,21 +86,23 @@ def _score(result: Result) -> dict[str, Any]:
     }
 
 
-def _effect(effect: Effect) -> dict[str, Any]:
+def _effect(effect: Effect, prefix: str = "effect_") -> dict[str, Any]:
+    proof = effect.proof
+    text, status = (proof.text, str(proof.status)) if proof else (None, None)
     return {
         "effect": effect.value,
-        "effect_se": effect.se,
-        "effect_low": effect.low,
-        "effect_high": effect.high,
-        "effect_p": effect.p,
-        "effect_method": effect.method,
-        "effect_mark": effect.mark,
-        "effect_note": effect.note,
-        "effect_sampling_se": effect.sampling_se,
+        f"{prefix}se": effect.se,
+        f"{prefix}low": effect.low,
+        f"{prefix}high": effect.high,
+        f"{prefix}p": effect.p,
+        f"{prefix}method": effect.method,
+        f"{prefix}mark": effect.mark,
+        f"{prefix}note": effect.note,
+        f"{prefix}sampling_se": effect.sampling_se,
         "p_holm": effect.p_holm,
         "verdict": effect.verdict,
-        "proof": effect.proof.text if effect.proof else None,
-        "status": str(effect.proof.status) if effect.proof else None,
+        "proof": text,
+        "status": status,
     }
 
 
@@ -117,15 +119,8 @@ def _costs(result: Result) -> dict[str, Any]:
 
 
 def _comparison(result: Result) -> dict[str, Any]:
-    proof = result.effect.proof
-    return {
-        "child": result.label,
-        "parent": result.effect.parent,
-        "metric": result.metric.name,
-        "mean": result.score.mean,
-        "n": result.n,
-        "n_parent": len(result.effect.parent_ids),
-        **_effect(result.effect),
-        "changed": dict(proof.changed) if proof else {},
-        "confounds": [confound.text for confound in proof.confounds] if proof else [],
-    }
+    sides = {"child": result.label, "parent": result.effect.parent, "metric": result.metric.name}
+    counts = {"mean": result.score.mean, "n": result.n, "n_parent": len(result.effect.parent_ids)}
+    proof = result.effect.proof or Proof(Status.UNPROVEN)
+    differs = {"changed": dict(proof.changed), "confounds": list(proof.reasons)}
+    return {**sides, **counts, **_effect(result.effect, prefix=""), **differs}

@@ -20,8 +20,8 @@ from roadmap.config.recipes import find_recipe
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.data.registry import NAMED
-from roadmap.ladder.convnext import recipe_of, resolve
-from roadmap.model.network import build_model
+from roadmap.ladder.convnext import CONVNEXT, convnext_spec
+from roadmap.model.build import build_model
 from roadmap.train.distributed import Ranks
 from roadmap.train.loop import Trainer
 
@@ -45,8 +45,12 @@ class _NoImages:
 
 def trainer(step: str, device: str, batch: int, **recipe: Any) -> Trainer:
     """A trainer of a step in the ResNet-50 regime: one group a batch, all else the recipe's."""
-    chosen = replace(find_recipe(recipe_of(step, "resnet50")), **{"batch_size": batch, "group_size": batch, **recipe})
-    trial = Trial(model=resolve(step), recipe=chosen, data=NAMED["imagenet"], seed=0, regime="resnet50", step=step)
+    chosen = replace(
+        find_recipe(CONVNEXT.recipe_name(step, "resnet50")), **{"batch_size": batch, "group_size": batch, **recipe}
+    )
+    trial = Trial(
+        model=convnext_spec(step), recipe=chosen, data=NAMED["imagenet"], seed=0, regime="resnet50", step=step
+    )
     made = Trainer(trial, _NoImages(), Ranks.start(device), Runtime(device=device))  # type: ignore[arg-type]
     made.model.train()
     return made

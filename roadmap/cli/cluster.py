@@ -21,9 +21,10 @@ from roadmap.launch.resources import Resources, shape_of, shape_text
 from roadmap.launch.selection import TO_RETRY, RunSelection, chosen_runs, find_study
 from roadmap.launch.snapshot import live_code, take_snapshot
 from roadmap.launch.status import RunState, counts, study_states
-from roadmap.runs.folder import RunFolder, study_folder, write_study
+from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
 from roadmap.runs.record import FINISHED
+from roadmap.runs.study_folder import study_folder, write_study
 from roadmap.study.expand import Study, images_to_train
 
 Hours = Mapping[str, float | None]  # GPU-hours of each run, None where not known

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from roadmap.config.metric import TOP1
 from roadmap.runs.folder import RunFolder
+from roadmap.runs.metric import TOP1
 from roadmap.runs.record import FINISHED, Record
 
 WIDE = 200  # columns, where output is no terminal: nothing is cut

@@ -60,7 +60,8 @@ def _kept() -> dict[str, list[int]]:
 
 def networks(ladder: Ladder, regime: Regime) -> Iterator[AnySpec]:
     """Every network that `steps` shows of a regime; ours without LayerScale and with it."""
-    settings = [{LAYER_SCALE: None}, {LAYER_SCALE: USUAL_SCALE}] if isinstance(regime.base, ModelSpec) else [{}]
+    both: list[dict[str, float | None]] = [{LAYER_SCALE: None}, {LAYER_SCALE: USUAL_SCALE}]
+    settings = both if isinstance(regime.base, ModelSpec) else [{}]
     for step in ladder.order(side_steps=True):
         for one in settings:
             yield ladder.model(step.name, regime.name, **one)

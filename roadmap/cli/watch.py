@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from analysis.results.results import Result
     from analysis.study import CellId, Study
-    from roadmap.config.metric import Metric
+    from roadmap.runs.metric import Metric
 
 QUIET_LOOKS = 3  # between two runs of one queue no run says that it trains
 ASK_EVERY = 30.0  # seconds between two questions to a queue

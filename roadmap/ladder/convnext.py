@@ -383,21 +383,3 @@ def convnext_spec(step: str | int, regime: str = "", **settings: Any) -> ModelSp
     spec = CONVNEXT.model(step, regime, **settings)
     assert isinstance(spec, ModelSpec)
     return spec
-
-
-# Until every caller takes the ladder that it is given.
-STEPS, REGIMES, GROUPS, RECIPE = CONVNEXT.steps, CONVNEXT.regimes, CONVNEXT.groups, "recipe"
-find_step, find_regime, path, resolve = CONVNEXT.find_step, CONVNEXT.find_regime, CONVNEXT.path, CONVNEXT.model
-recipe_of, recipe_changes = CONVNEXT.recipe_name, CONVNEXT.recipe_fields
-
-
-def ladder(*, side_steps=False):
-    return CONVNEXT.order(side_steps=side_steps)
-
-
-def change_of(step, regime):
-    return CONVNEXT.overrides(step, regime.name)
-
-
-def structure_of(step, regime):
-    return CONVNEXT.structure(step, regime.name)

@@ -62,7 +62,7 @@ def table_of(folder: Path) -> tuple[dict[str, Result], Caption]:
 
 
 def fact(caption: Caption, label: str) -> str:
-    return "; ".join(text for name, text in caption.facts if name == label)
+    return "; ".join(fact.text for fact in caption.facts if fact.kind == label)
 
 
 # Error term, proof, verdicts ---------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 
 from analysis.report.report import report_paper, report_study
 from roadmap.config.errors import RoadmapError
-from roadmap.ladder.convnext import STEPS, find_regime, ladder
+from tests.helpers.convnext import STEPS, find_regime, ladder
 from tests.helpers.study_files import make_trial, write_runs
 
 ROOT = Path(__file__).parents[2]

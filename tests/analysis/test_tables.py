@@ -13,7 +13,7 @@ from analysis.load import gather
 from analysis.report import tables
 from analysis.report.report import paper_table, study_table
 from roadmap.config.errors import RoadmapError
-from roadmap.ladder.convnext import find_regime, find_step, ladder, path
+from tests.helpers.convnext import find_regime, find_step, ladder, path
 from tests.helpers.study_files import make_trial, write_runs
 
 TITLES = {s.name: s.title for s in ladder(side_steps=True)}

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from study_files import make_trial, write_runs
-
 from roadmap.config.trial import Trial
 from roadmap.study.designs import Comparison
 from roadmap.study.expand import expand
 from roadmap.study.file import Plan
+from tests.helpers.study_files import make_trial, write_runs
 
 SCATTER = (0.1, -0.1, 0.0)
 STEPS = ("move-up-depthwise", "kernel-7", "gelu")

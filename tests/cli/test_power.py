@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import pytest
 from small_studies import SCATTER, small_study, write_planned
-from study_files import make_trial, write_runs
 
 from roadmap.config.trial import Trial
 from roadmap.study.file import Plan
+from tests.helpers.study_files import make_trial, write_runs
 
 Command = Callable[..., Any]
 Power = Callable[..., Any]

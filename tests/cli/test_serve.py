@@ -18,11 +18,11 @@ from typing import Any
 
 import pytest
 from small_studies import small_study
-from study_files import make_record, make_trial
 
 from analysis.report.serve import HOST, server
 from roadmap.config.errors import RoadmapError
 from roadmap.runs.folder import RunFolder
+from tests.helpers.study_files import make_record, make_trial
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[..., Any]

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from small_studies import STEPS, but_gelu, small_study, top1
-from study_files import make_record, make_trial, write_runs
 
 from roadmap.runs.folder import RunFolder
+from tests.helpers.study_files import make_record, make_trial, write_runs
 
 Command = Callable[..., Any]
 

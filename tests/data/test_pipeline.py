@@ -24,8 +24,8 @@ from roadmap.data.file_index import DataError
 from roadmap.data.pipeline import GroupSampler, Pipeline, Samples, eval_transform, train_transform
 from roadmap.data.readers import ArrayImages
 from roadmap.data.registry import NAMED, resolve_data
-from roadmap.ladder.convnext import resolve
 from roadmap.runs.folder import RunFolder
+from tests.helpers.convnext import resolve
 
 MakeFolder = Callable[..., Path]
 Batches = list[tuple[torch.Tensor, torch.Tensor]]

@@ -14,13 +14,14 @@ import pytest
 from roadmap.config.recipes import find_recipe
 from roadmap.config.trial import Trial
 from roadmap.data.registry import resolve_data
-from roadmap.ladder.convnext import resolve
 from roadmap.launch.slurm import queue
 from roadmap.launch.slurm.queue import Seen
 from roadmap.launch.slurm.resources import SlurmResources
 from roadmap.launch.status import RunState, study_states
-from roadmap.runs.folder import RunFolder, write_study
+from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import write_json
+from roadmap.runs.study_folder import write_study
+from tests.helpers.convnext import resolve
 
 
 def eventually(what: Callable[[], Any], seconds: float = 120) -> Any:

@@ -24,10 +24,10 @@ from roadmap.config.recipes import find_recipe
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.data.registry import resolve_data
-from roadmap.ladder.convnext import resolve
 from roadmap.runs.folder import RunFolder
 from roadmap.train.checkpoints import CheckpointStore
 from roadmap.train.execute import execute
+from tests.helpers.convnext import resolve
 
 # Everything a run can draw is on: mixup, cutmix, stochastic depth, augmentation; and the weights' moving average,
 # two groups a batch.

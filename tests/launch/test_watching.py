@@ -14,7 +14,8 @@ import roadmap.cli.status
 from roadmap.config.trial import Trial
 from roadmap.launch.local import _gpu_of
 from roadmap.launch.status import RunState, study_states
-from roadmap.runs.folder import RunFolder, write_study
+from roadmap.runs.folder import RunFolder
+from roadmap.runs.study_folder import write_study
 from roadmap.study.expand import expand
 from roadmap.study.file import Plan
 

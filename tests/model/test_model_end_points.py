@@ -11,9 +11,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from roadmap.ladder.convnext import resolve
 from roadmap.model import build_model
 from roadmap.model.state_dict_formats import from_torchvision_resnet
+from tests.helpers.convnext import resolve
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 Difference = Callable[[Tensor, Tensor], float]

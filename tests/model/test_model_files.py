@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import roadmap
 from roadmap.config.errors import ConfigError
 from roadmap.config.model import ModelSpec
-from roadmap.ladder.convnext import ladder, resolve
 from roadmap.ladder.published import VARIANTS, variant_spec
 from roadmap.model import ModernizableResNet, build_model, export_onnx, export_program, load, load_weights, save
 from roadmap.model.weights import WeightsError
+from tests.helpers.convnext import ladder, resolve
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 STEPS = [s.name for s in ladder(side_steps=True)]

@@ -5,8 +5,9 @@ from functools import lru_cache
 
 import pytest
 
-from roadmap.ladder.convnext import REGIMES, STEPS, Regime, Step, ladder, resolve, structure_of
+from roadmap.ladder import Regime, Step
 from roadmap.model.module_diff import inventory, module_diff, role
+from tests.helpers.convnext import REGIMES, STEPS, ladder, resolve, structure_of
 
 CHANGES = [
     pytest.param(s, r, id=f"{r.name}-{s.name}") for r in REGIMES.values() for s in ladder(side_steps=True) if s.parent

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from roadmap.ladder.convnext import REGIMES, STEPS, resolve
 from roadmap.model.complexity import complexity, macs_of, on_meta, params_of
 from roadmap.model.network import ModernizableResNet
+from tests.helpers.convnext import REGIMES, STEPS, resolve
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 TABLES = {

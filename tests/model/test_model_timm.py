@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import roadmap.model.registry
 from roadmap.config.errors import ConfigError
-from roadmap.ladder.convnext import REGIMES, ladder, resolve
 from roadmap.ladder.published import VARIANTS, variant_spec
 from roadmap.model import ModernizableResNet, build_model, export_weights
 from roadmap.model.state_dict_formats import FORMATS
+from tests.helpers.convnext import REGIMES, ladder, resolve
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 STEPS = [s.name for s in ladder(side_steps=True)]

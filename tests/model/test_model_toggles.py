@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from roadmap.config.errors import ConfigError
 from roadmap.config.fields import show
 from roadmap.config.model import DEPENDENCIES, Dependency, ModelSpec, broken_dependencies
-from roadmap.ladder.convnext import ladder, resolve
-from roadmap.model.network import ModernizableResNet, build_model
+from roadmap.model.build import build_model
+from roadmap.model.network import ModernizableResNet
+from tests.helpers.convnext import ladder, resolve
 
 MICRO = resolve("baseline", "micro")
 SETTINGS: dict[str, list[Any]] = {

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 import roadmap.model
 from roadmap.config.errors import ConfigError
-from roadmap.ladder.convnext import resolve
 from roadmap.ladder.published import ISOTROPIC, V1, V2
 from roadmap.model import ModernizableResNet, load_weights
 from roadmap.model.block import Block
 from roadmap.model.complexity import complexity, on_meta, params_of
 from roadmap.model.layers import GlobalResponseNorm
 from roadmap.model.published import VARIANTS, models_page, variant_spec
+from tests.helpers.convnext import resolve
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 IN_TIMM = [v.name for v in VARIANTS.values() if v.timm]

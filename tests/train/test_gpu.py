@@ -9,8 +9,8 @@ import torch
 
 from roadmap.bench.benchmarks import batches, trainer
 from roadmap.config.runtime import Runtime
-from roadmap.ladder.convnext import ladder
 from roadmap.train.loop import CHECK_EVERY_ON_GPU, Trainer
+from tests.helpers.convnext import ladder
 from tests.helpers.small_runs import make_run, make_trial, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]

@@ -19,12 +19,12 @@ from roadmap.config.runtime import Runtime
 from roadmap.config.seeds import GROUP, INIT, derive
 from roadmap.config.trial import Trial
 from roadmap.data.pipeline import Pipeline
-from roadmap.ladder.convnext import ladder
 from roadmap.model.network import ModernizableResNet
 from roadmap.train.batchnorm import group_momentum
 from roadmap.train.distributed import Ranks
 from roadmap.train.loop import Diverged, StopSignal, Trainer
 from roadmap.train.optimizer import make_optimizer, make_schedule
+from tests.helpers.convnext import ladder
 from tests.helpers.small_runs import make_run, make_trial, on_ranks, train
 
 BATCHNORM_STEP, LAYERNORM_STEP = "inverted-bottleneck", "separate-downsampling"
