@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from roadmap.config.errors import ConfigError, nearest
-from roadmap.ladder import find_ladder
+from roadmap.ladder import DEFAULT, Ladder, find_ladder
 from roadmap.launch.base import State
 from roadmap.launch.status import RunState, study_states
-from roadmap.runs.io import RunError
+from roadmap.runs.io import RunError, read_json
 from roadmap.study import find
 
 ENDED_BADLY = (
@@ -54,9 +53,8 @@ def find_study(name: str | None, out: Path) -> Path:
 
 def chosen_runs(folder: Path, selection: RunSelection, *, every: float = 0) -> list[RunState]:
     """The runs that a selection means. Raises RunError where there are none."""
-    states = study_states(folder, every=every)
-    steps = {step for key in selection.steps for step in _steps_of(states, key)}
-    chosen = [s for s in states if _meant(s, selection, steps)]
+    states, ladder = study_states(folder, every=every), _ladder_of(folder)
+    chosen = [s for s in states if _meant(s, selection, ladder)]
     if selection.failed:
         chosen = [s for s in chosen if s.state in ENDED_BADLY]
     if not chosen:
@@ -69,31 +67,24 @@ def chosen_runs(folder: Path, selection: RunSelection, *, every: float = 0) -> l
     return chosen
 
 
-Step = tuple[str, str]  # its ladder and its name
+def _ladder_of(folder: Path) -> Ladder:
+    """The ladder that a study's steps are of."""
+    return find_ladder((read_json(folder / find.STUDY_JSON) or {}).get("ladder", DEFAULT))
 
 
-def _steps_of(states: Sequence[RunState], key: str) -> set[Step]:
-    """The steps of that id or name in the ladders of these runs. Raises ConfigError without one."""
-    ladders = {s.ladder for s in states}
-    steps = {step for ladder in ladders if (step := _step_of(ladder, key))}
-    if not steps:
-        find_ladder(min(ladders)).find_step(key)
-    return steps
+def _meant(s: RunState, selection: RunSelection, ladder: Ladder) -> bool:
+    steps = {ladder.find_step(key).name for key in selection.steps}
+    named = not selection.words or any(_is_named(s, word, ladder) for word in selection.words)
+    return named and (not steps or s.step in steps) and (not selection.seeds or s.seed in selection.seeds)
 
 
-def _step_of(ladder: str, key: str) -> Step | None:
+def _is_named(s: RunState, word: str, ladder: Ladder) -> bool:
+    return s.run.startswith(word) or s.job == word or s.step == _step_name(word, ladder)
+
+
+def _step_name(word: str, ladder: Ladder) -> str:
+    """The step of that id or name; empty if there is none."""
     try:
-        return ladder, find_ladder(ladder).find_step(key).name
+        return ladder.find_step(word).name
     except ConfigError:
-        return None
-
-
-def _meant(s: RunState, selection: RunSelection, steps: Collection[Step]) -> bool:
-    """Whether a run is one of those selected; `steps`: those that `selection.steps` names."""
-    named = not selection.words or any(_is_named(s, word) for word in selection.words)
-    of_step = not selection.steps or (s.ladder, s.step) in steps
-    return named and of_step and (not selection.seeds or s.seed in selection.seeds)
-
-
-def _is_named(s: RunState, word: str) -> bool:
-    return s.run.startswith(word) or s.job == word or _step_of(s.ladder, word) == (s.ladder, s.step)
+        return ""

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from roadmap.config.trial import DEFAULT_LADDER
 from roadmap.launch.base import MAX_AGE, JobReport, Phase, State
 from roadmap.launch.launchers import every_launcher
 from roadmap.runs.folder import RunFolder
@@ -44,7 +43,6 @@ class RunState:
     node: str = ""
     job: str = ""
     launcher: str = ""
-    ladder: str = DEFAULT_LADDER
 
     def to_json(self) -> dict[str, Any]:
         """All fields."""
@@ -169,7 +167,6 @@ def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
         node=report.node or str(e.heartbeat.get("host", "")),
         job=report.job,
         launcher=report.launcher,
-        ladder=trial.get("ladder", DEFAULT_LADDER),
     )
 
 

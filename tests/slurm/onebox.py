@@ -81,7 +81,7 @@ class Cluster:
     def states(self, study: str) -> list[dict[str, Any]]:
         return list(json.loads(self.roadmap("status", study, "--json", "--every", "0.5").stdout)["runs"])
 
-    def wait(self, what: str, look: Callable[[], Any], seconds: float = 120) -> Any:
+    def wait(self, what: str, look: Callable[[], Any], seconds: float = 240) -> Any:
         end = time.monotonic() + seconds
         while not (seen := look()):
             if time.monotonic() > end:
@@ -94,7 +94,7 @@ class Cluster:
         paths = sorted(self.folder.glob("runs/*/slurm/*/*_log.out"))[-4:]
         return "\n".join(f"== {p}\n{p.read_text()[-2000:]}" for p in paths)
 
-    def wait_for_states(self, study: str, *expected: str, seconds: float = 120) -> list[dict[str, Any]]:
+    def wait_for_states(self, study: str, *expected: str, seconds: float = 240) -> list[dict[str, Any]]:
         """The states of a study's runs, once each is one of these."""
 
         def look() -> list[dict[str, Any]] | None:
@@ -104,7 +104,7 @@ class Cluster:
 
         return list(self.wait(f"{study} in {expected}", look, seconds))
 
-    def wait_for_epoch(self, run: Path, epoch: int = 1, seconds: float = 120) -> None:
+    def wait_for_epoch(self, run: Path, epoch: int = 1, seconds: float = 240) -> None:
         self.wait(f"{run.name}: epoch {epoch}", lambda: len(lines(run / "metrics.jsonl")) >= epoch, seconds)
 
     def background(self, *words: str) -> subprocess.Popen[bytes]:
