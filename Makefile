@@ -1,11 +1,12 @@
 # Two commands do everything on a fresh machine: `make ladder` (set up, train the ladder, draw it), `make test` (set up, check).
+# What is measured goes to runs/, which is not in git; `make results` renews what is committed of it below results/.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 JOBS ?= $(shell nproc)
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup ladder studies report reference test test-all test-slurm lint gpu gpu-ladder bench clean
+.PHONY: setup ladder studies report results reference test test-all test-slurm lint gpu gpu-ladder bench clean
 
 $(VENV)/.dependencies: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
@@ -32,9 +33,14 @@ studies: setup
 report: setup
 	roadmap report digits
 
+# The committed records and tables: from the runs where they are, else from the committed records.
+results: setup reference
+	for f in results/*/records.jsonl; do s=$$(basename $$(dirname $$f)); \
+	  roadmap report $$s --out results/$$s >/dev/null || exit 1; done
+
 reference: setup
-	roadmap report --paper --regime resnet50
-	roadmap report --paper --regime resnet200
+	for r in resnet50 resnet200; do \
+	  roadmap report --paper --regime $$r --out results/reference/$$r || exit 1; done
 
 lint: setup
 	ruff check .

@@ -25,6 +25,15 @@ MakeFolder = Callable[..., Path]
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """The three parts of an error line: what is wrong with which value, what is legal (or why not), what to do."""
+
+    what: str
+    legal: str
+    advice: str
+
+
+@dataclass(frozen=True)
 class Answer:
     """What a call of the command line left: exit status and both outputs."""
 
@@ -43,6 +52,19 @@ class Answer:
         for part in parts:
             assert part in self.err, self.err
         assert "Traceback" not in self.err
+
+    def refusals(self) -> list[Refusal]:
+        """The error lines of a call that exited with 2, each in its three parts."""
+        assert self.status == 2, (self.status, self.err)
+        assert "Traceback" not in self.err
+        line = re.compile(r"^roadmap.*?: error: (.+?); (?:legal|reason): (.+); (.+)$", re.MULTILINE)
+        found = [Refusal(*parts) for parts in line.findall(self.err)]
+        assert found, self.err
+        return found
+
+    def refusal(self) -> Refusal:
+        """The first of them."""
+        return self.refusals()[0]
 
 
 @pytest.fixture

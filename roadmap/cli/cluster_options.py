@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from roadmap.cli.parser import every_option, json_option, runs_option, study_argument, whole
 
 RESOURCES = (
     "partition",
@@ -79,29 +80,27 @@ def given_resources(args: argparse.Namespace) -> dict[str, Any]:
 
 def choice_options(p: argparse.ArgumentParser, *, failed: bool = True) -> None:
     """Which runs: words, or options that narrow a study's runs down."""
-    p.add_argument("runs", nargs="*", metavar="RUN", help="a run's id or its beginning, a job's id, or a step")
+    p.add_argument("words", nargs="*", metavar="RUN", help="a run's id or its beginning, a job's id, or a step")
     p.add_argument("--step", action="append", default=[], metavar="STEP", help="runs of this step; may be repeated")
-    p.add_argument("--seed", "--seeds", type=int, nargs="+", default=[], metavar="N", help="runs of these seeds")
+    p.add_argument("--seeds", type=whole(0), nargs="+", default=[], metavar="N", help="runs of these seeds")
     if failed:
         p.add_argument("--failed", action="store_true", help="runs that have ended without finishing")
     p.add_argument(
-        "--study", metavar="NAME", help="the study, by name or folder; the one that changed last unless given"
+        "--study",
+        metavar="STUDY",
+        help="a study's name, its folder or its file; the one that changed last below --runs unless given",
     )
-    p.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are")
+    runs_option(p)
 
 
 def cluster_verbs(verbs: Any) -> None:
-    """status, logs, cancel, retry, drill."""
+    """status, logs, cancel, retry, preemption-test."""
     status = verbs.add_parser("status", help="where each run of a study is")
-    status.add_argument(
-        "study", nargs="?", metavar="STUDY", help="a study's name or folder; the one that changed last unless given"
-    )
+    study_argument(status)
     status.add_argument("--watch", action="store_true", help="show it again until every run has ended")
-    status.add_argument(
-        "--every", type=float, default=30.0, metavar="SECONDS", help="how old Slurm's answer may be; 30 at most"
-    )
-    status.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are")
-    status.add_argument("--json", action="store_true", help="machine-readable output")
+    every_option(status, 30.0, 0.0, "how old Slurm's answer may be; 30 at most")
+    runs_option(status)
+    json_option(status)
     logs = verbs.add_parser("logs", help="what a run has printed")
     choice_options(logs)
     logs.add_argument("-f", "--follow", action="store_true", help="go on as the first run's log grows, until it ends")
@@ -113,13 +112,13 @@ def cluster_verbs(verbs: Any) -> None:
     choice_options(retry)
     resource_options(retry)
     retry.add_argument("--yes", action="store_true", help="ask nothing")
-    retry.add_argument("--json", action="store_true", help="machine-readable output")
-    drill = verbs.add_parser("drill", help="preempt a running job on purpose and see that nothing is lost")
-    choice_options(drill)
-    drill.add_argument(
+    json_option(retry)
+    test = verbs.add_parser("preemption-test", help="preempt a running job on purpose and see that nothing is lost")
+    choice_options(test)
+    test.add_argument(
         "--signal",
         choices=("USR2", "TERM"),
         default="USR2",
         help="USR2: the warning before the limit; TERM: what a preemption alone sends",
     )
-    drill.add_argument("--wait", type=float, default=900.0, metavar="SECONDS", help="how long each stage may take")
+    test.add_argument("--wait", type=float, default=900.0, metavar="SECONDS", help="how long each stage may take")

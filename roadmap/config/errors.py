@@ -4,15 +4,41 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Self, TypeVar
 
 
 class RoadmapError(Exception):
     """An error whose text is meant for the user; the command line prints it without a traceback."""
 
 
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a config: the field, empty where it is several together, and the words after it."""
+
+    field: str
+    words: str
+
+    def at(self, where: str) -> str:
+        """Return the whole sentence, for a config that the user knows as `where`."""
+        return f"{where}.{self.field}{self.words}" if self.field else self.words
+
+
 class ConfigError(RoadmapError, ValueError):
-    """A spec that cannot be: an unknown name, an illegal value, or settings that exclude each other."""
+    """A config that cannot be: an unknown name, an illegal value, settings that exclude each other.
+
+    `faults` tells all of them apart where a config was checked as a whole.
+    """
+
+    faults: tuple[Fault, ...] = ()
+
+    @classmethod
+    def of(cls, where: str, faults: Iterable[Fault]) -> Self:
+        """Make the error of a config that the user knows as `where`."""
+        found = tuple(faults)
+        error = cls("\n".join(fault.at(where) for fault in found))
+        error.faults = found
+        return error
 
 
 def nearest(name: object, legal: Iterable[object]) -> str:
@@ -25,6 +51,7 @@ def nearest(name: object, legal: Iterable[object]) -> str:
 
 
 def listing(names: Iterable[object]) -> str:
+    """Join names with commas."""
     return ", ".join(str(n) for n in names)
 
 

@@ -1,4 +1,8 @@
-"""Named recipes: how a network is trained, each with its source, what to expect, and what was scaled if it is a short one."""
+"""Named recipes.
+
+How a network is trained, each with its source, what to expect, and what was scaled if it is a short
+one.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,8 @@ from roadmap.config.recipe import Recipe
 PYTORCH_90EP = Recipe(
     name="pytorch-90ep",
     source="torchvision's reference for resnet50; the ConvNeXt paper's starting point (Section 2)",
-    expected="76.13 top-1 for ResNet-50 on ImageNet-1k; 90 epochs. BatchNorm groups of 32: the reference's 8 GPUs x 32 images (inferred)",
+    expected="76.13 top-1 for ResNet-50 on ImageNet-1k; 90 epochs. BatchNorm groups of 32: the reference's 8 GPUs x "
+    "32 images (inferred)",
     epochs=90,
     batch_size=256,
     group_size=32,
@@ -32,7 +37,8 @@ PYTORCH_90EP = Recipe(
 
 CONVNEXT_300EP = Recipe(
     name="convnext-300ep",
-    source="ConvNeXt paper (arXiv 2201.03545), Table 5 without EMA, as Section A.1 trains the roadmap; 4 nodes x 8 GPUs x 128 images",
+    source="ConvNeXt paper (arXiv 2201.03545), Table 5 without EMA, as Section A.1 trains the roadmap; 4 nodes x 8 "
+    "GPUs x 128 images",
     expected="78.82 (ResNet-50) to 81.97 (last step) top-1 on ImageNet-1k; 300 epochs",
     epochs=300,
     batch_size=4096,
@@ -62,7 +68,8 @@ CONVNEXT_FINETUNE = replace(
     CONVNEXT_300EP,
     name="convnext-finetune",
     source="ConvNeXt paper, Table 6 (ImageNet-22k to ImageNet-1k); set head_init_scale=0.001 on the model",
-    expected="82.9 (T) to 87.0 (XL) top-1 from 22k weights; 30 epochs. Layer-wise decay 0.8 of the stated 0.7-0.8, block by block as timm groups layers (the authors' code has fewer, coarser ones: open); no EMA (open)",
+    expected="82.9 (T) to 87.0 (XL) top-1 from 22k weights; 30 epochs. Layer-wise decay 0.8 of the stated 0.7-0.8, "
+    "block by block as timm groups layers (the authors' code has fewer, coarser ones: open); no EMA (open)",
     epochs=30,
     batch_size=512,
     group_size=32,
@@ -78,7 +85,8 @@ CIFAR_SGD = replace(
     PYTORCH_90EP,
     name="cifar-sgd",
     source="derived from pytorch-90ep for 32 px images",
-    expected="epochs 90 -> 20, with the steps of the learning rate at the same thirds; groups 32 -> 128, two a batch; crop: padded by an eighth; whole image at test",
+    expected="epochs 90 -> 20, with the steps of the learning rate at the same thirds; groups 32 -> 128, two a batch; "
+    "crop: padded by an eighth; whole image at test",
     epochs=20,
     group_size=128,
     decay_epochs=20 / 3,
@@ -90,7 +98,8 @@ CIFAR_ADAMW = replace(
     CONVNEXT_300EP,
     name="cifar-adamw",
     source="derived from convnext-300ep for 32 px images",
-    expected="epochs 300 -> 20, warm-up in proportion; batch 4096 -> 256 with lr 4e-3 -> 1e-3 (square-root scaling); crop: padded by an eighth; whole image at test",
+    expected="epochs 300 -> 20, warm-up in proportion; batch 4096 -> 256 with lr 4e-3 -> 1e-3 (square-root scaling); "
+    "crop: padded by an eighth; whole image at test",
     epochs=20,
     batch_size=256,
     lr=1e-3,
@@ -104,7 +113,8 @@ DIGITS_SGD = replace(
     name="digits-sgd",
     source="derived from pytorch-90ep for 1,797 images of 16 px",
     expected=(
-        "epochs 90 -> 16, with the steps at the same thirds; batch 256 -> 64 in one group, lr in proportion; crop: padded by an eighth; "
+        "epochs 90 -> 16, with the steps at the same thirds; batch 256 -> 64 in one group, lr in proportion; "
+        "crop: padded by an eighth; "
         "no flip (digits have a hand); bicubic; whole image at test"
     ),
     epochs=16,
@@ -124,7 +134,8 @@ DIGITS_ADAMW = replace(
     source="derived from convnext-300ep for 1,797 images of 16 px",
     expected=(
         "epochs 300 -> 16, warm-up in proportion; batch 4096 -> 64 in one group; lr kept at 4e-3; "
-        "no RandAugment, erasing, mixup or cutmix (288 iterations are too few for them); crop: padded by an eighth; no flip; whole image at test; "
+        "no RandAugment, erasing, mixup or cutmix (288 iterations are too few for them); crop: padded by an "
+        "eighth; no flip; whole image at test; "
         "epochs and mixup were chosen on the validation split"
     ),
     epochs=16,

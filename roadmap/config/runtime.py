@@ -1,4 +1,7 @@
-"""Settings of the machine that trains: none of them decides what is trained, so none is part of a trial's fingerprint. No torch."""
+"""Settings of the machine that trains.
+
+None of them decides what is trained, so none is part of a trial's fingerprint. No torch.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from typing import Any
 class Runtime:
     """Where and how a run executes.
 
-    data_dir: folder of the data set. workers: loader processes. device: auto, cpu or cuda. threads: CPU threads, 0 for all.
+    data_dir: folder of the data set. workers: loader processes. device: auto, cpu or cuda. threads:
+    CPU threads, 0 for all.
     channels_last: memory format of the features. checkpoint_every: epochs between checkpoints.
     init: file of initial weights; which one it must be is part of the trial.
     """

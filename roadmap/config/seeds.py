@@ -1,7 +1,9 @@
-"""Where every random draw comes from: a seed derived from what the draw is for, never from the state left by earlier draws.
+"""Where every random draw comes from: a seed derived from what the draw is for, never from the
+state left by earlier draws.
 
-So a run needs no random state to resume, and its stream depends on neither workers nor ranks: a sample's augmentation is
-drawn from (seed, epoch, index), a group's mixup and stochastic depth from (seed, iteration, group).
+So a run needs no random state to resume, and its stream depends on neither workers nor ranks: a
+sample's augmentation is drawn from (seed, epoch, index), a group's mixup and stochastic depth from
+(seed, iteration, group).
 """
 
 from __future__ import annotations

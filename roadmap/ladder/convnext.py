@@ -1,55 +1,17 @@
-"""The ladder as data: each step is one named change of its parent, each regime the base network and sizes it runs in.
+"""The ConvNeXt roadmap as data: from ResNet to ConvNeXt, and on to V2.
 
-A spec is the fold of the changes along the path from `baseline`; what two specs differ in is computed, never typed.
 Sources: the ConvNeXt paper (arXiv 2201.03545 v2), sections 2.1-2.6, Figure 2 and Tables 1, 10 and 11; the ConvNeXt V2
-paper (arXiv 2301.00808) for the last step; docs/decisions.md tells for each entry whether it is paper-backed, inferred or open.
+paper (arXiv 2301.00808) for the last step; docs/decisions.md tells for each entry whether it is paper-backed, inferred
+or open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any
-
-from roadmap.config.errors import ConfigError, lookup
-from roadmap.config.model import ModelSpec, with_settings
+from roadmap.config.model import ModelSpec
+from roadmap.ladder.ladder import ORIGINAL, Ladder, Paper, Reference, Regime, Step, paper_table  # noqa: F401
 
 MODERN = "modern"
-RECIPE = "recipe"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paper:
-    """What the paper prints for a step: top-1 in %, its standard deviation over three seeds, multiply-adds in G; None where it prints none."""
-
-    top1: float
-    std: float | None
-    gflops: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One change of `parent`. `change` maps toggles to settings; the key `recipe` switches to the regime's modern recipe,
-    a key `recipe.<field>` sets that field of it.
-
-    `structure` declares what the change does to the modules (see roadmap.model.module_diff): `+role` appears, `-role`
-    disappears, `~role` is another module or another shape. A regime may add to change and structure.
-    """
-
-    id: str | None
-    name: str
-    parent: str | None
-    title: str
-    group: str
-    change: Mapping[str, Any] = field(default_factory=dict)
-    structure: frozenset[str] = frozenset()
-    on_path: bool = True
-    source: str
-    evidence: str = "paper"
-
-
-GROUPS = ("start", "macro design", "ResNeXt", "inverted bottleneck", "large kernel", "micro design", "beyond the paper")
+BEYOND = "beyond the paper"
 
 BLOCK_WEIGHTS = frozenset(
     {
@@ -66,7 +28,7 @@ BLOCK_WEIGHTS = frozenset(
 )
 EVERYTHING = BLOCK_WEIGHTS | {"~stem.0", "~head.fc"}
 
-_LADDER = (
+_STEPS = (
     Step(
         id="0",
         name="baseline",
@@ -82,7 +44,7 @@ _LADDER = (
         title="modern training recipe",
         group="start",
         source="Section 2.1, A.1, Table 5",
-        change={"recipe": MODERN, "layer_scale": 1e-6, "init": "trunc_normal"},
+        overrides={"recipe": MODERN, "layer_scale": 1e-6, "init": "trunc_normal"},
         structure=frozenset({"+block.gamma", "+block.drop_path"}),
     ),
     Step(
@@ -102,7 +64,7 @@ _LADDER = (
         group="macro design",
         source="Section 2.2",
         evidence="inferred",
-        change={"stem": "patchify"},
+        overrides={"stem": "patchify"},
         structure=frozenset({"~stem.0", "-stem.1", "-stem.2"}),
     ),
     Step(
@@ -112,7 +74,7 @@ _LADDER = (
         title="depthwise convolution",
         group="ResNeXt",
         source="Section 2.3",
-        change={"depthwise": True},
+        overrides={"depthwise": True},
         structure=frozenset({"~block.conv_dw"}),
     ),
     Step(
@@ -131,7 +93,7 @@ _LADDER = (
         title="inverted bottleneck",
         group="inverted bottleneck",
         source="Section 2.4",
-        change={"inverted_bottleneck": True},
+        overrides={"inverted_bottleneck": True},
         structure=BLOCK_WEIGHTS | {"-block.shortcut.0", "-block.shortcut.1", "~head.fc"},
     ),
     Step(
@@ -141,7 +103,7 @@ _LADDER = (
         title="depthwise moved up",
         group="large kernel",
         source="Section 2.5",
-        change={"move_up_depthwise": True},
+        overrides={"move_up_depthwise": True},
         structure=frozenset({"~block.conv_dw", "~block.norm"}),
     ),
     Step(
@@ -151,7 +113,7 @@ _LADDER = (
         title="kernel size 7",
         group="large kernel",
         source="Section 2.5",
-        change={"kernel_size": 7},
+        overrides={"kernel_size": 7},
         structure=frozenset({"~block.conv_dw"}),
     ),
     Step(
@@ -162,7 +124,7 @@ _LADDER = (
         group="large kernel",
         source="Section 2.5",
         on_path=False,
-        change={"kernel_size": 5},
+        overrides={"kernel_size": 5},
         structure=frozenset({"~block.conv_dw"}),
     ),
     Step(
@@ -173,7 +135,7 @@ _LADDER = (
         group="large kernel",
         source="Section 2.5",
         on_path=False,
-        change={"kernel_size": 9},
+        overrides={"kernel_size": 9},
         structure=frozenset({"~block.conv_dw"}),
     ),
     Step(
@@ -184,7 +146,7 @@ _LADDER = (
         group="large kernel",
         source="Section 2.5",
         on_path=False,
-        change={"kernel_size": 11},
+        overrides={"kernel_size": 11},
         structure=frozenset({"~block.conv_dw"}),
     ),
     Step(
@@ -194,7 +156,7 @@ _LADDER = (
         title="ReLU to GELU",
         group="micro design",
         source="Section 2.6",
-        change={"activation": "gelu"},
+        overrides={"activation": "gelu"},
         structure=frozenset({"~block.act", "~block.act_dw", "~block.mlp.act"}),
     ),
     Step(
@@ -204,7 +166,7 @@ _LADDER = (
         title="fewer activations",
         group="micro design",
         source="Section 2.6",
-        change={"activations": "one"},
+        overrides={"activations": "one"},
         structure=frozenset({"-block.act", "-block.act_dw"}),
     ),
     Step(
@@ -215,7 +177,7 @@ _LADDER = (
         group="micro design",
         source="Section 2.6",
         evidence="inferred",
-        change={"norms": "one"},
+        overrides={"norms": "one"},
         structure=frozenset({"-block.mlp.norm1", "-block.mlp.norm2"}),
     ),
     Step(
@@ -226,7 +188,7 @@ _LADDER = (
         group="micro design",
         source="Section 2.6",
         evidence="inferred",
-        change={"norm": "layer", "conv_bias": True},
+        overrides={"norm": "layer", "conv_bias": True},
         structure=frozenset({"~block.norm", "~block.shortcut.1", "~block.conv_dw", "~block.mlp.fc1", "~block.mlp.fc2"}),
     ),
     # The first block of a stage now runs at the stage's own width: its k x k, norm and first 1x1 change shape.
@@ -237,7 +199,7 @@ _LADDER = (
         title="separate downsampling: ConvNeXt",
         group="micro design",
         source="Section 2.6",
-        change={"downsampling": "separate"},
+        overrides={"downsampling": "separate"},
         structure=frozenset(
             {
                 "+stem.1",
@@ -257,57 +219,25 @@ _LADDER = (
         name="ema",
         parent="separate-downsampling",
         title="moving average of the weights",
-        group="beyond the paper",
+        group=BEYOND,
         source="Table 1, Table 5, A.1",
-        change={"recipe.ema_decay": 0.9999},
+        overrides={"recipe.ema_decay": 0.9999},
     ),
     Step(
         id="11",
         name="grn",
         parent="ema",
         title="GRN instead of LayerScale: ConvNeXt V2",
-        group="beyond the paper",
+        group=BEYOND,
         source="ConvNeXt V2 (arXiv 2301.00808), Section 4",
-        change={"grn": True, "layer_scale": None},
+        overrides={"grn": True, "layer_scale": None},
         structure=frozenset({"+block.mlp.grn", "-block.gamma"}),
     ),
 )
 
-STEPS: Mapping[str, Step] = MappingProxyType({s.name: s for s in _LADDER})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Regime:
-    """The base network and target sizes a ladder runs in, with the recipes and data it uses by default.
-
-    `changes` and `structure` add to the step of that name; `paper` holds the printed numbers; `reference` is the
-    dashed Transformer line (name, top-1 in %, multiply-adds in G).
-    """
-
-    name: str
-    title: str
-    image_size: int
-    base: ModelSpec
-    changes: Mapping[str, Mapping[str, Any]]
-    structure: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    recipes: Mapping[str, str]
-    data: str
-    paper: Mapping[str, Paper] = field(default_factory=dict)
-    reference: tuple[str, float, float] | None = None
-
-
-def _paper(table: str) -> Mapping[str, Paper]:
-    """Rows of `name top1 std gflops`; `-` where the paper prints no such number."""
-    rows = (line.split() for line in table.strip().splitlines())
-    return {name: Paper(top1=float(top1), std=_number(std), gflops=_number(gflops)) for name, top1, std, gflops in rows}
-
-
-def _number(text: str) -> float | None:
-    return None if text == "-" else float(text)
-
-
-# Figure 2 and Table 10: mean and standard deviation over three seeds. ema: Table 1; grn: the V2 paper's supervised V2-T.
-PAPER_RESNET50 = _paper("""
+# Figure 2 and Table 10: mean and standard deviation over three seeds. ema: Table 1; grn: the V2 paper's supervised
+# V2-T.
+PAPER_RESNET50 = paper_table("""
 baseline              76.13 -    4.09
 recipe                78.82 0.07 4.09
 stage-ratio           79.36 0.07 4.53
@@ -330,7 +260,7 @@ grn                   82.5  -    -
 """)
 
 # Table 11: single runs. ema: Table 1; grn: the V2 paper's supervised V2-B.
-PAPER_RESNET200 = _paper("""
+PAPER_RESNET200 = paper_table("""
 baseline              78.20 - 15.01
 recipe                81.14 - 15.01
 stage-ratio           81.33 - 14.52
@@ -352,7 +282,7 @@ ema                   83.8  - -
 grn                   84.3  - -
 """)
 
-_FULL_SIZE = {"baseline": "pytorch-90ep", MODERN: "convnext-300ep"}
+_FULL_SIZE = {ORIGINAL: "pytorch-90ep", MODERN: "convnext-300ep"}
 _BLOCKS_MOVED = {"stage-ratio": frozenset({"+block", "-block"})}
 _POOL_REMOVED = {"patchify-stem": frozenset({"-stem.3"})}
 
@@ -364,10 +294,10 @@ _REGIMES = (
         base=ModelSpec(),
         recipes=_FULL_SIZE,
         data="imagenet",
-        changes={"recipe": {"drop_path_rate": 0.1}, "stage-ratio": {"depths": (3, 3, 9, 3)}, "width": {"width": 96}},
+        overrides={"recipe": {"drop_path_rate": 0.1}, "stage-ratio": {"depths": (3, 3, 9, 3)}, "width": {"width": 96}},
         structure=_BLOCKS_MOVED | _POOL_REMOVED,
         paper=PAPER_RESNET50,
-        reference=("Swin-T", 81.30, 4.50),
+        reference=Reference(name="Swin-T", top1=81.30, gflops=4.50),
     ),
     Regime(
         name="resnet200",
@@ -376,23 +306,23 @@ _REGIMES = (
         base=ModelSpec(depths=(3, 24, 36, 3)),
         recipes=_FULL_SIZE,
         data="imagenet",
-        changes={
+        overrides={
             "recipe": {"drop_path_rate": 0.5},
             "stage-ratio": {"depths": (3, 3, 27, 3), "width": 84},
             "width": {"width": 128},
         },
         structure={"stage-ratio": EVERYTHING | {"-block", "~stem.1"}} | _POOL_REMOVED,
         paper=PAPER_RESNET200,
-        reference=("Swin-B", 83.50, 15.43),
+        reference=Reference(name="Swin-B", top1=83.50, gflops=15.43),
     ),
     Regime(
         name="cifar",
         title="small ResNet to the size of ConvNeXt V2 Atto, 32 px",
         image_size=32,
         base=ModelSpec(depths=(2, 3, 4, 2), width=28, stem_stride=2, num_classes=10),
-        recipes={"baseline": "cifar-sgd", MODERN: "cifar-adamw"},
+        recipes={ORIGINAL: "cifar-sgd", MODERN: "cifar-adamw"},
         data="cifar10",
-        changes={
+        overrides={
             "recipe": {"drop_path_rate": 0.1},
             "stage-ratio": {"depths": (2, 2, 6, 2)},
             "width": {"width": 40},
@@ -405,9 +335,9 @@ _REGIMES = (
         title="laptop ladder, 16 px",
         image_size=16,
         base=ModelSpec(depths=(1, 1, 1, 1), width=16, stem_stride=2, num_classes=10, in_chans=1),
-        recipes={"baseline": "digits-sgd", MODERN: "digits-adamw"},
+        recipes={ORIGINAL: "digits-sgd", MODERN: "digits-adamw"},
         data="digits",
-        changes={
+        overrides={
             "recipe": {"drop_path_rate": 0.05},
             "stage-ratio": {"depths": (1, 1, 3, 1)},
             "width": {"width": 24},
@@ -421,9 +351,9 @@ _REGIMES = (
         title="deeper laptop ladder, 16 px",
         image_size=16,
         base=ModelSpec(depths=(1, 3, 3, 1), width=16, stem_stride=2, num_classes=10, in_chans=1),
-        recipes={"baseline": "digits-sgd", MODERN: "digits-adamw"},
+        recipes={ORIGINAL: "digits-sgd", MODERN: "digits-adamw"},
         data="digits",
-        changes={
+        overrides={
             "recipe": {"drop_path_rate": 0.1},
             "stage-ratio": {"depths": (1, 1, 5, 1)},
             "width": {"width": 24},
@@ -433,81 +363,29 @@ _REGIMES = (
     ),
 )
 
-REGIMES: Mapping[str, Regime] = MappingProxyType({r.name: r for r in _REGIMES})
+CONVNEXT = Ladder(
+    name="convnext",
+    title="the ConvNeXt roadmap",
+    source="arXiv 2201.03545",
+    all_steps=_STEPS,
+    all_regimes=_REGIMES,
+    end="separate-downsampling",
+    beyond=BEYOND,
+)
+
+# Until every caller takes the ladder that it is given.
+STEPS, REGIMES, GROUPS, RECIPE = CONVNEXT.steps, CONVNEXT.regimes, CONVNEXT.groups, "recipe"
+find_step, find_regime, path, resolve = CONVNEXT.find_step, CONVNEXT.find_regime, CONVNEXT.path, CONVNEXT.model
+recipe_of, recipe_changes = CONVNEXT.recipe_name, CONVNEXT.recipe_fields
 
 
-def find_regime(name: str) -> Regime:
-    return lookup("regime", name, REGIMES)
+def ladder(*, side_steps=False):
+    return CONVNEXT.order(side_steps=side_steps)
 
 
-def find_step(key: str | int) -> Step:
-    """A step by its id ('4b') or its name ('width'). Raises ConfigError naming the legal ones."""
-    by_key = {s.id: s for s in _LADDER if s.id is not None} | dict(STEPS)
-    return lookup("step", str(key), by_key)
+def change_of(step, regime):
+    return CONVNEXT.overrides(step, regime.name)
 
 
-def ladder(*, side_steps: bool = False) -> list[Step]:
-    """The steps in order; with `side_steps` also those that the paper tried and did not adopt."""
-    return [s for s in _LADDER if s.on_path or side_steps]
-
-
-def path(step: Step) -> list[Step]:
-    """The steps from the baseline to this one, both included."""
-    return [*(path(STEPS[step.parent]) if step.parent else []), step]
-
-
-def change_of(step: Step, regime: Regime) -> dict[str, Any]:
-    """All settings that the step changes in this regime, `recipe` and `recipe.<field>` among them."""
-    return {**step.change, **regime.changes.get(step.name, {})}
-
-
-def structure_of(step: Step, regime: Regime) -> frozenset[str]:
-    """All that the step declares to change among the modules in this regime."""
-    return step.structure | regime.structure.get(step.name, frozenset())
-
-
-def resolve(step: str | int, regime: str = "resnet50", **settings: Any) -> ModelSpec:
-    """The network of a step: the fold of all changes on its path, then `settings` on top. Raises ConfigError."""
-    at, where = find_step(step), find_regime(regime)
-    toggled = {name: value for name, value in _fold(at, where).items() if name.partition(".")[0] != RECIPE}
-    return with_settings(where.base, {**toggled, **settings})
-
-
-def _fold(step: Step, regime: Regime) -> dict[str, Any]:
-    """The changes along the path to the step, the later ones winning."""
-    folded: dict[str, Any] = {}
-    for s in path(step):
-        folded |= change_of(s, regime)
-    return folded
-
-
-def recipe_changes(step: str | int, regime: str) -> dict[str, Any]:
-    """The fields that the path to the step sets on top of its recipe, such as {"ema_decay": 0.9999}."""
-    folded = _fold(find_step(step), find_regime(regime))
-    return {name.removeprefix(f"{RECIPE}."): value for name, value in folded.items() if name.startswith(f"{RECIPE}.")}
-
-
-def recipe_of(step: str | int, regime: str) -> str:
-    """The name of the recipe a step is trained with in its regime."""
-    modern = any(s.change.get("recipe") == MODERN for s in path(find_step(step)))
-    return find_regime(regime).recipes[MODERN if modern else "baseline"]
-
-
-__all__ = [
-    "GROUPS",
-    "REGIMES",
-    "STEPS",
-    "Paper",
-    "Regime",
-    "ConfigError",
-    "Step",
-    "change_of",
-    "find_regime",
-    "find_step",
-    "ladder",
-    "path",
-    "recipe_changes",
-    "recipe_of",
-    "resolve",
-    "structure_of",
-]
+def structure_of(step, regime):
+    return CONVNEXT.structure(step, regime.name)

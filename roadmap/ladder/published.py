@@ -16,9 +16,10 @@ from typing import Any
 
 from roadmap.config.errors import lookup
 from roadmap.config.model import ModelSpec, with_settings
-from roadmap.ladder.convnext import resolve
+from roadmap.ladder.convnext import CONVNEXT
 
 IMAGE_SIZE = 224
+PUBLISHED_RECIPE, FINETUNE, FINETUNE_HEAD_SCALE = "convnext-300ep", "convnext-finetune", 0.001  # Tables 5 and 6
 V1, ISOTROPIC, V2 = "ConvNeXt", "ConvNeXt, isotropic", "ConvNeXt V2"
 IN1K, IN22K, FCMAE, FCMAE_22K = "ImageNet-1k", "ImageNet-22k, then 1k", "FCMAE, then 1k", "FCMAE, 22k, then 1k"
 TRAINING = (IN1K, IN22K, FCMAE, FCMAE_22K)
@@ -30,7 +31,11 @@ _V2_SOURCE = "arXiv 2301.00808, and the authors' model list"
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A published network. `params` in M, `gmacs` and `top1` in % by training regime at 224 px, as printed in `source`; `timm`: its name there."""
+    """A published network.
+
+    `params` in M, `gmacs` and `top1` in % by training regime at 224 px, as printed in `source`;
+    `timm`: its name there.
+    """
 
     name: str
     family: str
@@ -40,6 +45,12 @@ class Variant:
     top1: Mapping[str, float]
     source: str
     timm: str | None
+
+
+def _step(name: str) -> ModelSpec:
+    spec = CONVNEXT.model(name)
+    assert isinstance(spec, ModelSpec)
+    return spec
 
 
 def _v1(
@@ -52,7 +63,7 @@ def _v1(
     in1k: float | None,
     in22k: float,
 ) -> Variant:
-    spec = with_settings(resolve("separate-downsampling"), {"depths": depths, "width": width, "drop_path_rate": drop})
+    spec = with_settings(_step("separate-downsampling"), {"depths": depths, "width": width, "drop_path_rate": drop})
     return _variant(name, V1, spec, params, gmacs, {IN1K: in1k, IN22K: in22k}, _V1_SOURCE)
 
 
@@ -67,7 +78,7 @@ def _isotropic(
         "layer_scale": layer_scale,
         "drop_path_rate": drop,
     }
-    spec = with_settings(resolve("separate-downsampling"), settings)
+    spec = with_settings(_step("separate-downsampling"), settings)
     return _variant(name, ISOTROPIC, spec, params, gmacs, {IN1K: in1k}, _ISOTROPIC_SOURCE)
 
 
@@ -82,7 +93,7 @@ def _v2(
     fcmae: float,
     in22k: float | None,
 ) -> Variant:
-    spec = with_settings(resolve("grn"), {"depths": depths, "width": width, "drop_path_rate": drop})
+    spec = with_settings(_step("grn"), {"depths": depths, "width": width, "drop_path_rate": drop})
     return _variant(name, V2, spec, params, gmacs, {IN1K: in1k, FCMAE: fcmae, FCMAE_22K: in22k}, _V2_SOURCE)
 
 
@@ -141,7 +152,8 @@ def variant_spec(
     use_cifar_stem: bool = False,
     head_init_scale: float = 1.0,
 ) -> ModelSpec:
-    """A variant's toggles. drop_path_rate, layer_scale_init_value: the variant's own unless given; a LayerScale of 0 means none.
+    """A variant's toggles. drop_path_rate, layer_scale_init_value: the variant's own unless given;
+    a LayerScale of 0 means none.
 
     use_cifar_stem: a 3x3 convolution at stride 1 and the norm, so that 32 pixels stay 32. Raises ConfigError.
     """

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from roadmap.config.errors import ConfigError, listing, nearest
+from roadmap.config.errors import ConfigError, nearest
 from roadmap.ladder.convnext import find_step
 from roadmap.launch.status import CANCELLED_STATE, LOST, NEW, OUT_OF_MEMORY, STOPPED, TIMED_OUT, RunState, study_states
 from roadmap.runs.io import RunError
 from roadmap.runs.record import DIVERGED, FAILED
+from roadmap.study import find
 
 TO_RETRY = (FAILED, DIVERGED, CANCELLED_STATE, TIMED_OUT, OUT_OF_MEMORY, LOST, STOPPED, NEW)
 
@@ -31,23 +32,8 @@ class Choice:
 
 
 def find_study(name: str | None, out: Path) -> Path:
-    """A study's folder, by name or path; without one, that whose files changed last. Raises RunError."""
-    known = sorted(
-        out.glob("*/study.json"),
-        key=lambda p: max(
-            p.stat().st_mtime, (p.parent / "slurm").stat().st_mtime if (p.parent / "slurm").exists() else 0.0
-        ),
-    )
-    if name is None and known:
-        return known[-1].parent.resolve()
-    for folder in (Path(name), out / name) if name else ():
-        if (folder / "study.json").exists():
-            return folder.resolve()
-    names = [p.parent.name for p in known]
-    what = f"study {name!r} has no study.json" if name else "there is no study"
-    raise RunError(
-        f"{what} below {out}; legal: {listing(names) or 'none yet'}; {nearest(name, names) if names else 'train or submit one with `roadmap run`, or say --out'}"
-    )
+    """The folder of a study's runs, by the rules of all verbs. Raises RunError."""
+    return find.find_study(name, out).run_folder().resolve()
 
 
 def chosen_runs(folder: Path, choice: Choice, *, every: float = 0) -> list[RunState]:
@@ -61,13 +47,13 @@ def chosen_runs(folder: Path, choice: Choice, *, every: float = 0) -> list[RunSt
             [
                 *choice.words,
                 *(f"--step {s}" for s in choice.steps),
-                *(f"--seed {s}" for s in choice.seeds),
+                *(f"--seeds {s}" for s in choice.seeds),
                 *(["--failed"] if choice.failed else []),
             ]
         )
         ids = [s.run for s in states]
         raise RunError(
-            f"{asked or 'nothing'} means no run of study {folder.name}; legal: a run's id or its beginning, a step, --seed N, --failed; {nearest(asked, ids)} See roadmap status {folder.name}"
+            f"{asked or 'nothing'} means no run of study {folder.name}; legal: a run's id or its beginning, a step, --seeds N, --failed; {nearest(asked, ids)} See roadmap status {folder.name}"
         )
     return found
 

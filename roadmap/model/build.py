@@ -42,11 +42,18 @@ def _from_timm(spec: TimmSpec, image_size: int) -> nn.Module:
             f"legal: the {len(known)} names of timm.list_models(); {nearest(spec.timm, known)}"
         )
     drop = {"drop_path_rate": spec.drop_path_rate} if spec.drop_path_rate else {}
+    keywords = {name: _layer_class(name, value) for name, value in spec.keywords}
     try:
         card = timm.get_pretrained_cfg(spec.timm)  # refuses an unknown tag after the name's dot
         sized = {"img_size": image_size} if card is not None and card.fixed_input_size else {}
         model: nn.Module = timm.create_model(
-            spec.timm, pretrained=False, num_classes=spec.num_classes, in_chans=spec.in_chans, **sized, **drop
+            spec.timm,
+            pretrained=False,
+            num_classes=spec.num_classes,
+            in_chans=spec.in_chans,
+            **sized,
+            **drop,
+            **keywords,
         )
     except (TypeError, ValueError, AssertionError, RuntimeError) as e:
         raise ConfigError(
@@ -54,6 +61,14 @@ def _from_timm(spec: TimmSpec, image_size: int) -> nn.Module:
             f"legal: sizes and settings that timm's {spec.timm} takes; change --image-size or drop_path_rate"
         ) from e
     return model
+
+
+def _layer_class(keyword: str, value: object) -> object:
+    """The class of timm.layers that a keyword such as mlp_layer names; any other value as it is."""
+    import timm.layers
+
+    named = getattr(timm.layers, value, None) if keyword.endswith("_layer") and isinstance(value, str) else None
+    return named if isinstance(named, type) else value
 
 
 def macs_by_operator(model: nn.Module, in_chans: int, image_size: int) -> int:

@@ -68,6 +68,16 @@ def on_meta(spec: ModelSpec) -> ModernizableResNet:
         return ModernizableResNet(spec)
 
 
+def timm_on_meta(spec: TimmSpec, image_size: int) -> nn.Module:
+    """The same of a network of timm, whose weights may depend on the size of its images."""
+    import torch
+
+    from roadmap.model.build import build_network
+
+    with torch.device("meta"):
+        return build_network(spec, image_size)
+
+
 @lru_cache(maxsize=256)
 def complexity(spec: AnySpec, image_size: int) -> Complexity:
     """Count a spec's network at `image_size` pixels; timm's with the products inside attention."""
@@ -78,10 +88,7 @@ def complexity(spec: AnySpec, image_size: int) -> Complexity:
 
 
 def _complexity_of_timm(spec: TimmSpec, image_size: int) -> Complexity:
-    import torch
+    from roadmap.model.build import macs_by_operator
 
-    from roadmap.model.build import build_network, macs_by_operator
-
-    with torch.device("meta"):
-        model = build_network(spec, image_size)
+    model = timm_on_meta(spec, image_size)
     return Complexity(params=params_of(model), macs=macs_by_operator(model, spec.in_chans, image_size))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from roadmap.config.model import ModelSpec
-from roadmap.model.complexity import complexity, on_meta
+from roadmap.config.model import AnySpec, TimmSpec
+from roadmap.model.complexity import complexity, on_meta, timm_on_meta
 from roadmap.model.layers import ACTIVATIONS, NORMS
 
 _BLOCK = re.compile(r"^stages\.\d+\.blocks\.\d+")
@@ -58,9 +58,9 @@ def role(name: str) -> str:
     return _STAGE.sub("", _BLOCK.sub("block", name))
 
 
-def inventory(spec: ModelSpec, image_size: int) -> Inventory:
+def inventory(spec: AnySpec, image_size: int) -> Inventory:
     """Build the spec's network without memory and list its parts."""
-    model = on_meta(spec)
+    model = timm_on_meta(spec, image_size) if isinstance(spec, TimmSpec) else on_meta(spec)
     parts = {name: repr(module) for name, module in model.named_modules() if _is_part(module)}
     for name, p in model.named_parameters():
         if name.rpartition(".")[0] not in parts:
@@ -76,7 +76,7 @@ def _is_part(module: nn.Module) -> bool:
     return not list(module.children()) and not isinstance(module, nn.Identity)
 
 
-def module_diff(before: ModelSpec, after: ModelSpec, image_size: int) -> ModuleDiff:
+def module_diff(before: AnySpec, after: AnySpec, image_size: int) -> ModuleDiff:
     """Compare two specs' networks, multiply-adds at `image_size` pixels."""
     a, b = inventory(before, image_size), inventory(after, image_size)
     return ModuleDiff(

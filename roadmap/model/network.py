@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.init import kaiming_normal_, trunc_normal_, zeros_
 
 from roadmap.config.model import ModelSpec, with_settings
-from roadmap.ladder.convnext import resolve
+from roadmap.ladder.convnext import CONVNEXT
 from roadmap.model.block import Block
 from roadmap.model.checkpointing import checkpointed
 from roadmap.model.head import build_head, scale_classifier
@@ -236,4 +236,11 @@ def build_model(
         settings["num_classes"] = num_classes
     if isinstance(step, ModelSpec):
         return ModernizableResNet(with_settings(step, settings))
-    return ModernizableResNet(resolve(step, regime, **settings))
+    return ModernizableResNet(step_spec(step, regime, **settings))
+
+
+def step_spec(step: str | int, regime: str, **settings: Any) -> ModelSpec:
+    """The ModelSpec of a step of the ConvNeXt ladder, whose networks are all of that kind."""
+    spec = CONVNEXT.model(step, regime, **settings)
+    assert isinstance(spec, ModelSpec)
+    return spec

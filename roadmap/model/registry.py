@@ -23,9 +23,9 @@ from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cf
 from torch import Tensor, nn
 
 from roadmap.config.model import ModelSpec, with_settings
-from roadmap.ladder.convnext import find_regime, resolve
+from roadmap.ladder.convnext import find_regime
 from roadmap.ladder.published import VARIANTS, Variant, variant_spec
-from roadmap.model.network import ModernizableResNet
+from roadmap.model.network import ModernizableResNet, step_spec
 from roadmap.model.state_dict_formats import recognize, to_ours
 
 PREFIX = "roadmap_"
@@ -125,7 +125,7 @@ def modernizable_resnet(
     arguments: toggles, and timm's own (features_only, out_indices, global_pool, drop_rate, ...).
     """
     for_timm = _taken_out(arguments, _TIMM_ARGUMENTS)
-    spec = resolve(step, regime, **arguments)
+    spec = step_spec(step, regime, **arguments)
     size = find_regime(regime).image_size
     usual = _cfg(num_classes=spec.num_classes, input_size=(spec.in_chans, size, size)).to_dict()
     for_timm["pretrained_cfg"] = for_timm.get("pretrained_cfg") or usual

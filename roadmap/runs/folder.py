@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from roadmap.config.errors import listing
 from roadmap.config.trial import Trial
-from roadmap.runs.io import RunError, read_json, read_lines, write_bytes, write_json
+from roadmap.runs.io import RunError, RunHeld, read_json, read_lines, write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,28 @@ class RunFolder:
         return Trial.from_json(content)
 
     def prepare(self, trial: Trial) -> None:
-        """Create the folder for this trial, or accept it as it is. Raises RunError if it belongs to another trial or cannot be written."""
+        """Create the folder for this trial, or accept it as it is.
+
+        Raises RunError if it belongs to another trial or cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as e:
             raise RunError(
-                f"output folder {self.path} cannot be made: {e.strerror}; legal: a writable folder; choose another with --out"
+                f"output folder {self.path} cannot be made: {e.strerror}; legal: a writable folder; choose "
+                "another with --runs"
             ) from e
         if not os.access(self.path, os.W_OK):
             raise RunError(
-                f"output folder {self.path} is not writable; legal: a writable folder; choose another with --out"
+                f"output folder {self.path} is not writable; legal: a writable folder; choose another with --runs"
             )
         present = read_json(self.path / "trial.json")
         if present is None:
             write_json(self.path / "trial.json", trial.to_json())
         elif present.get("fingerprint") != trial.fingerprint:
             raise RunError(
-                f"{self.path} holds trial {str(present.get('fingerprint'))[:10]}, not {trial.fingerprint[:10]}; legal: one trial in one folder; choose another folder"
+                f"{self.path} holds trial {str(present.get('fingerprint'))[:10]}, not "
+                f"{trial.fingerprint[:10]}; legal: one trial in one folder; choose another folder"
             )
 
     def record(self) -> dict[str, Any] | None:
@@ -109,13 +114,17 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[None]:
-        """Hold the run for this process; the system frees it when the process ends, however it ends. Raises RunError naming the holder."""
+        """Hold the run for this process; the system frees it when the process ends, however it ends.
+
+        Raises RunHeld naming the holder.
+        """
         with open(self.path / "lease", "a+") as f:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as e:
-                raise RunError(
-                    f"{self.path.name} is being trained by {_holder(f)}; legal: one process a run; wait for it, or stop it first"
+                raise RunHeld(
+                    f"{self.path.name} is being trained by {_holder(f)}; legal: one process a run; wait for "
+                    "it, or stop it first"
                 ) from e
             f.truncate(0)
             f.write(
@@ -149,23 +158,27 @@ def write_study(
     *,
     header: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Note the planned trials in study.json, adding to those of earlier calls; returns the study's folder. `header`: `Study.header`, the design and what is compared.
+    """Note the planned trials in study.json, adding to those of earlier calls; returns the study's
+    folder. `header`: `Study.header`, the design and what is compared.
 
-    Raises RunError where earlier calls planned trials of another regime: a comparison names its cells by step and change alone, so those of two regimes would be one.
+    Raises RunError where earlier calls planned trials of another regime: a comparison names its
+    cells by step and change alone, so those of two regimes would be one.
     """
     folder = study_folder(out, study)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as e:
         raise RunError(
-            f"output folder {folder} cannot be made: {e.strerror}; legal: a writable folder; choose another with --out"
+            f"output folder {folder} cannot be made: {e.strerror}; legal: a writable folder; choose another with --runs"
         ) from e
     with open(folder / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two calls at once shall both be noted
         known = read_json(folder / "study.json") or {"trials": []}
         if others := sorted({t["regime"] for t in known["trials"]} - {regime}):
             raise RunError(
-                f"study.regime is {regime!r}, but {folder} has trials of regime {listing(others)}; legal: one regime a study; reason: its cells are told apart by step and change alone; choose another --name"
+                f"study.regime is {regime!r}, but {folder} has trials of regime {listing(others)}; legal: one "
+                "regime a study; reason: its cells are told apart by step and change alone; choose another "
+                "--name"
             )
         planned = {t["id"]: t for t in known["trials"]}
         planned |= {

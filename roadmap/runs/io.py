@@ -15,8 +15,15 @@ class RunError(RoadmapError):
     """A run folder that cannot be used as asked: held by another process, of another trial, or not writable."""
 
 
+class RunHeld(RunError):
+    """A run that another process trains now: wait for it, or stop it first."""
+
+
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write whole or not at all: temporary file, fsync, rename, fsync of the folder. Raises RunError naming path and size."""
+    """Write whole or not at all: temporary file, fsync, rename, fsync of the folder.
+
+    Raises RunError naming path and size.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as f:
@@ -33,7 +40,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise RunError(
-            f"{path} cannot be written ({len(content):,} bytes): {e.strerror}; what was there before is untouched; free space or permissions, then start again"
+            f"{path} cannot be written ({len(content):,} bytes): {e.strerror}; what was there before is "
+            "untouched; free space or permissions, then start again"
         ) from e
 
 

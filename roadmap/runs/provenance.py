@@ -33,7 +33,10 @@ def git_state() -> dict[str, Any]:
 
 
 def code_digest() -> str:
-    """SHA-256 over the package's source files and their names, 16 digits: which code runs, also where there is no commit, or uncommitted changes."""
+    """SHA-256 over the package's source files and their names, 16 digits.
+
+    Which code runs, also where there is no commit, or uncommitted changes.
+    """
     import hashlib
 
     package = Path(__file__).parents[1]

@@ -1,4 +1,7 @@
-"""A plan's design -> its cells and which of them are compared. A cell is everything but the seed; a comparison declares what may differ. No torch."""
+"""A plan's design -> its cells and which of them are compared.
+
+A cell is everything but the seed; a comparison declares what may differ. No torch.
+"""
 
 from __future__ import annotations
 
@@ -9,39 +12,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from roadmap.config.errors import ConfigError
-from roadmap.config.fields import parse_setting, show
-from roadmap.config.model import AnySpec, ModelSpec, TimmSpec, with_settings
+from roadmap.config.fields import settings_of
+from roadmap.config.model import AnySpec, TimmSpec, with_settings
 from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import find_recipe
-from roadmap.ladder.convnext import (
-    RECIPE,
-    STEPS,
-    Step,
-    change_of,
-    find_regime,
-    find_step,
-    ladder,
-    path,
-    recipe_changes,
-    recipe_of,
-    resolve,
-)
-from roadmap.ladder.published import find_variant
-from roadmap.study.file import A_A, Plan, Setting, parse_change, values_of
-
-MODERN_RECIPE, FINETUNE, FINETUNE_HEAD_SCALE = "convnext-300ep", "convnext-finetune", 0.001
+from roadmap.ladder import Step
+from roadmap.ladder.ladder import RECIPE
+from roadmap.ladder.published import FINETUNE, FINETUNE_HEAD_SCALE, PUBLISHED_RECIPE, find_variant
+from roadmap.study.plan import A_A, FIELD, STEP, TIMM, Arm, Override, Plan, declared, words
 
 A_A_SEEDS = 1000  # an A/A control's seeds are the study's own, further on by a multiple of this
 
 Key = tuple[str, str]
-Arm = tuple[Setting, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What a study trains with every seed. `build` makes the network's spec from toggles; `arm` is the change, `common` what all cells have, `cross` where it stands in a crossed study.
+    """What a study trains with every seed.
 
-    seeds: other ones than the study's (the A/A control). control: the toggle that does nothing.
+    build: makes the network from toggles. arm: the change; common: what all cells have; cross: where it stands in a
+    crossed study. seeds: other ones than the study's (the A/A control). control: the toggle that does nothing.
     """
 
     step: str
@@ -57,31 +47,42 @@ class Cell:
     @property
     def change(self) -> str:
         """The label of all that is set on top of the step."""
-        return " ".join(filter(None, [words(self.common), self.title or words(self.arm), words(self.cross)]))
+        return _joined(words(self.common), self.title or words(self.arm), words(self.cross))
 
     @property
     def key(self) -> Key:
+        """What tells the cell apart in its study."""
         return self.step, self.change
 
     @property
     def label(self) -> str:
         """How a reader names the cell."""
-        own = " ".join(filter(None, [self.title or words(self.arm), words(self.cross)]))
-        return " ".join(filter(None, [self.step, "with" if own and not own.startswith("without ") else "", own]))
+        own = _joined(self.title or words(self.arm), words(self.cross))
+        taken_back = self.title.startswith(WITHOUT)
+        return _joined(self.step, "with" if own and not taken_back else "", own)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def overrides(self) -> dict[str, Any]:
         """Everything set on top of the step, the change last."""
-        return dict([*self.common, *self.cross, *self.arm])
+        return {o.name: o.value for o in (*self.common, *self.cross, *self.arm)}
+
+
+WITHOUT = "without "
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(filter(None, parts))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Child against parent. `declared`: names of resolved settings (`model.norm`, `recipe.*`) in which they are meant to differ, all others are not.
+    """Child against parent.
 
+    declared: names of resolved settings (`model.norm`, `recipe.*`) in which they are meant to
+    differ; all others are not.
     kind: step, change, subject, a-a, no-op, or crossing: one cell at two of the values that a design is crossed with.
-
-    planned: {name: (the parent's value, the child's)} of the resolved settings that differ in the plan; None where one of the two is planned elsewhere.
+    planned: {name: (the parent's value, the child's)} of the resolved settings that differ in the
+    plan; None where one of the two is planned elsewhere.
     """
 
     child: Key
@@ -91,146 +92,138 @@ class Comparison:
     planned: Mapping[str, tuple[Any, Any]] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        planned = {} if self.planned is None else {"planned": {name: list(pair) for name, pair in self.planned.items()}}
-        return {
-            "child": list(self.child),
-            "parent": list(self.parent),
-            "declared": list(self.declared),
-            "kind": self.kind,
-            **planned,
-        }
+        """Return it as study.json holds it."""
+        sides = {"child": list(self.child), "parent": list(self.parent)}
+        content = {**sides, "declared": list(self.declared), "kind": self.kind}
+        if self.planned is None:
+            return content
+        return {**content, "planned": {name: list(pair) for name, pair in self.planned.items()}}
 
 
 Design = tuple[list[Cell], list[Comparison]]
 
 
-def words(settings: Arm) -> str:
-    return " ".join(f"{name}={show(value)}" for name, value in settings)
-
-
 def design(plan: Plan) -> Design:
-    """The cells and comparisons of a plan, controls and crossings included. Raises ConfigError."""
+    """Return the cells and comparisons of a plan, controls and crossings included. Raises ConfigError."""
     cells, comparisons = _DESIGNS[plan.design](plan) if not plan.model else _models(plan)
     cells, comparisons = _with_controls(plan, cells, comparisons)
     return _crossed(plan, cells, comparisons)
 
 
-# One function a design ---------------------------------------------------------------------------------------------------
+# One function a design ------------------------------------------------------------------------------------------------
 
 
 def _ladder(plan: Plan) -> Design:
-    """Steps against their parents; with --set every step also against itself without the change."""
-    steps, common = _steps(plan), _common(plan, ModelSpec)
-    cells = [replace(_cell_of(s, plan), common=common) for s in steps]
-    where = find_regime(plan.regime)
+    """Compare steps with their parents; with --set every step with itself without it."""
+    steps, common = _steps(plan), plan.common
+    cells = [replace(_cell_of(step, plan), common=common) for step in steps]
     if common:
-        return cells, [
-            Comparison(child=c.key, parent=(c.step, ""), declared=declared(common), kind="change") for c in cells
-        ]
-    return cells, [
-        Comparison(
-            child=(s.name, ""),
-            parent=(s.parent, ""),
-            declared=declared(tuple(change_of(s, where).items())),
-            kind="step",
-        )
-        for s in steps
-        if s.parent
-    ]
+        names = declared(common)
+        return cells, [Comparison(child=c.key, parent=(c.step, ""), declared=names, kind="change") for c in cells]
+    return cells, [_step_comparison(step, plan) for step in steps if step.parent]
+
+
+def _step_comparison(step: Step, plan: Plan) -> Comparison:
+    changed = plan.of_ladder.overrides(step, plan.regime)
+    names = declared(Override(name, value) for name, value in changed.items())
+    return Comparison(child=(step.name, ""), parent=(step.parent or "", ""), declared=names, kind="step")
 
 
 def _arms(plan: Plan) -> Design:
-    """The base and one cell for each change."""
+    """Compare the base with one cell for each change."""
     if plan.design == "single" and plan.set:
-        base, arms = _cell_of(_base(plan), plan), [_common(plan, ModelSpec)]
-    else:
-        base, arms = _base_cell(plan), list(_listed(plan))
-    return _against_base(base, arms)
+        return _against_base(_cell_of(_base(plan), plan), [plan.common])
+    return _against_base(_base_cell(plan), list(_listed(plan)))
 
 
 def _leave_one_out(plan: Plan) -> Design:
-    """The base without each change of its path: every toggle goes back to what it was before the step that set it."""
+    """Compare the base with itself without each change of its path.
+
+    Toggles go back to what they were before the step.
+    """
     if plan.changes:
         return _arms(plan)
-    base, top, where = _base_cell(plan), _base(plan), find_regime(plan.regime)
+    base, top = _base_cell(plan), _base(plan)
     cells, comparisons = [base], []
-    for step in path(top)[1:]:
-        arm = _undone(step, top, where.name)
+    for step in plan.of_ladder.path(top)[1:]:
+        arm = _undone(step, top, plan)
         if arm:
-            cell = replace(base, arm=arm, title=f"without {step.name}")
+            cell = replace(base, arm=arm, title=f"{WITHOUT}{step.name}")
             cells.append(cell)
             comparisons.append(Comparison(child=cell.key, parent=base.key, declared=declared(arm), kind="change"))
     return cells, comparisons
 
 
-def _undone(step: Step, top: Step, regime: str) -> Arm:
-    """The settings that take one step's change back, where no later step has set the same again."""
-    where = find_regime(regime)
-    before, after = resolve(step.parent or step.name, regime), resolve(step.name, regime)
-    last = resolve(top.name, regime)
-    arm: list[Setting] = []
-    for name in change_of(step, where):
+def _undone(step: Step, top: Step, plan: Plan) -> Arm:
+    """Return the overrides that take one step back, where no later step has set the same again."""
+    of, regime = plan.of_ladder, plan.regime
+    parent = step.parent or step.name
+    before, after, last = (settings_of(of.model(name, regime)) for name in (parent, step.name, top.name))
+    arm: list[Override] = []
+    for name in of.overrides(step, regime):
         if name == RECIPE:
             # The earlier recipe as a whole, but with the fields that later steps set in it: their changes stay.
-            later = recipe_changes(top.name, regime).items() - recipe_changes(step.name, regime).items()
-            arm += [
-                (RECIPE, recipe_of(step.parent or step.name, regime)),
-                *((f"{RECIPE}.{field}", value) for field, value in sorted(later)),
-            ]
-        elif name.startswith(f"{RECIPE}."):
-            arm.append(
-                (name, getattr(step_recipe(STEPS[step.parent or step.name], regime), name.removeprefix(f"{RECIPE}.")))
-            )
-        elif getattr(after, name) == getattr(last, name):
-            arm.append((name, getattr(before, name)))
+            later = of.recipe_fields(top.name, regime).items() - of.recipe_fields(step.name, regime).items()
+            arm.append(Override(RECIPE, of.recipe_name(parent, regime)))
+            arm += [Override(f"{FIELD}{field}", value) for field, value in sorted(later)]
+        elif name.startswith(FIELD):
+            arm.append(Override(name, getattr(of.recipe(parent, regime), name.removeprefix(FIELD))))
+        elif after.get(name) == last.get(name):
+            arm.append(Override(name, before.get(name)))
     return tuple(arm)
 
 
 def _factorial(plan: Plan) -> Design:
-    """Every combination of the changes, or the runs of a fractional factorial; each against the base."""
+    """Compare every combination of the changes, or the runs of a fractional factorial, with the base."""
     arms = list(_listed(plan))
-    patterns = (
-        _fraction(plan, len(arms))
-        if plan.fraction is not None
-        else list(itertools.product((False, True), repeat=len(arms)))
-    )
-    combined = [tuple(s for arm, on in zip(arms, pattern, strict=True) if on for s in arm) for pattern in patterns]
+    if plan.fraction is None:
+        patterns = list(itertools.product((False, True), repeat=len(arms)))
+    else:
+        patterns = _fraction(plan, len(arms))
+    combined = [_combined(arms, pattern) for pattern in patterns]
     return _against_base(_base_cell(plan), [arm for arm in combined if arm])
 
 
+def _combined(arms: Sequence[Arm], pattern: Sequence[bool]) -> Arm:
+    chosen = [arm for arm, on in zip(arms, pattern, strict=True) if on]
+    return tuple(itertools.chain.from_iterable(chosen))
+
+
 def _fraction(plan: Plan, factors: int) -> list[tuple[bool, ...]]:
-    """The runs that pyDOE3 makes from the generators, the base first where it is among them."""
+    """Return the runs that pyDOE3 makes from the generators, the base first where it is among them."""
     from pyDOE3 import fracfact
 
     assert plan.fraction is not None
+    where = f"study {plan.name}.fraction is {plan.fraction!r}"
     try:
         runs = fracfact(plan.fraction)
     except (ValueError, IndexError, KeyError, TypeError) as e:  # whichever it is, it is about the generators
-        raise ConfigError(
-            f"study {plan.name}.fraction is {plan.fraction!r}, which pyDOE3 refuses ({e}); legal: generators such as 'a b c abc'; correct it"
-        ) from e
+        text = f"{where}, which pyDOE3 refuses ({e}); legal: generators such as 'a b c abc'; correct it"
+        raise ConfigError(text) from e
     if runs.shape[1] != factors:
-        raise ConfigError(
-            f"study {plan.name}.fraction is {plan.fraction!r}, {runs.shape[1]} factors for {factors} changes; legal: one generator a change; correct it"
-        )
+        text = f"{where}, {runs.shape[1]} factors for {factors} changes; legal: one generator a change; correct it"
+        raise ConfigError(text)
     return sorted((tuple(bool(x > 0) for x in run) for run in runs), key=any)
 
 
 def aliases(plan: Plan) -> list[str]:
-    """Which effects a fractional factorial cannot tell apart, in the changes' own words; empty where it can tell all. One that is the same in all runs is aliased with the mean."""
+    """Say which effects a fractional factorial cannot tell apart; empty where it can tell all.
+
+    One that is the same in all runs is aliased with the mean. Effects with the same column, up to its sign, cannot be
+    told apart; pyDOE3's own list does not see the sign.
+    """
     if plan.fraction is None:
         return []
     from pyDOE3 import fracfact
 
     names = [words(arm) for arm in _listed(plan)]
     runs = fracfact(plan.fraction)
-    # Effects with the same column, up to its sign, cannot be told apart; pyDOE3's own list does not see the sign.
     groups: dict[tuple[float, ...], list[str]] = {(1.0,) * len(runs): ["the mean"]}
     for size in range(1, len(names) + 1):
         for effect in itertools.combinations(range(len(names)), size):
             column = tuple(runs[:, effect].prod(axis=1))
-            told = " x ".join(names[i] for i in effect)
             opposite = tuple(-x for x in column)
+            told = " x ".join(names[i] for i in effect)
             if opposite in groups and column not in groups:
                 groups[opposite].append(f"−({told})")
             else:
@@ -240,28 +233,22 @@ def aliases(plan: Plan) -> list[str]:
 
 
 def _grid(plan: Plan) -> Design:
-    """All combinations of the listed values; the first of each axis is the reference."""
-    axes = [
-        [(parse_change(name, v),) for v in values_of(name, values)]
-        for change in plan.changes
-        for name, values in change.items()
-    ]
-    arms = [tuple(itertools.chain.from_iterable(point)) for point in itertools.product(*axes)]
+    """Compare all combinations of the listed values with that of each list's first."""
+    axes = [alternatives for change in plan.alternatives for alternatives in change.values()]
     base = _base_cell(plan)
-    cells = [replace(base, arm=arm) for arm in arms]
-    comparisons = [
-        Comparison(child=cell.key, parent=cells[0].key, declared=declared(_different(cell.arm, arms[0])), kind="change")
+    cells = [replace(base, arm=point) for point in itertools.product(*axes)]
+    first = cells[0]
+    return cells, [
+        Comparison(child=cell.key, parent=first.key, declared=declared(_different(cell.arm, first.arm)), kind="change")
         for cell in cells[1:]
     ]
-    return cells, comparisons
 
 
 def _models(plan: Plan) -> Design:
-    """Networks trained alike, each against the first: what differs is the network as a whole."""
+    """Compare networks trained alike with the first: what differs is the network as a whole."""
     cells = [_model_cell(name, plan) for name in plan.model]
-    return cells, [
-        Comparison(child=c.key, parent=cells[0].key, declared=("model.*",), kind="subject") for c in cells[1:]
-    ]
+    first = cells[0].key
+    return cells, [Comparison(child=c.key, parent=first, declared=("model.*",), kind="subject") for c in cells[1:]]
 
 
 _DESIGNS: Mapping[str, Callable[[Plan], Design]] = {
@@ -275,7 +262,7 @@ _DESIGNS: Mapping[str, Callable[[Plan], Design]] = {
 }
 
 
-# Parts -------------------------------------------------------------------------------------------------------------------
+# Parts ----------------------------------------------------------------------------------------------------------------
 
 
 def _against_base(base: Cell, arms: list[Arm]) -> Design:
@@ -285,148 +272,124 @@ def _against_base(base: Cell, arms: list[Arm]) -> Design:
     ]
 
 
-def declared(arm: Arm) -> tuple[str, ...]:
-    """The resolved settings that an arm changes: toggles and recipe fields by name, a whole recipe or data set as `recipe.*` and `data.*` with what the network takes over from it."""
-    found = itertools.chain.from_iterable(
-        _WHOLE.get(name, (name if name.startswith(f"{RECIPE}.") else f"model.{name}",)) for name, _ in arm
-    )
-    return tuple(dict.fromkeys(found))
-
-
-_WHOLE: Mapping[str, tuple[str, ...]] = {
-    RECIPE: ("recipe.*",),
-    "data": ("data.*", "model.num_classes", "model.in_chans"),
-    "batch_size": ("recipe.batch_size", "recipe.lr", "recipe.group_size"),
-    "epochs": ("recipe.epochs", "recipe.warmup_epochs", "recipe.decay_epochs"),
-}
-
-
 def _different(arm: Arm, other: Arm) -> Arm:
     return tuple(mine for mine in arm if mine not in other)
 
 
 def _listed(plan: Plan) -> Iterator[Arm]:
-    """The plan's changes as arms; in a one-at-a-time design a list of values is one arm each."""
-    for change in plan.changes:
-        lists = [(name, values_of(name, value)) for name, value in change.items() if values_of(name, value) != [value]]
-        if lists and len(change) == 1:
-            name, values = lists[0]
-            yield from ((parse_change(name, v),) for v in values)
-        elif lists:
+    """Yield the plan's changes as arms; a list of values is one arm each."""
+    for change in plan.alternatives:
+        several = [name for name, alternatives in change.items() if len(alternatives) > 1]
+        if several and len(change) > 1:
             raise ConfigError(
-                f"study {plan.name}.changes has a list of values for {lists[0][0]} beside other names; legal: a list alone in its mapping, or one value for each name; write one mapping for each change"
+                f"study {plan.name}.changes has a list of values for {several[0]} beside other names; legal: "
+                "a list alone "
+                "in its mapping, or one value for each name; write one mapping for each change"
             )
+        if several:
+            yield from ((one,) for one in change[several[0]])
         else:
-            yield tuple(parse_change(name, value) for name, value in change.items())
-
-
-def _common(plan: Plan, kind: type) -> Arm:
-    return tuple(parse_setting(kind.__name__, kind, text) for text in plan.set)
+            yield tuple(itertools.chain.from_iterable(change.values()))
 
 
 def _base(plan: Plan) -> Step:
-    """The step a design starts from: the named one, or the end of the paper's ladder."""
-    return find_step(plan.base) if plan.base is not None else find_step("9")
+    """Return the step a design starts from: the named one, or the end of the source's own ladder."""
+    return plan.of_ladder.find_step(plan.base if plan.base is not None else plan.of_ladder.end)
 
 
 def _base_cell(plan: Plan) -> Cell:
-    return replace(_cell_of(_base(plan), plan), common=_common(plan, ModelSpec))
+    return replace(_cell_of(_base(plan), plan), common=plan.common)
 
 
 def _cell_of(step: Step, plan: Plan) -> Cell:
-    return Cell(
-        step=step.name,
-        build=functools.partial(_step_spec, step.name, plan.regime),
-        recipe=step_recipe(step, plan.regime),
-    )
+    build = functools.partial(_step_spec, plan, step.name)
+    return Cell(step=step.name, build=build, recipe=plan.of_ladder.recipe(step.name, plan.regime))
 
 
-def _step_spec(step: str, regime: str, settings: Mapping[str, Any]) -> ModelSpec:
-    return resolve(step, regime, **settings)
+def _step_spec(plan: Plan, step: str, toggles: Mapping[str, Any]) -> AnySpec:
+    return plan.of_ladder.model(step, plan.regime, **toggles)
 
 
 def _model_cell(name: str, plan: Plan) -> Cell:
-    """A published network; fine-tuning starts from a small head (Table 6)."""
+    """Return the cell of a network by its name; fine-tuning starts from a small head (Table 6)."""
+    recipe = find_recipe(FINETUNE if plan.init else PUBLISHED_RECIPE)
+    if name.startswith(STEP):
+        cell = _cell_of(plan.of_ladder.find_step(name.removeprefix(STEP)), plan)
+        return replace(cell, common=plan.common, recipe=recipe if plan.recipe is None else cell.recipe)
+    spec = _spec_of(name, plan)
     head = {"head_init_scale": FINETUNE_HEAD_SCALE} if plan.init else {}
-    recipe = find_recipe(FINETUNE if plan.init else MODERN_RECIPE)
-    if name.startswith("timm/"):
-        spec: AnySpec = TimmSpec(timm=name.removeprefix("timm/"))
-        if plan.init:
-            raise ConfigError(
-                f"study {plan.name}.init is {plan.init!r} with {name}; legal: initial weights for our own networks; leave one of the two out"
-            )
-    elif name.startswith("step/"):
-        step = find_step(name.removeprefix("step/"))
-        return replace(
-            _cell_of(step, plan),
-            common=_common(plan, ModelSpec),
-            recipe=recipe if plan.recipe is None else step_recipe(step, plan.regime),
+    return Cell(step=name, build=functools.partial(_model_spec, spec, head), recipe=recipe, common=plan.common)
+
+
+def _spec_of(name: str, plan: Plan) -> AnySpec:
+    if not name.startswith(TIMM):
+        return find_variant(name).spec
+    if plan.init:
+        raise ConfigError(
+            f"study {plan.name}.init is {plan.init!r} with {name}; legal: initial weights for our own "
+            "networks; leave one "
+            "of the two out"
         )
-    else:
-        spec = find_variant(name).spec
-    return Cell(
-        step=name, build=functools.partial(_model_spec, spec, head), recipe=recipe, common=_common(plan, type(spec))
-    )
+    return TimmSpec(timm=name.removeprefix(TIMM))
 
 
-def _model_spec(spec: AnySpec, head: Mapping[str, Any], settings: Mapping[str, Any]) -> AnySpec:
-    return with_settings(spec, {**head, **settings})
+def _model_spec(spec: AnySpec, head: Mapping[str, Any], toggles: Mapping[str, Any]) -> AnySpec:
+    return with_settings(spec, {**head, **toggles})
 
 
 def _with_controls(plan: Plan, cells: list[Cell], comparisons: list[Comparison]) -> Design:
-    """Add negative controls to the last cell of a ladder, to the first one of any other design: comparisons in which nothing differs, not even what that cell sets.
+    """Add negative controls: comparisons in which nothing differs, with the last cell of a ladder, else with the first.
 
-    A word given k times adds k A/A cells, each with seeds of its own: a run that two cells shared would be one draw counted as two.
+    A word given k times adds k A/A cells, each with seeds of its own: a run that two cells shared would be one draw
+    counted as two.
     """
     if not cells:
         return cells, comparisons
     base = cells[-1] if plan.design == "ladder" else cells[0]
-    more: list[Cell] = []
-    for i, word in enumerate(plan.controls):
-        count = plan.controls[:i].count(word) + 1
-        title = f"{word} {count}" if count > 1 else word
-        shift = count * A_A_SEEDS * (max(plan.seeds) // A_A_SEEDS + 1)
-        more.append(
-            replace(
-                base,
-                title=title,
-                **({"seeds": tuple(s + shift for s in plan.seeds)} if word == A_A else {"control": title}),
-            )
-        )
-    return [*cells, *more], [
-        *comparisons,
-        *(
-            Comparison(child=c.key, parent=base.key, declared=(), kind=word)
-            for c, word in zip(more, plan.controls, strict=True)
-        ),
+    more = [_control(plan, base, i) for i in range(len(plan.controls))]
+    compared = [
+        Comparison(child=cell.key, parent=base.key, declared=(), kind=word)
+        for cell, word in zip(more, plan.controls, strict=True)
     ]
+    return [*cells, *more], [*comparisons, *compared]
+
+
+def _control(plan: Plan, base: Cell, i: int) -> Cell:
+    """Return the control that the plan's i-th word asks for."""
+    word = plan.controls[i]
+    count = plan.controls[:i].count(word) + 1
+    title = f"{word} {count}" if count > 1 else word
+    if word != A_A:
+        return replace(base, title=title, control=title)
+    shift = count * A_A_SEEDS * (max(plan.seeds) // A_A_SEEDS + 1)
+    return replace(base, title=title, seeds=tuple(seed + shift for seed in plan.seeds))
 
 
 def points(plan: Plan) -> list[Arm]:
-    """The combinations of the crossed values; none where nothing is crossed."""
-    axes = [[parse_change(name, v) for v in values_of(name, values)] for name, values in plan.cross.items()]
-    return list(itertools.product(*axes)) if axes else []
+    """Return the combinations of the crossed values; none where nothing is crossed."""
+    return list(itertools.product(*plan.crossed.values())) if plan.crossed else []
 
 
 def _crossed(plan: Plan, cells: list[Cell], comparisons: list[Comparison]) -> Design:
-    """The whole design once for each combination of the crossed values; comparisons stay inside one."""
-    if not plan.cross:
+    """Repeat the whole design at each combination of the crossed values; comparisons stay inside one."""
+    if not plan.crossed:
         return cells, comparisons
     all_cells: list[Cell] = []
     all_comparisons: list[Comparison] = []
     for point in points(plan):
         there = {cell.key: replace(cell, cross=point) for cell in cells}
         all_cells += there.values()
-        all_comparisons += [
-            replace(c, child=there[c.child].key, parent=there[c.parent].key) for c in comparisons if c.parent in there
-        ]
+        inside = [c for c in comparisons if c.parent in there]
+        all_comparisons += [replace(c, child=there[c.child].key, parent=there[c.parent].key) for c in inside]
     return all_cells, all_comparisons
 
 
 def crossings(cells: Sequence[Cell]) -> list[Comparison]:
-    """Every cell of a crossed design against the same cell at the first point: what must hold before a change here is compared with the change there."""
+    """Compare every cell of a crossed design with the same cell at the first point.
+
+    That must hold before a change here is compared with the change there.
+    """
     first = next((cell.cross for cell in cells), ())
-    away = [cell for cell in cells if cell.cross != first]
     return [
         Comparison(
             child=cell.key,
@@ -434,20 +397,24 @@ def crossings(cells: Sequence[Cell]) -> list[Comparison]:
             declared=declared(_different(cell.cross, first)),
             kind="crossing",
         )
-        for cell in away
+        for cell in cells
+        if cell.cross != first
     ]
 
 
 def _steps(plan: Plan) -> list[Step]:
+    of = plan.of_ladder
     if plan.steps is not None:
-        return [STEPS[name] for name in dict.fromkeys(find_step(key).name for key in plan.steps)]
-    order = ladder(side_steps=plan.side_steps)
+        return [of.steps[name] for name in dict.fromkeys(of.find_step(key).name for key in plan.steps)]
+    order = of.order(side_steps=plan.side_steps)
     if plan.through is None:
         return order
-    last = order.index(find_step(plan.through))
+    last = order.index(of.find_step(plan.through))
     return order[: last + 1]
 
 
 def step_recipe(step: Step, regime: str) -> Recipe:
-    """The recipe of a step in its regime, with what the ladder changes in it."""
-    return replace(find_recipe(recipe_of(step.name, regime)), **recipe_changes(step.name, regime))
+    # Until every caller takes the ladder that it is given.
+    from roadmap.ladder.convnext import CONVNEXT
+
+    return CONVNEXT.recipe(step.name, regime)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from roadmap.config.errors import RoadmapError
+
+# Gloo's errors are plain RuntimeErrors: only the library's own words tell that a connection is gone.
+GLOO_CONNECTION = re.compile(r"gloo.*(connect|peer|socket|timed out|broken pipe)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,16 @@ class Ranks:
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone.
+
+    NCCL's and the store's errors tell by their type, Gloo's by their text alone.
+    """
+    if isinstance(error, dist.DistError | ConnectionError):
+        return True
+    return type(error) is RuntimeError and GLOO_CONNECTION.search(str(error)) is not None
 
 
 def rendezvous(environment: Mapping[str, str]) -> tuple[int, int, int]:

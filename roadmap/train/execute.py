@@ -28,9 +28,9 @@ from roadmap.model.complexity import complexity
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, file_digest, read_lines, write_json
 from roadmap.runs.provenance import git_state, package_versions
-from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED
+from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, LOST_PEER
 from roadmap.train.checkpoints import CheckpointStore, TrainingState
-from roadmap.train.distributed import Ranks
+from roadmap.train.distributed import Ranks, is_lost_peer
 from roadmap.train.loop import Diverged, Interrupted, Trainer, precision_of
 from roadmap.train.progress import Reporter
 
@@ -91,11 +91,11 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) ->
     except Diverged as e:
         record |= {"status": DIVERGED, "error": str(e)}
     except Interrupted as e:
-        record |= {"status": INTERRUPTED, "error": str(e)}
+        record |= {"status": INTERRUPTED, "error": str(e), "stopped_by": e.signal}
     except Exception as e:
         # Whatever it is, the run leaves a record of it; a user's mistake keeps its own words, anything else its trace.
         text = str(e) if isinstance(e, RoadmapError) else f"{type(e).__name__}: {e}\n{traceback.format_exc(limit=-4)}"
-        record |= {"status": FAILED, "error": text}
+        record |= {"status": FAILED, "error": text, "error_kind": LOST_PEER if is_lost_peer(e) else None}
         if not ranks.is_main:
             print(f"rank {ranks.rank}: {text}", file=sys.stderr, flush=True)
     record |= {

@@ -47,7 +47,14 @@ class Diverged(RoadmapError):
 
 
 class Interrupted(RoadmapError):
-    """The run was told to stop and has saved itself."""
+    """The run was told to stop and has saved itself.
+
+    signal: what told this rank, empty where another rank was told.
+    """
+
+    def __init__(self, message: str, *, signal: str = "") -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 @dataclass
@@ -319,7 +326,8 @@ class Trainer:
         self.save(store)
         cause = stop.received or "another rank"
         raise Interrupted(
-            f"stopped by {cause} at iteration {self.iteration} of {self.total}; saved; start it again to go on"
+            f"stopped by {cause} at iteration {self.iteration} of {self.total}; saved; start it again to go on",
+            signal=stop.received,
         )
 
     def save(self, store: CheckpointStore) -> None:

@@ -25,6 +25,4 @@ def test_the_papers_tables_are_up_to_date(regime: str, tmp_path: Path) -> None:
 def test_the_measured_tables_are_made_from_the_committed_records(study: Path, tmp_path: Path) -> None:
     report_study(study, tmp_path)
     for name in (*TABLES, "records.jsonl"):
-        assert (tmp_path / name).read_bytes() == (study / name).read_bytes(), (
-            f"run `roadmap report results/{study.name}`"
-        )
+        assert (tmp_path / name).read_bytes() == (study / name).read_bytes(), "run `make results`"

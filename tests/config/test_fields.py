@@ -1,52 +1,132 @@
-"""What a field may hold, and the wording of a refusal."""
+"""What a field may hold, how a command line's text becomes it, and the wording of a refusal."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
+from annotated_types import Interval, Len
 
 from roadmap.config.errors import ConfigError, lookup, nearest
-from roadmap.config.fields import Choice, Flag, Number, Numbers, Rule, Text, parse_setting
-from roadmap.config.model import ModelSpec
+from roadmap.config.fields import (
+    Fraction,
+    Odd,
+    Text,
+    TextOrEmpty,
+    config,
+    from_plain,
+    identity_of,
+    neutral_settings,
+    parse_setting,
+    plain,
+    setting,
+    version_of,
+)
+from roadmap.config.model import ModelSpec, TimmSpec, with_settings
 
-CASES: list[tuple[Rule, str, Any]] = [
-    (Choice(("relu", "gelu")), "gelu", "gelu"),
-    (Flag(), "On", True),
-    (Flag(), "no", False),
-    (Number(0, 5), "1e-1", 0.1),
-    (Number(0, 5, whole=True), "5", 5),
-    (Number(0, 5, none=True), "none", None),
-    (Numbers(Number(1, 9, whole=True), 1, 4), "3,3,9,3", (3, 3, 9, 3)),
-    (Numbers(Number(1, 9, whole=True), 1, 4), "(3:3:9:3)", (3, 3, 9, 3)),
-    (Text(), "a b", "a b"),
+
+@config
+class Sample:
+    """One field of each kind."""
+
+    word: Literal["relu", "gelu"] = setting("a word", default="relu")
+    flag: bool = setting("a flag", default=False)
+    real: Annotated[float, Interval(ge=0, le=5)] = setting("a number", default=1.0)
+    whole: Annotated[int, Interval(ge=0, le=5)] = setting("an integer", default=1)
+    odd: Annotated[int, Interval(ge=1, le=9), Odd()] = setting("an odd integer", default=3)
+    maybe: Annotated[float, Interval(ge=0, le=5)] | None = setting("a number or none", default=None)
+    several: Annotated[tuple[Annotated[int, Interval(ge=1, le=9)], ...], Len(1, 4)] = setting("a few", default=(3,))
+    line: Text = setting("a line", default="a")
+    empty: TextOrEmpty = setting("a line, or nothing", default="")
+    part: Fraction = setting("a part", default=0.5)
+
+
+CASES: list[tuple[str, str, Any]] = [
+    ("word", "gelu", "gelu"),
+    ("flag", "On", True),
+    ("flag", "no", False),
+    ("real", "1e-1", 0.1),
+    ("whole", "5", 5),
+    ("maybe", "none", None),
+    ("several", "3,3,9,3", (3, 3, 9, 3)),
+    ("several", "(3:3:9:3)", (3, 3, 9, 3)),
+    ("line", "a b", "a b"),
 ]
-ILLEGAL: list[tuple[Rule, Any]] = [
-    (Choice(("relu", "gelu")), "geluu"),
-    (Choice(("relu",)), None),
-    (Flag(), 1),
-    (Number(0, 5), True),
-    (Number(0, 5), float("nan")),
-    (Number(0, 5), 5.1),
-    (Number(0, 5), None),
-    (Number(0, 5, whole=True), 1.0),
-    (Number(1, 9, odd=True, whole=True), 4),
-    (Numbers(Number(1, 9), 2, 3), (1,)),
-    (Numbers(Number(1, 9), 2, 3), [1, 2]),
-    (Text(), ""),
-    (Text(), "a\nb"),
+ILLEGAL: list[tuple[str, Any]] = [
+    ("word", "geluu"),
+    ("word", None),
+    ("flag", 1),
+    ("real", True),
+    ("real", float("nan")),
+    ("real", 5.1),
+    ("real", None),
+    ("real", "1"),
+    ("whole", 1.0),
+    ("odd", 4),
+    ("several", ()),
+    ("several", [1, 2]),
+    ("several", (1, 10)),
+    ("line", ""),
+    ("line", "a\nb"),
+    ("empty", "a\nb"),
+    ("part", 1.5),
 ]
 
 
-@pytest.mark.parametrize(("rule", "text", "value"), CASES)
-def test_a_word_of_the_command_line_becomes_a_legal_value(rule: Rule, text: str, value: Any) -> None:
-    assert rule.parse(text) == value
-    assert rule.check(value)
+@pytest.mark.parametrize(("name", "text", "value"), CASES)
+def test_a_word_of_the_command_line_becomes_a_legal_value(name: str, text: str, value: Any) -> None:
+    assert parse_setting("Sample", Sample, f"{name}={text}") == (name, value)
+    assert getattr(Sample(**{name: value}), name) == value
 
 
-@pytest.mark.parametrize(("rule", "value"), ILLEGAL)
-def test_an_illegal_value_is_refused_and_told_what_is_legal(rule: Rule, value: Any) -> None:
-    assert not rule.check(value)
-    assert rule.legal().startswith("legal: ")
-    assert rule.advice(value)
+@pytest.mark.parametrize(("name", "value"), ILLEGAL)
+def test_an_illegal_value_is_refused_and_told_what_is_legal(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as e:
+        Sample(**{name: value})
+    assert str(e.value).startswith(f"Sample.{name} is {value!r}; legal: ")
+    assert [fault.field for fault in e.value.faults] == [name]
+
+
+def test_an_integer_is_a_real_number_too() -> None:
+    assert Sample(real=1) == Sample(real=1.0) and isinstance(Sample(real=1).real, float)
+
+
+# A class that grew: `younger` came with version 3.
+@config
+class Grown:
+    """A config with a field that version 1 had, and a younger one."""
+
+    old: int = setting("there from the first day", default=1)
+    younger: bool = setting("came with version 3", default=True, since=3, neutral=False)
+
+
+def test_content_older_than_a_field_gets_its_neutral_value_not_its_default() -> None:
+    assert from_plain(Grown, {"old": 2}, "trial.model") == Grown(old=2, younger=False)
+    assert neutral_settings(Grown) == {"younger": False}
+    assert version_of(Grown) == 3
+
+
+def test_a_younger_field_at_its_neutral_value_is_not_part_of_the_identity() -> None:
+    assert identity_of(Grown(old=2, younger=False)) == {"old": 2}
+    assert identity_of(Grown(old=2)) == {"old": 2, "younger": True}
+    assert plain(Grown(old=2, younger=False)) == {"old": 2, "younger": False}
+
+
+def test_a_field_that_was_always_there_may_not_be_missing() -> None:
+    with pytest.raises(ConfigError, match="trial.model lacks old; legal: every field"):
+        from_plain(Grown, {"younger": True}, "trial.model")
+
+
+def test_any_keyword_of_a_timm_architecture_is_a_toggle() -> None:
+    spec = with_settings(TimmSpec(timm="vit_tiny_patch16_224"), {"class_token": False, "num_classes": 10})
+    assert plain(spec) == {**plain(TimmSpec(timm="vit_tiny_patch16_224", num_classes=10)), "class_token": False}
+    assert from_plain(TimmSpec, plain(spec), "trial.model") == spec
+    assert identity_of(with_settings(spec, {"class_token": None})) == identity_of(
+        TimmSpec(timm="vit_tiny_patch16_224", num_classes=10)
+    )
+
+
+def test_what_an_experiment_does_not_set_is_no_keyword() -> None:
+    with pytest.raises(ConfigError, match="TimmSpec.pretrained is true, but no keyword"):
+        with_settings(TimmSpec(timm="vit_tiny_patch16_224"), {"pretrained": True})
 
 
 def test_an_even_kernel_is_told_its_odd_neighbours() -> None:

@@ -81,7 +81,7 @@ def test_a_step_changes_what_it_says_and_nothing_else(step: Step, regime: str) -
 @pytest.mark.parametrize("regime", REGIMES)
 def test_a_regime_names_only_steps_of_the_ladder(regime: str) -> None:
     where, names = find_regime(regime), {s.name for s in EVERY_STEP}
-    assert set(where.changes) | set(where.structure) | set(where.paper) <= names
+    assert set(where.overrides) | set(where.structure) | set(where.paper) <= names
     assert set(where.recipes.values()) <= set(RECIPES)
 
 

@@ -21,7 +21,7 @@ STEPS = ("2", "3", "4")
 
 def words(out: Path, *, jobs: int = 1, epochs: int) -> list[str]:
     steps = [word for step in STEPS for word in ("--step", step)]
-    return ["run", *steps, "--epochs", str(epochs), "--jobs", str(jobs), "--out", str(out), "--name", "side"]
+    return ["run", *steps, "--epochs", str(epochs), "--jobs", str(jobs), "--runs", str(out), "--name", "side"]
 
 
 def start(out: Path, *more: str, epochs: int) -> subprocess.Popen[str]:

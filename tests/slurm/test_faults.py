@@ -98,7 +98,7 @@ def test_a_run_begun_locally_goes_on_on_slurm_and_after_the_drill(cluster: Clust
     cluster.wait("its resume", lambda: len(lines(run / "attempts.jsonl")) == 2)
     saved = lines(run / "attempts.jsonl")[1]["from_iteration"]
     cluster.wait("training", lambda: json.loads((run / "heartbeat.json").read_text()).get("iteration", 0) > saved)
-    drill = cluster.roadmap("drill", "--study", "moved", "--signal", "TERM", "--wait", "120")
+    drill = cluster.roadmap("preemption-test", "--study", "moved", "--signal", "TERM", "--wait", "120")
     assert "nothing was lost" in drill.stdout and "requeued" in drill.stdout, drill.stdout
     cluster.wait_for_states("moved", "done", seconds=180)
     ends_as_undisturbed(run)

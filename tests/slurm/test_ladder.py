@@ -86,7 +86,7 @@ def test_an_array_that_ends_in_every_way_is_shown_as_it_ended(
     for k in (2, 4):
         cluster.wait_for_epoch(runs[k])
     os.kill(json.loads((runs[2] / "heartbeat.json").read_text())["pid"], signal.SIGKILL)
-    cluster.roadmap("cancel", "--study", "every-way", "--seed", "4", "--yes")
+    cluster.roadmap("cancel", "--study", "every-way", "--seeds", "4", "--yes")
     states = {
         s["seed"]: s for s in cluster.wait_for_states("every-way", "done", "failed", "out of memory", "cancelled")
     }
@@ -118,7 +118,7 @@ def test_an_array_that_ends_in_every_way_is_shown_as_it_ended(
     assert {j.job for j in past_jobs(names=[f"every-way-{submission}"]).values()} == set(
         remembered
     ) and submission in remembered[f"{array}_0"].comment
-    assert "Killed" in cluster.roadmap("logs", "--study", "every-way", "--seed", "2").stdout
+    assert "Killed" in cluster.roadmap("logs", "--study", "every-way", "--seeds", "2").stdout
     again = cluster.roadmap("retry", "--study", "every-way", "--failed", "--hold", "--yes")
     assert "submitted 4 runs" in again.stdout and [s["state"] for s in cluster.states("every-way")] == [
         "done",
@@ -151,7 +151,7 @@ def test_status_works_with_accounting_off(cluster: Cluster) -> None:
     cluster.script("accounting", "off")
     try:
         cluster.submit("unaccounted", "--seeds", "0", "1", trial=SHORT)
-        cluster.roadmap("cancel", "--study", "unaccounted", "--seed", "1", "--yes")
+        cluster.roadmap("cancel", "--study", "unaccounted", "--seeds", "1", "--yes")
         states = cluster.wait_for_states("unaccounted", "done", "cancelled")
         assert [s["state"] for s in states] == ["done", "cancelled"]
         assert "disabled" in cluster.call("sacct", status=None).stderr

@@ -83,7 +83,7 @@ def test_250_trials_become_arrays_that_the_cluster_accepts_and_are_submitted_onc
     states = cluster.states("many")
     assert {s["state"] for s in states} == {"pending"} and "JobHeldUser" in states[0]["detail"]
     assert len({s["job"] for s in states}) == 250
-    assert "cancelled 2 runs" in cluster.roadmap("cancel", "--study", "many", "--seed", "3", "204").stdout
+    assert "cancelled 2 runs" in cluster.roadmap("cancel", "--study", "many", "--seeds", "3", "204").stdout
     assert [s["seed"] for s in cluster.states("many") if s["state"] == "cancelled"] == [3, 204]
     assert "submitted 2 runs" in cluster.roadmap("retry", "--study", "many", "--yes").stdout
     cluster.roadmap("cancel", "--study", "many", "--yes")

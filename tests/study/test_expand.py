@@ -67,29 +67,29 @@ def test_every_regime_has_a_network_for_every_step(regime: str, imagenet: Path) 
     [
         (
             "question: q\nregmie: micro\n",
-            [".regmie is unknown; legal: name, question, design, regime,", "did you mean 'regime' or"],
+            [".regmie is unknown; legal: name, question, design, ladder, regime,", "did you mean 'regime' or"],
         ),
         (
             "question: q\nepochs: many\n",
-            [".epochs is 'many': input should be a valid integer", "; legal: whole numbers; correct the file"],
+            [".epochs is 'many'; legal: whole numbers; write it so"],
         ),
         (
             "question: q\nregmie: micro\nepochs: many\nseeds: [a]\n",
-            [".regmie is unknown", ".epochs is 'many'", ".seeds.0 is 'a'"],
+            [".regmie is unknown", ".epochs is 'many'", ".seeds is ('a',)"],
         ),
         (
             "question: q\nsteps: 5\nseeds: ['1']\nside_steps: 'yes'\nepochs: true\n",
             [
                 ".steps is 5",
                 "legal: a list such as [gelu, 8]",
-                ".seeds.0 is '1'",
+                ".seeds is ('1',)",
                 ".side_steps is 'yes'",
-                "legal: true or false",
+                "legal: true, false",
                 ".epochs is True",
             ],
         ),
-        ("regime: micro\n", [".question is"]),
-        ("question: q\nvalidation: [1]\n", [".validation is (1,): input should be a valid number; legal: a number"]),
+        ("regime: micro\n", [".question is missing"]),
+        ("question: q\nvalidation: [1]\n", [".validation is (1,); legal: a number from 0 to 0.9"]),
         ("question: q\nset: kernel_size=9\n", [".set is 'kernel_size=9'"]),
         ("- a\n- b\n", ["holds list, not keys; legal: `question:` and what to run; see experiments/digits.yaml"]),
         ("", ["holds nothing, not keys; legal: `question:` and what to run; see experiments/digits.yaml"]),
@@ -142,22 +142,18 @@ def test_a_study_file_may_say_everything_that_a_plan_holds() -> None:
 
 
 def test_every_wrong_name_of_a_plan_is_told_at_once() -> None:
-    plan = replace(
-        DIGITS, regime="micr0", recipe="digits", steps=("99", "9"), set=("kernel=3", "norm=bacth"), seeds=(1, 2, 1)
-    )
+    wrong = {"regime": "micr0", "recipe": "digits", "steps": ("99", "9"), "set": ("kernel=3", "norm=bacth")}
     with pytest.raises(ConfigError) as e:
-        expand(plan)
-    starts = [
-        "regime 'micr0' is unknown",
-        "recipe 'digits' is unknown",
-        "step '99' is unknown",
-        "ModelSpec toggle 'kernel' is unknown",
-        "ModelSpec.norm is 'bacth'",
-        "study digits.seeds is [1, 2, 1]",
-    ]
-    assert [line.startswith(start) for line, start in zip(str(e.value).splitlines(), starts, strict=True)] == [
-        True
-    ] * len(starts)
+        replace(DIGITS, **wrong, seeds=(1, 2, 1))
+    expected = {
+        "regime": "regime 'micr0' is unknown",
+        "recipe": "recipe 'digits' is unknown",
+        "steps": "step '99' is unknown",
+        "set": "override 'kernel' is unknown",
+        "seeds": "[1, 2, 1]; legal: each seed once",
+    }
+    assert [fault.field for fault in e.value.faults] == ["regime", "recipe", "steps", "set", "set", "seeds"]
+    assert all(text in str(e.value) for text in expected.values())
 
 
 def test_a_repeated_seed_is_refused() -> None:
@@ -273,7 +269,7 @@ def test_one_recipe_and_precision_for_all_steps_when_asked() -> None:
     [
         ({"image_size": 0}, "Data.image_size is 0; legal: integers from 1 to 4096"),
         ({"validation": 2.0}, "Data.validation is 2.0; legal: numbers from 0 to 0.9"),
-        ({"validation": float("nan")}, "Data.validation is nan; legal: numbers from 0 to 0.9"),
+        ({"validation": float("nan")}, "Plan.validation is nan; legal: a number from 0 to 0.9"),
         ({"epochs": 0}, "Recipe.epochs is 0; legal: integers from 1 to 100000"),
         ({"num_classes": 11}, "data 'digits' has 10 classes, not 11; legal: 10; leave --num-classes out"),
         (

@@ -47,7 +47,7 @@ def weights(tmp_path: Path) -> Path:
 def finished(command: Callable[..., Any], image_folder: Callable[..., Path], weights: Path) -> tuple[RunFolder, Path]:
     """A run fine-tuned from these weights, and its images."""
     data = image_folder()
-    answer = command("run", *WORDS, "--data-dir", data, "--init", weights, "--out", "runs")
+    answer = command("run", *WORDS, "--data-dir", data, "--init", weights, "--runs", "runs")
     assert answer.status == 0, answer.err
     assert "left head.fc.weight" in answer.err, "what became of each tensor is told"
     (folder,) = (p.parent for p in Path("runs").glob("*/*/trial.json"))

@@ -1,0 +1,179 @@
+"""watch: the ladder as it fills, in the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from roadmap.api import check_metric
+from roadmap.launch.status import DONE, NEW, RUNNING, STOPPED, UNDER_WAY, RunState, counts, study_states
+from roadmap.study.find import find_study
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from analysis.load import Study
+
+QUIET_LOOKS = 3  # between two runs of one queue no run says that it trains
+ASK_EVERY = 30.0  # seconds between two questions to a queue
+WIDE = 160  # columns where output is no terminal
+# Columns of the table: heading, justification, the least width; in a narrow terminal the last one gives way.
+COLUMNS: Sequence[tuple[str, str, int | None]] = (
+    ("cell", "left", None),
+    ("top-1 (%)", "right", 13),
+    ("", "left", None),
+    ("n", "right", 7),
+    ("change", "right", 7),
+    ("verdict", "left", 10),
+    ("now", "left", None),
+)
+OTHER_COLUMNS = 78  # what they take beside the names and the bar
+SHORTEST_BAR = 0.15  # of the lowest mean, as a part of the longest
+Row = Mapping[str, Any]
+
+
+def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> int:
+    """Show each cell's mean so far and its runs, again and again until no run is under way.
+
+    Where output is no terminal, one table a look. `every`: seconds between two looks.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    check_metric(metric)
+    folder = find_study(name, runs).run_folder()
+    console = Console(width=None if sys.stdout.isatty() else WIDE)
+    quiet = 0
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
+        while True:
+            states = study_states(folder, every=ASK_EVERY)
+            height = console.height if console.is_terminal else None
+            shown = _filling(folder, states, console.width, height)
+            if live is None:
+                console.print(shown)
+            else:
+                live.update(shown, refresh=True)
+            at_work = any(s.state in UNDER_WAY for s in states)
+            quiet = 0 if at_work else quiet + 1
+            waiting = any(s.state in (NEW, STOPPED) for s in states)
+            if quiet >= (QUIET_LOOKS if waiting else 1):
+                return 0
+            time.sleep(every)
+
+
+def _filling(folder: Path, states: Sequence[RunState], width: int, height: int | None) -> RenderableType:
+    """A table with one row a cell: its mean as a bar, n of N, and what its runs are doing."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from analysis.load import gather
+    from analysis.results.rows import rows
+
+    study = gather(folder)
+    runs_of = _runs_by_cell(study, states)
+    found = [r for r in rows(study) if r["kind"] != "undefined" and r["planned"]]
+    shown = _fitting(found, runs_of, height)
+    table = _table(f"{study.name}: {study.question}")
+    bar_width = max(6, min(30, width - 110))
+    name_width = max(20, width - bar_width - OTHER_COLUMNS)
+    bar = _Bar(found, bar_width)
+    one_step = len({r["step"] for r in found}) == 1
+    for row in shown:
+        name = row["what"] if one_step else row["label"]
+        doing = _doing(runs_of.get(row["key"], []))
+        table.add_row(Text(_shortened(name, name_width)), *_cells(row, bar), Text(doing))
+    hidden = len(found) - len(shown)
+    footer = (f"{hidden} cells more; " if hidden else "") + counts(list(states))
+    return Group(table, Text(footer))
+
+
+def _runs_by_cell(study: Study, states: Sequence[RunState]) -> dict[tuple[str, str], list[RunState]]:
+    """The states of each cell's planned runs."""
+    by_id = {s.run: s for s in states}
+    runs_of: dict[tuple[str, str], list[RunState]] = {}
+    for trial in study.trials:
+        if trial["id"] in by_id:
+            runs_of.setdefault((trial["step"], trial["change"]), []).append(by_id[trial["id"]])
+    return runs_of
+
+
+def _table(title: str) -> Table:
+    """The empty table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
+    for heading, justify, least in COLUMNS:
+        table.add_column(heading, justify="right" if justify == "right" else "left", no_wrap=True, min_width=least)
+    return table
+
+
+class _Bar:
+    """Bars whose lengths lie between the lowest and the highest mean."""
+
+    def __init__(self, found: Sequence[Row], width: int) -> None:
+        means = [r["top1"] for r in found if r["top1"] is not None] or [0.0, 1.0]
+        self.low, self.high, self.width = min(means), max(means), width
+
+    def __call__(self, mean: float | None) -> str:
+        if mean is None:
+            return ""
+        part = (mean - self.low) / max(self.high - self.low, 1e-9)
+        return "█" * round((SHORTEST_BAR + (1 - SHORTEST_BAR) * part) * self.width)
+
+
+def _cells(row: Row, bar: _Bar) -> list[RenderableType]:
+    """What stands between a row's name and its runs: mean, bar, n of N, change, verdict."""
+    from rich.text import Text
+
+    mean = "" if row["top1"] is None else f"{row['top1']:.2f}"
+    spread = "" if row["std"] is None else f" ± {row['std']:.2f}"
+    colour = "blue" if row["kind"] == "step" else "cyan"
+    count = f"{row['n']} of {row['planned']}"
+    change = "" if row["change"] is None else f"{row['change']:+.2f}"
+    return [mean + spread, Text(bar(row["top1"]), style=colour), count, change, row["verdict"] or ""]
+
+
+def _shortened(name: str, width: int) -> str:
+    """The name, without its middle where it is too long."""
+    if len(name) <= width:
+        return name
+    half = width // 2
+    return name[: half - 1] + "…" + name[half - width :]
+
+
+def _fitting(
+    found: Sequence[Row], runs_of: Mapping[tuple[str, str], Sequence[RunState]], height: int | None
+) -> Sequence[Row]:
+    """The rows that a screen holds: those at work, then the latest finished, then the next."""
+    room = len(found) if height is None else max(5, height - 6)
+    if len(found) <= room:
+        return found
+
+    def urgency(i: int) -> tuple[bool, bool, int]:
+        row = found[i]
+        busy = any(s.state == RUNNING for s in runs_of.get(row["key"], []))
+        return not busy, not row["n"], -i if row["n"] else i
+
+    chosen = sorted(range(len(found)), key=urgency)[:room]
+    return [found[i] for i in sorted(chosen)]
+
+
+def _doing(states: Sequence[RunState]) -> str:
+    """What the runs of a cell that have not finished are at, three of them at most."""
+    texts = [_at_work(s) for s in states if s.state != DONE]
+    more = f"; {len(texts) - 3} more" if len(texts) > 3 else ""
+    return "; ".join(texts[:3]) + more
+
+
+def _at_work(state: RunState) -> str:
+    """What one run is at."""
+    if state.state != RUNNING:
+        return f"seed {state.seed}: {state.state}"
+    top1 = "" if state.top1 is None else f", {state.top1:.1f} %"
+    return f"seed {state.seed}: epoch {state.epoch}/{state.epochs}{top1}"

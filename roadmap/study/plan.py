@@ -1,0 +1,429 @@
+"""What a study asks, as a checked value: the keys of a study file, its overrides parsed once. No torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Literal
+
+from roadmap.config.errors import ConfigError, Fault, listing, lookup, nearest
+from roadmap.config.fields import Kind, checked, config, field_types, from_text, setting, show
+from roadmap.config.model import ModelSpec, TimmSpec
+from roadmap.config.recipe import Recipe
+from roadmap.config.recipes import find_recipe
+from roadmap.data.registry import NAMED, TIMM_PREFIXES
+from roadmap.ladder import DEFAULT, Ladder, find_ladder
+from roadmap.ladder.ladder import RECIPE
+from roadmap.ladder.published import find_variant
+
+DESIGNS: Mapping[str, str] = {
+    "ladder": "the steps in order, each compared with its parent",
+    "single": "the base, and the base with one change",
+    "one-at-a-time": "the base, and the base with each change alone",
+    "leave-one-out": "the base, and the base without each of its path's changes, or with each listed change alone",
+    "factorial": "all combinations of the changes on or off, or the fraction that `fraction` generates",
+    "grid": "all combinations of the listed values",
+    "models": "networks trained alike, each compared with the first",
+}
+A_A, NO_OP = "a-a", "no-op"
+CONTROLS: Mapping[str, str] = {
+    A_A: "the same trial with other seeds",
+    NO_OP: "the same trial, told apart by a toggle that does nothing",
+}
+MOST_FACTORS = 10  # of a full factorial: 1,024 cells
+WHOLE = (RECIPE, "data", "batch_size", "epochs")  # overrides that are no single toggle or field
+FIELD = f"{RECIPE}."
+COUNT = (1, 1_000_000)  # of images in a batch, and of epochs
+TIMM, STEP = "timm/", "step/"  # beginnings of a model's name
+
+SpecClass = type[ModelSpec] | type[TimmSpec]
+
+
+# Overrides ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Override:
+    """A toggle or recipe field set to another value; also a whole `recipe` or `data`, `batch_size`, `epochs`."""
+
+    name: str
+    value: Any
+
+    @property
+    def text(self) -> str:
+        """As written on the command line: 'kernel_size=9'."""
+        return f"{self.name}={show(self.value)}"
+
+    @property
+    def is_toggle(self) -> bool:
+        """Whether it sets the network alone."""
+        return self.name not in WHOLE and not self.name.startswith(FIELD)
+
+    @property
+    def declares(self) -> tuple[str, ...]:
+        """Names of the resolved settings that may differ by it.
+
+        Of a whole data set also what the network takes over.
+        """
+        return _DECLARED.get(self.name, (self.name if self.name.startswith(FIELD) else f"model.{self.name}",))
+
+    @property
+    def subject(self) -> str:
+        """One name for the two that some settings have: `recipe.epochs` is `epochs`."""
+        short = self.name.removeprefix(FIELD)
+        return short if short in WHOLE else self.name
+
+
+_DECLARED: Mapping[str, tuple[str, ...]] = {
+    RECIPE: ("recipe.*",),
+    "data": ("data.*", "model.num_classes", "model.in_chans"),
+    "batch_size": ("recipe.batch_size", "recipe.lr", "recipe.group_size"),
+    "epochs": ("recipe.epochs", "recipe.warmup_epochs", "recipe.decay_epochs"),
+}
+Arm = tuple[Override, ...]  # what is set together
+
+
+def words(arm: Iterable[Override]) -> str:
+    """Write overrides as a label: 'norm=layer conv_bias=true'."""
+    return " ".join(o.text for o in arm)
+
+
+def declared(arm: Iterable[Override]) -> tuple[str, ...]:
+    """Return the resolved settings that may differ by an arm."""
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(o.declares for o in arm)))
+
+
+def parse_override(name: str, value: Any, cls: SpecClass = ModelSpec) -> Override:
+    """Check an override, of YAML's types or a command line's text, against the networks it is for.
+
+    Raises ConfigError.
+    """
+    if name == RECIPE:
+        return Override(name, find_recipe(str(value)).name)
+    if name == "data":
+        return Override(name, check_data(str(value)))
+    if name in ("batch_size", "epochs"):
+        return Override(name, _count(name, value))
+    if name.startswith(FIELD):
+        field = name.removeprefix(FIELD)
+        return Override(name, _checked(Recipe, field, value))
+    if cls is TimmSpec and name not in field_types(TimmSpec):
+        return Override(name, _keyword(value))
+    if name not in field_types(cls):
+        legal = [*field_types(cls), *WHOLE, f"{FIELD}FIELD"]
+        raise ConfigError(f"override {name!r} is unknown; legal: {listing(legal)}; {nearest(name, legal)}")
+    return Override(name, _checked(cls, name, value))
+
+
+def parse_text(text: str, cls: SpecClass = ModelSpec) -> Override:
+    """Read `name=value` from a command line. Raises ConfigError."""
+    name, sign, value = text.partition("=")
+    name = name.strip().replace("-", "_")
+    if not sign:
+        raise ConfigError(f"override {text!r} has no value; legal: NAME=VALUE; write {name}=VALUE")
+    return parse_override(name, value.strip(), cls)
+
+
+def check_data(name: str) -> str:
+    """Return the name of a data set. Raises ConfigError where there is none of that name."""
+    if not name.startswith(TIMM_PREFIXES):
+        lookup("data", name, NAMED)
+    return name
+
+
+def _checked(cls: type, name: str, value: Any) -> Any:
+    """Return the value as the field holds it: text is read as its type, a list becomes a tuple, 3.0 the integer 3."""
+    annotation = lookup(f"{cls.__name__} toggle", name, field_types(cls))
+    if isinstance(value, str):
+        value = from_text(annotation, value)
+    elif isinstance(value, list):
+        value = tuple(value)
+    elif Kind.of(annotation).is_tuple and not isinstance(value, tuple):
+        value = (value,)
+    elif isinstance(value, float) and value.is_integer() and Kind.of(annotation).base is int:
+        value = int(value)
+    return checked(cls, name, value)
+
+
+def _keyword(value: Any) -> Any:
+    """Return a keyword of timm's as YAML reads it."""
+    import yaml
+
+    read = yaml.safe_load(value) if isinstance(value, str) else value
+    read = None if read == "none" else read
+    return tuple(read) if isinstance(read, list) else read
+
+
+def _count(name: str, value: Any) -> int:
+    low, high = COUNT
+    read = int(value) if isinstance(value, str) and value.isdigit() else value
+    read = int(read) if isinstance(read, float) and read.is_integer() else read
+    if isinstance(read, bool) or not isinstance(read, int) or not low <= read <= high:
+        raise ConfigError(f"override {name} is {value!r}; legal: integers from {low} to {high}; give one of them")
+    return read
+
+
+# Plan -----------------------------------------------------------------------------------------------------------------
+
+INTEGERS, WORDS, WORD = "a list such as [0, 1]", "a list such as [gelu, 8]", "text"
+CHANGES = "a list of mappings such as [{kernel_size: [3, 5]}, {norm: batch, conv_bias: false}]"
+CROSS = "names with values such as {recipe.lr: [0.001, 0.002]}"
+
+
+class PlanError(ConfigError):
+    """A plan of legal types that no study can have."""
+
+
+@config
+class Plan:
+    """What to run: the keys of a study file. None leaves a choice to the regime. Raises PlanError with every fault."""
+
+    name: str = setting("the study's name: its folder", form=WORD)
+    question: str = setting("what the study asks, in a sentence", form=WORD)
+    design: str = setting("how cells and comparisons follow from base and changes", default="ladder", form=WORD)
+    ladder: str = setting("the ladder that steps are of: a name, or module:NAME", default=DEFAULT, form=WORD)
+    regime: str = setting("base network and sizes; the ladder's first unless given", default="", form=WORD)
+    steps: tuple[str, ...] | None = setting("of a ladder: ids or names of the steps", default=None, form=WORDS)
+    through: str | None = setting(
+        "of a ladder: its last step, where `steps` does not list them", default=None, form=WORD
+    )
+    base: str | None = setting("the step that a design starts from", default=None, form=WORD)
+    changes: tuple[dict[str, Any], ...] = setting(
+        "one mapping a change; several names in one mapping change together; a list of values is one change each",
+        default=(),
+        form=CHANGES,
+    )
+    fraction: str | None = setting(
+        "generators of a fractional factorial, as pyDOE3 writes them: 'a b c abc'", default=None, form=WORD
+    )
+    cross: dict[str, Any] | None = setting(
+        "{recipe, data, batch_size, epochs or recipe.FIELD: values}: the whole design at each", default=None, form=CROSS
+    )
+    controls: tuple[str, ...] = setting("negative controls: a-a, no-op", default=(), form=WORDS)
+    model: tuple[str, ...] = setting("networks: published variants, timm/NAME, step/ID", default=(), form=WORDS)
+    init: str | None = setting("file of initial weights", default=None, form=WORD)
+    side_steps: bool = setting("of a ladder: with the steps that were tried and not adopted", default=False)
+    seeds: tuple[int, ...] = setting("one run of each cell for each seed", default=(0,), form=INTEGERS)
+    data: str | None = setting("name of a data set", default=None, form=WORD)
+    data_title: str | None = setting("how tables name the data set", default=None, form=WORD)
+    recipe: str | None = setting("name of a recipe, for all cells", default=None, form=WORD)
+    epochs: int | None = setting(
+        "another number of epochs, schedules in proportion", default=None, form="whole numbers"
+    )
+    batch_size: int | None = setting(
+        "another global batch, the learning rate in proportion", default=None, form="whole numbers"
+    )
+    set: tuple[str, ...] = setting("set on everything: NAME=VALUE", default=(), form=WORDS)
+    image_size: int | None = setting("pixels; the regime's own unless given", default=None, form="whole numbers")
+    num_classes: int | None = setting("of data sets that do not tell", default=None, form="whole numbers")
+    validation: float | None = setting(
+        "part of the training images set aside for choices", default=None, form="a number from 0 to 0.9"
+    )
+    precision: Literal["auto", "fp32", "bf16"] | None = setting(
+        "number format of training; the recipe's own unless given", default=None
+    )
+
+    def __post_init__(self) -> None:
+        if found := list(_faults(self)):
+            raise PlanError.of(f"study {self.name}", found)
+        if not self.regime:
+            object.__setattr__(self, "regime", self.of_ladder.default_regime)
+
+    @property
+    def of_ladder(self) -> Ladder:
+        """The ladder itself."""
+        return find_ladder(self.ladder)
+
+    @property
+    def spec_class(self) -> SpecClass:
+        """What networks the overrides are for."""
+        if self.model:
+            return TimmSpec if all(name.startswith(TIMM) for name in self.model) else ModelSpec
+        where = self.of_ladder
+        return type(where.regimes.get(self.regime, where.regimes[where.default_regime]).base)
+
+    @cached_property
+    def alternatives(self) -> tuple[Mapping[str, Arm], ...]:
+        """Of each change {name: the overrides that its values stand for}."""
+        return tuple({name: self._parsed(name, value) for name, value in change.items()} for change in self.changes)
+
+    @cached_property
+    def crossed(self) -> Mapping[str, Arm]:
+        """The values that the design is crossed with, by name."""
+        return {name: self._parsed(name, value) for name, value in (self.cross or {}).items()}
+
+    @cached_property
+    def common(self) -> Arm:
+        """What is set on everything."""
+        return tuple(parse_text(text, self.spec_class) for text in self.set)
+
+    def _parsed(self, name: str, value: Any) -> Arm:
+        return tuple(parse_override(name, one, self.spec_class) for one in values_of(name, value, self.spec_class))
+
+
+def values_of(name: str, value: Any, cls: SpecClass) -> list[Any]:
+    """Return the values that a key of a change stands for: a list is one each, where the toggle is no list itself."""
+    if not isinstance(value, (list, tuple)):
+        return [value]
+    annotation = field_types(cls).get(name)
+    is_list = annotation is not None and Kind.of(annotation).is_tuple
+    if is_list and not any(isinstance(v, (list, tuple)) for v in value):
+        return [value]
+    return list(value)
+
+
+# Faults ---------------------------------------------------------------------------------------------------------------
+
+
+def _faults(plan: Plan) -> Iterator[Fault]:
+    """Yield what is wrong with names, overrides and combinations of keys, each under its key."""
+    unknown = list(_refusals(_lookups(plan)))
+    yield from unknown
+    if "ladder" not in {fault.field for fault in unknown}:
+        yield from _refusals(_steps_and_models(plan))
+        yield from _refusals(_overrides(plan))
+    if not plan.seeds:
+        yield Fault("seeds", " is empty; legal: one or more integers from 0; give one")
+    if len(set(plan.seeds)) < len(plan.seeds):
+        yield Fault("seeds", f" is {list(plan.seeds)}; legal: each seed once; remove the repeated one")
+    yield from _misplaced(plan)
+    yield from _in_both(plan)
+    yield from _unclear_values(plan)
+
+
+Look = tuple[str, Callable[[], object]]
+
+
+def _refusals(looks: Iterable[Look]) -> Iterator[Fault]:
+    for key, look in looks:
+        try:
+            look()
+        except ConfigError as e:
+            yield Fault(key, f": {e}")
+
+
+def _lookups(plan: Plan) -> Iterator[Look]:
+    """Yield one call for each name that stands for itself, which raises where it is unknown."""
+    yield "ladder", partial(find_ladder, plan.ladder)
+    yield "design", partial(lookup, "design", plan.design, DESIGNS)
+    if plan.regime:
+        yield "regime", partial(_find_regime, plan)
+    if plan.recipe is not None:
+        yield "recipe", partial(find_recipe, plan.recipe)
+    if plan.data is not None:
+        yield "data", partial(check_data, plan.data)
+    for name in plan.controls:
+        yield "controls", partial(lookup, "control", name, CONTROLS)
+
+
+def _find_regime(plan: Plan) -> None:
+    plan.of_ladder.find_regime(plan.regime)
+
+
+def _steps_and_models(plan: Plan) -> Iterator[Look]:
+    find = plan.of_ladder.find_step
+    for name in plan.model:
+        yield "model", partial(_check_model, name, plan)
+    for name in plan.steps or ():
+        yield "steps", partial(find, name)
+    if plan.through is not None:
+        yield "through", partial(find, plan.through)
+    if plan.base is not None:
+        yield "base", partial(find, plan.base)
+
+
+def _overrides(plan: Plan) -> Iterator[Look]:
+    """Yield the same for every override, one by one, so that all that are wrong are named."""
+    cls = plan.spec_class
+    for text in plan.set:
+        yield "set", partial(parse_text, text, cls)
+    for change in plan.changes:
+        for name, value in change.items():
+            for one in values_of(name, value, cls):
+                yield "changes", partial(parse_override, name, one, cls)
+    for name, value in (plan.cross or {}).items():
+        if name in WHOLE or name.startswith(FIELD):
+            for one in values_of(name, value, cls):
+                yield "cross", partial(parse_override, name, one, cls)
+        else:
+            yield "cross", partial(lookup, "cross", name, dict.fromkeys((*WHOLE, f"{FIELD}FIELD")))
+
+
+def _check_model(name: str, plan: Plan) -> None:
+    """Refuse a model's name that is not a variant, `timm/...` or `step/...`. timm knows its part when it is built."""
+    if name.startswith(STEP):
+        plan.of_ladder.find_step(name.removeprefix(STEP))
+    elif not name.startswith(TIMM) or name == TIMM:
+        find_variant(name)
+
+
+OF_NETWORKS = ("ladder", "models")  # designs that start from no single step
+
+
+def _misplaced(plan: Plan) -> Iterator[Fault]:
+    """Yield keys that the design has no use for, and those that it lacks."""
+    yield from _misplaced_changes(plan)
+    yield from _misplaced_models(plan)
+    where = f"in a {plan.design} design"
+    if plan.fraction is not None and plan.design != "factorial":
+        yield Fault("fraction", f" is {plan.fraction!r} {where}; legal: with design: factorial; remove it")
+    if plan.base is not None and plan.design in OF_NETWORKS:
+        legal = "legal: where the design starts from one step; remove it, or say `design:`"
+        yield Fault("base", f" is {plan.base!r} {where}; {legal}")
+    if plan.steps is not None and plan.design != "ladder":
+        advice = "say `base:` for the step that the design starts from"
+        yield Fault("steps", f" is {listing(plan.steps)} {where}; legal: in a ladder; {advice}")
+
+
+def _misplaced_changes(plan: Plan) -> Iterator[Fault]:
+    design, count = plan.design, len(plan.changes)
+    if design in ("one-at-a-time", "factorial", "grid") and not count:
+        yield Fault("changes", f" is empty in a {design} design; legal: one mapping or more; add `changes:`")
+    if design == "single" and count + bool(plan.set) != 1:
+        has = f" has {count} changes and --set {len(plan.set)} in a single design"
+        yield Fault("changes", f"{has}; legal: one change; give `changes: [...]` with one mapping, or --set")
+    if design in OF_NETWORKS and count:
+        others = listing(d for d in DESIGNS if d not in OF_NETWORKS)
+        yield Fault("changes", f" is given in a {design} design; legal: {others}; say `design:`")
+    if design == "factorial" and plan.fraction is None and count > MOST_FACTORS:
+        has = f" has {count} changes in a full factorial, {2**count:,} cells"
+        yield Fault("changes", f"{has}; legal: up to {MOST_FACTORS}; give a `fraction`, or fewer changes")
+
+
+def _misplaced_models(plan: Plan) -> Iterator[Fault]:
+    if plan.design == "models" and not plan.model:
+        yield Fault("model", " is empty in a models design; legal: variants, timm/NAME, step/ID; add `model:`")
+    if plan.design not in OF_NETWORKS and plan.model:
+        legal = "legal: designs of steps start from `base`; use design: models, or base"
+        yield Fault("model", f" is {listing(plan.model)} in a {plan.design} design; {legal}")
+
+
+def _in_both(plan: Plan) -> Iterator[Fault]:
+    """Yield what `changes` and `cross` both set: the change would go over the crossed value."""
+    changed = {Override(name, None).subject: name for change in plan.changes for name in change}
+    for name, value in (plan.cross or {}).items():
+        other = changed.get(Override(name, None).subject)
+        if other is not None:
+            legal = "legal: a setting in one of the two; reason: a change would go over the crossed value"
+            yield Fault("cross", f".{name} is {show(value)}, but changes sets {other} too; {legal}; remove it from one")
+
+
+def _unclear_values(plan: Plan) -> Iterator[Fault]:
+    """Yield changes that say nothing, and values that would be one cell under one label."""
+    if any(not change for change in plan.changes):
+        yield Fault("changes", " holds an empty mapping; legal: one or more names with values; remove it")
+    for change in plan.changes:
+        yield from _unclear(change, "changes")
+    yield from _unclear(plan.cross or {}, "cross")
+
+
+def _unclear(mapping: Mapping[str, Any], key: str) -> Iterator[Fault]:
+    for name, value in mapping.items():
+        shown = [show(one) for one in values_of(name, value, ModelSpec)]
+        if not shown:
+            yield Fault(key, f".{name} is empty; legal: one or more values; give one")
+        if len(set(shown)) < len(shown):
+            legal = "legal: each value once, different in six digits; remove the repeated one"
+            yield Fault(key, f".{name} is {', '.join(shown)}; {legal}")
