@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -56,10 +55,8 @@ def measure_latency(name: str, device: str, *, rounds: int, runs: Path, as_json:
     planned = read_json(folder / STUDY_JSON) or {"trials": []}
     trials = {(t["step"], t["change"]): RunFolder(folder / t["id"]).trial() for t in planned["trials"]}
     ranks = Ranks.start(device)
-    # Keys are sent as text: the bench knows no cells.
-    by_cell = {json.dumps(cell): trial for cell, trial in trials.items()}
-    found = latencies(by_cell, ranks.device, rounds=rounds)
-    measured = [{"cell": json.loads(key), **asdict(values)} for key, values in found.items()]
+    found = latencies(trials, ranks.device, rounds=rounds)
+    measured = [{"cell": list(cell), **asdict(latency)} for cell, latency in found.items()]
     content = {**_machine(ranks), "batch": 1, "precision": "fp32", "cells": measured}
     path = folder / "latency.json"
     write_json(path, content)

@@ -85,7 +85,7 @@ class Ranks:
 def is_lost_peer(error: BaseException) -> bool:
     """Whether a collective failed because another rank is gone.
 
-    NCCL's and the store's errors by type, Gloo's by text.
+    NCCL's and the store's errors tell by their type, Gloo's by their text alone.
     """
     if isinstance(error, dist.DistError | ConnectionError):
         return True

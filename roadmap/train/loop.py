@@ -49,7 +49,7 @@ class Diverged(RoadmapError):
 class Interrupted(RoadmapError):
     """The run was told to stop and has saved itself.
 
-    `signal`: what told this rank, empty where another rank was told.
+    signal: what told this rank, empty where another rank was told.
     """
 
     def __init__(self, message: str, *, signal: str = "") -> None:
