@@ -1,4 +1,8 @@
-"""A headless Chromium and the pages it opens. Debian's packages `chromium` and `chromium-driver` provide it; without them the tests here are skipped and say so."""
+"""A headless Chromium and the pages it opens.
+
+Debian's packages `chromium` and `chromium-driver` provide it; without them the tests here are
+skipped and say so.
+"""
 
 from __future__ import annotations
 
