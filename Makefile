@@ -39,6 +39,7 @@ results: setup reference
 	  roadmap report $$s --out results/$$s >/dev/null || exit 1; done
 
 reference: setup
+	python -m roadmap.cli.counts
 	for r in resnet50 resnet200; do \
 	  roadmap report --paper --regime $$r --out results/reference/$$r || exit 1; done
 
@@ -56,7 +57,7 @@ test-all: setup lint
 
 # On a cluster that the tests start on this machine, as root: Debian's slurm-wlm, slurmdbd, munge and mariadb-server.
 test-slurm: setup
-	pytest -m slurm tests/slurm
+	pytest -m slurm tests/slurm tests/launch
 
 # Works on a bare GPU machine: its own python3, no network, this checkout as it is. Packages it lacks may lie in .whl/ as wheels.
 # CIFAR=DIR with train/CLASS and test/CLASS also trains steps 0, 1 and 9 on real images, 20 epochs each.

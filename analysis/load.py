@@ -1,12 +1,11 @@
-"""Run folders -> Study, and Study <-> results/<study>/records.jsonl.
-
-Both -> one tidy table of runs.
+"""Run folders -> Study, and Study <-> results/<study>/records.jsonl; both -> a table of runs.
 
 A run is never dropped: it is finished, failed or missing. records.jsonl holds all that analysis
-needs, so that tables and figures can be made again without runs/: line 1 {"format": 2, "study":
-name, "question": text, "ladder": name, "regime": name, ...} and what else study.json says: design,
-notes, points, comparisons, crossings, undefined then one line a planned run, in planned order: its
-record, with status "missing" where it has none.
+needs, so that tables and figures can be made again without runs/:
+
+    line 1      {"format": 2, "study": name, "question": text, "ladder": name, "regime": name} and
+                what else study.json says: design, notes, points, comparisons, crossings, undefined
+    each other  a planned run's record, in planned order; its status is "missing" without one
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from analysis.cells import Content, study_of
 from analysis.study import CellId, Comparison, Latency, LatencyTable, Run, Study
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import METRICS
 from roadmap.runs.io import read_lines
+from roadmap.runs.metric import METRICS
 from roadmap.runs.record import FAILED, MISSING, Record
 
 if TYPE_CHECKING:

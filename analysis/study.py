@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 from roadmap.runs.record import DIVERGED, FINISHED, INTERRUPTED, MISSING, Hardware, Record, with_neutral
 
 GPU_HOURS, CORE_HOURS, DEVICE_HOURS = "GPU-hours", "core-hours", "device-hours"

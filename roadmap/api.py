@@ -24,11 +24,14 @@ from typing import TYPE_CHECKING
 
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
-from roadmap.launch.local import run_here, run_side_by_side
+from roadmap.launch.local import LocalLauncher
 from roadmap.launch.preflight import initial_weights, refuse_before_training
-from roadmap.runs.folder import RunFolder, study_folder, write_study
+from roadmap.launch.resources import Resources
+from roadmap.launch.snapshot import live_code
+from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
 from roadmap.runs.record import FINISHED, Record
+from roadmap.runs.study_folder import study_folder, write_study
 from roadmap.study.expand import Study as Content
 from roadmap.study.expand import expand
 from roadmap.study.file import read_plan
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-    from roadmap.config.metric import Metric
+    from roadmap.runs.metric import Metric
 
 TOP1 = "top1"
 REPORT = "report"  # the folder of a study's report, beside its run folders
@@ -137,12 +140,10 @@ class Study:
         """Train what is not finished, once it is prepared, and load nothing."""
         runtime = initial_weights(self.content, runtime)
         todo = self.unfinished(force=force)
-        if not todo:
-            return
-        if jobs == 1 or len(self.trials) == 1:
-            run_here(todo, runtime, force=force, finished=finished)
-        else:
-            run_side_by_side(todo, runtime, jobs=jobs, force=force, finished=finished)
+        if todo:
+            at_once = jobs if len(self.trials) > 1 else 1
+            launcher = LocalLauncher(jobs=at_once, force=force, finished=finished)
+            launcher.launch(self.folder, todo, runtime, Resources(), code=live_code())
 
     def prepare(self, runtime: Runtime) -> None:
         """Refuse what cannot be trained here, then write study.json and each run's trial.json."""
@@ -257,6 +258,6 @@ def ladder_figure(study: str | Path, *, metric: str = TOP1, runs: str | Path = R
 
 def find_metric(name: str) -> Metric:
     """The metric of that name. Raises ConfigError with the legal names."""
-    from roadmap.config import metric
+    from roadmap.runs import metric
 
     return metric.find_metric(name)

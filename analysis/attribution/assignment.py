@@ -17,7 +17,7 @@ from analysis.attribution.games import control_cells
 from analysis.results.circumstances import circumstances
 from analysis.results.confounds import Confound, prove
 from analysis.study import Run, Study
-from roadmap.config.metric import TOP1, Metric
+from roadmap.runs.metric import TOP1, Metric
 
 
 @dataclass(frozen=True)

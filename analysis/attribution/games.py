@@ -12,9 +12,9 @@ from typing import Any
 from analysis.attribution.coalitions import Game, Lattice, Player, Settings, flat, short, text
 from analysis.study import Cell, CellId, Comparison, Kind, Run, Study
 from roadmap.config.errors import RoadmapError, listing
-from roadmap.config.metric import TOP1, Metric
 from roadmap.ladder import Ladder, find_ladder
 from roadmap.ladder.ladder import RECIPE
+from roadmap.runs.metric import TOP1, Metric
 
 Pair = tuple[Any, Any]  # a setting's values in two cells
 Cells = Mapping[Cell, Settings]

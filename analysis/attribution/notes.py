@@ -14,7 +14,7 @@ from analysis.results.circumstances import unsaid
 from analysis.study import Run, Study
 from analysis.wording import count, one_line
 from roadmap.config.errors import listing
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 FEW = 5  # runs, and differences of runs, that a note names
 LISTED = 32  # runs that count nowhere that are named one by one

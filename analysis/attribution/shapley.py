@@ -26,7 +26,7 @@ from analysis.attribution.coalitions import Lattice, Player, paths, ways_from, w
 from analysis.attribution.games import is_training
 from analysis.stats.error_term import CONFIDENCE
 from analysis.study import Run
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.attribution.shapley import Estimate, Interaction, Value
 from analysis.wording import count
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from analysis.attribution.games import game_of, halves, players_of, training_tog
 from analysis.attribution.shapley import Estimate, Solved, solve
 from analysis.attribution.shares import Attribution, MissingCell, Price, Shares, TrainedCell
 from analysis.study import DEVICE_HOURS, Run, Study
-from roadmap.config.metric import TOP1, Metric
+from roadmap.runs.metric import TOP1, Metric
 
 __all__ = ["Attribution", "Game", "Player", "attribute", "game_of", "players_of", "to_json"]
 

@@ -11,7 +11,7 @@ from analysis.attribution.shapley import Estimate, Interaction, Solved
 from analysis.attribution.shares import Attribution, Shares, TrainedCell
 from analysis.wording import NONE, count, markdown_text, number, one_line, signed_interval
 from roadmap.config.errors import listing
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     from rich.console import Group

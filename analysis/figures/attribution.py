@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from analysis.attribution.shapley import Estimate, Value
 from analysis.figures.style import BAR, INK, LETTER, NORMAL, SMALL, TINT, Look, StyledFigure, styled
 from analysis.wording import signed_interval
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

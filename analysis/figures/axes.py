@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.study import Run
 from analysis.wording import minus
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 TICKS = 4
 FAR = 100.0  # plot heights beyond the axes: a loss of 1e30 goes no further, for browsers lose such numbers

@@ -11,8 +11,8 @@ from analysis.figures.style import BAR, INK, LETTER, NORMAL, QUIET, SMALL, Look
 from analysis.results.paper import PRINTED
 from analysis.results.results import Analysis, Result, Role
 from analysis.wording import spread
-from roadmap.config.metric import Metric
 from roadmap.ladder import Reference, find_ladder
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ from analysis.figures.places import Spot, placed
 from analysis.figures.style import BAR, INK, NORMAL, PALE, QUIET, SMALL, Look, StyledFigure, styled
 from analysis.results.costs import Measure, Point, points
 from analysis.results.results import Analysis
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

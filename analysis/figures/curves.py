@@ -19,7 +19,7 @@ from analysis.figures.axes import Scale, Scales, numbers, shared_scales
 from analysis.figures.style import ALARM, DASHES, INK, LETTER, NORMAL, RULE, SERIES, SMALL
 from analysis.study import Run
 from analysis.wording import one_line
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 INCH = 72.0
 WIDE, HIGH, COLUMNS = 3.5 * INCH, 1.72 * INCH, 2

@@ -14,8 +14,8 @@ from analysis.results.analyse import common_words, seed_order
 from analysis.results.results import Analysis
 from analysis.study import LatencyTable, Outcome, Run, Study
 from analysis.wording import number, one_line
-from roadmap.config.metric import Metric
 from roadmap.ladder import Printed, Regime, find_ladder
+from roadmap.runs.metric import Metric
 from roadmap.runs.record import DIVERGED, NO_HARDWARE
 
 UNKNOWN = "not recorded"

@@ -10,7 +10,7 @@ from analysis.report.phrases import change_text, count_text, p_text, paper_text,
 from analysis.report.view import View
 from analysis.stats.comparisons import GAIN, LOSS, UNRESOLVED
 from analysis.wording import NONE, median_text, number, scaled, signed
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 ORDER = {GAIN: 0, UNRESOLVED: 1, LOSS: 2}
 

@@ -23,7 +23,7 @@ from analysis.stats.comparisons import Change, change
 from analysis.study import CellId, Run, Study
 from analysis.wording import NONE, one_line, plain, signed_interval
 from roadmap.config.errors import RoadmapError, listing
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 Difference = tuple[str, str, str]  # name, A's value, B's value
 Otherwise = tuple[

@@ -19,7 +19,7 @@ from analysis.results.costs import Measure, Point, comparable, measures, points
 from analysis.results.results import Analysis
 from analysis.study import DEVICE_HOURS, Run, Study
 from analysis.wording import number, one_line, spread
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 
 @dataclass(frozen=True)

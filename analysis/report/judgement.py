@@ -11,8 +11,8 @@ from analysis.stats.comparisons import FalsePositives
 from analysis.stats.error_term import NONE, PAIRED, ErrorTerm
 from analysis.wording import number, one_line
 from roadmap.config.errors import listing
-from roadmap.config.metric import Metric
 from roadmap.ladder import find_ladder
+from roadmap.runs.metric import Metric
 
 MANY = 8  # notes of one kind that a caption lists
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from analysis.report.caption import Caption
 from analysis.report.facts import FactKind
 from analysis.report.tables import columns
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,7 +29,7 @@ from analysis.stats.comparisons import GAIN, LOSS, UNRESOLVED
 from analysis.study import Study
 from analysis.wording import one_line, signed, signed_interval
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from analysis.stats.comparisons import GAIN, LOSS, UNRESOLVED
 from analysis.stats.error_term import NONE as NO_ERROR
 from analysis.stats.error_term import PAIRED, POOLED, WELCH
 from analysis.wording import NONE, minus, number, one_line, signed, signed_interval, spread
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 VERDICTS = {GAIN: "▲ gain", LOSS: "▼ loss", UNRESOLVED: "○ unresolved"}
 METHODS = {

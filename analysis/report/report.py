@@ -27,9 +27,9 @@ from analysis.results.paper import paper_analysis
 from analysis.results.results import Analysis
 from analysis.study import CellId, Kind, Study
 from roadmap.config.errors import RoadmapError, nearest
-from roadmap.config.metric import TOP1, Metric
 from roadmap.ladder import DEFAULT, find_ladder
 from roadmap.runs.io import write_bytes
+from roadmap.runs.metric import TOP1, Metric
 
 if TYPE_CHECKING:
     import pandas as pd

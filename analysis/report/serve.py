@@ -9,7 +9,7 @@ from pathlib import Path
 
 from analysis.report.report import live_page
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import TOP1, Metric
+from roadmap.runs.metric import TOP1, Metric
 
 HOST = "127.0.0.1"
 

@@ -27,7 +27,7 @@ from analysis.wording import (
     signed_interval,
     spread,
 )
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ from analysis.results.costs import marks
 from analysis.results.results import Analysis, Result, Role
 from analysis.study import CellId, Run, Study
 from analysis.wording import NONE, number, one_line, plain
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 PROOFS = {
     Status.CONTROLLED: "✓ controlled",

@@ -15,8 +15,8 @@ from analysis.results.results import Analysis, Effect, PaperNumbers, Result, Rol
 from analysis.stats.comparisons import summarize
 from analysis.study import Cell, CellId, Kind, Outcome, Run, Study
 from analysis.wording import with_words
-from roadmap.config.metric import TOP1, Metric
 from roadmap.ladder import Ladder, Regime, find_ladder
+from roadmap.runs.metric import TOP1, Metric
 
 CONTROLS, OTHER, NOT_DEFINED = "controls", "other", "not defined"  # groups that no ladder has
 SETUP = tuple(field.name for field in dataclasses.fields(Setup))

@@ -11,7 +11,7 @@ from analysis.results.results import Contrast, Effect, Findings, Result
 from analysis.stats.comparisons import FalsePositives, change, change_sampling_se, false_positives, verdicts
 from analysis.stats.error_term import NONE, PAIRED, POOLED, WELCH, ErrorTerm, error_term
 from analysis.study import CellId, Comparison, Kind, Run, Study
-from roadmap.config.metric import Metric
+from roadmap.runs.metric import Metric
 
 MARKS = {PAIRED: "p", WELCH: "w", POOLED: "o", NONE: ""}  # of an effect whose error is not got as the study's is
 

@@ -58,9 +58,10 @@ class Cause(StrEnum):
 class Confound:
     """A difference that was not declared.
 
-    name of the setting, circumstance or metric before, after the parent's and the child's values,
-    as JSON; for WITHIN `after` holds both sides' planned the parent's and the child's value in the
-    plan, for OFF_PLAN and STAYED seed of the two runs, for OUTCOME
+    name           of the setting, circumstance or metric
+    before, after  the parent's and the child's values, as JSON; for WITHIN `after` has both sides'
+    planned        the parent's and the child's value in the plan, for OFF_PLAN and STAYED
+    seed           of the two runs, for OUTCOME
     """
 
     cause: Cause

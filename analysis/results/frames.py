@@ -12,7 +12,7 @@ from analysis.results.analyse import analyse
 from analysis.results.confounds import Proof, Status
 from analysis.results.results import Effect, Result, Role
 from analysis.study import Study
-from roadmap.config.metric import TOP1, Metric
+from roadmap.runs.metric import TOP1, Metric
 
 if TYPE_CHECKING:
     import pandas as pd

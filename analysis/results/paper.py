@@ -11,9 +11,9 @@ from analysis.results.results import Analysis, BesidePaper, Findings, PaperNumbe
 from analysis.stats.comparisons import against_paper, summarize
 from analysis.stats.error_term import error_term
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import TOP1
 from roadmap.config.recipes import find_recipe
 from roadmap.ladder import Ladder, Paper, Regime, Step, find_ladder
+from roadmap.runs.metric import TOP1
 
 PRINTED = TOP1  # the metric that the ladders' papers print
 TITLES = {"imagenet": "ImageNet-1k"}  # of the data that papers train on

@@ -16,8 +16,8 @@ from analysis.results.protocol import ProtocolDifference
 from analysis.stats.comparisons import Change, FalsePositives
 from analysis.stats.error_term import ErrorTerm
 from analysis.study import Cell, CellId, Latency, Machine
-from roadmap.config.metric import TOP1, Metric
 from roadmap.ladder import DEFAULT
+from roadmap.runs.metric import TOP1, Metric
 
 
 class Role(StrEnum):
@@ -115,13 +115,14 @@ class Contrast:
 class Effect:
     """Child minus parent in the metric's difference unit, as compared in the study.
 
-    `value` is None where a side has no finished run, `note` says which.
-
-    parent the parent's label; `parent_cell` its identity, `parent_ids` its runs se, low, high, p,
-    method see `analysis.stats.comparisons.Change`; `mark` stands where the method is not the whole
-    study's ('p', 'w', 'o') sampling_se the test images' part, at most p_holm, verdict after Holm
-    over the study's controlled comparisons: 'gain' (better), 'loss', 'unresolved'; None for what is
-    not proven controlled proof what differs between the two cells' runs; None where one has no run
+    value           None where a side has no finished run; `note` says which
+    parent          the parent's label; `parent_cell` its identity, `parent_ids` its runs
+    se to method    see `analysis.stats.comparisons.Change`
+    mark            where the method is not the whole study's: 'p', 'w' or 'o'
+    sampling_se     the test images' part, at most
+    p_holm, verdict   after Holm over the study's controlled comparisons: 'gain' (better), 'loss' or
+                    'unresolved'; None for what is not proven controlled
+    proof           what differs between the two cells' runs; None where one has no run
     """
 
     parent: str | None = None
@@ -178,12 +179,15 @@ class BesidePaper:
 class Result:
     """One row: a cell (or a paper's step) with its numbers.
 
-    measured False for the paper's own ladder cell None for a paper's row and for a cell that cannot
-    be built id, step the ladder's, None and '' for what is no step; `what` changed (the step's
-    title or the change's text), `label` is the cell in words, `group` the part of the ladder
-    undefined why the cell cannot be built; empty otherwise parent_step of a paper's row: the step
-    it stands on params, macs parameters, multiply-adds of one image: from the records, in the
-    paper's rows counted on the network
+    measured      False for the paper's own ladder
+    cell          None for a paper's row and for a cell that cannot be built
+    id, step      the ladder's; None and '' for what is no step
+    what, label   what changed (the step's title or the change's text); the cell in words
+    group         the part of the ladder
+    undefined     why the cell cannot be built; empty otherwise
+    parent_step   of a paper's row: the step it stands on
+    params, macs  parameters, multiply-adds of one image: from the records, in the paper's rows
+                  counted on the network
     """
 
     measured: bool = True

@@ -35,7 +35,7 @@ from analysis.stats.error_term import (
     quantile,
 )
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import TOP1, Metric
+from roadmap.runs.metric import TOP1, Metric
 
 GAIN, LOSS, UNRESOLVED = "gain", "loss", "unresolved"
 

@@ -33,16 +33,19 @@ Cell = Mapping[int, float]  # {seed: value}
 class ErrorTerm:
     """The error of a study's comparisons, chosen once from all its cells.
 
-    method 'pooled', 'paired', 'separate' (each comparison has its own) or 'none' (no cell has two
-    runs) std, df of one run in a comparison, points, and the degrees of freedom; None for
-    'separate' and 'none' within pooled standard deviation of the runs of one cell; `mean_df` are
-    its degrees of freedom for the interval of a single mean correlation of two cells' top-1 over
-    seeds (intraclass), p_seed its significance; None where the cells' seeds differ p_equal of the
-    test that all cells scatter alike; None where it cannot be computed pairs whether 'separate'
-    pairs comparisons by seed cells, runs how many cells have a run, and all their runs floor what
-    no standard deviation of a run is taken to be below, from counting whole images
-    (`Metric.floor`); None for a metric that is not counted: there runs without scatter tell no
-    error
+    method       'pooled', 'paired', 'separate' (each comparison has its own) or 'none' (nothing
+                 tells an error: no cell has two runs)
+    std, df      of one run in a comparison, and its degrees of freedom; None for 'separate', 'none'
+    within       pooled standard deviation of the runs of one cell
+    mean_df      its degrees of freedom for the interval of a single mean
+    correlation  of two cells' values over seeds (intraclass), p_seed its significance; None where
+                 the cells' seeds differ
+    p_equal      of the test that all cells scatter alike; None where it cannot be computed
+    pairs        whether 'separate' pairs comparisons by seed
+    cells, runs  how many cells have a run, and all their runs
+    floor        what no standard deviation of a run is taken to be below, from counting whole
+                 images (`Metric.floor`); None for a metric that is not counted: there runs without
+                 scatter tell no error
     """
 
     method: str

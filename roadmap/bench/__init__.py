@@ -1,1 +1,1 @@
-"""`roadmap bench`: what the harness costs, as ratios of interleaved pairs, with the hardware named."""
+"""`roadmap bench`: the harness's cost, as ratios of interleaved pairs, with the hardware named."""

@@ -1,4 +1,4 @@
-"""Timing two things so that the comparison survives a machine whose speed drifts: in turn, A B A B, the ratio pair by pair."""
+"""Timing of two things in turn, A B A B: the ratio of each pair survives a drifting machine."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """A over B: the median of the pairs' ratios with their range, and each side's median seconds."""
+    """A over B: the median of the pairs' ratios, their range, and each side's median seconds."""
 
     name: str
     a: str
@@ -44,15 +44,16 @@ def interleaved(
         seconds(a[1])
         seconds(b[1])
     times = [(seconds(a[1]), seconds(b[1])) for _ in range(pairs)]
+    of_a, of_b = zip(*times, strict=True)
     ratios = [x / y for x, y in times]
     return Ratio(
-        name,
-        a[0],
-        b[0],
-        statistics.median(ratios),
-        min(ratios),
-        max(ratios),
-        pairs,
-        statistics.median(x for x, _ in times),
-        statistics.median(y for _, y in times),
+        name=name,
+        a=a[0],
+        b=b[0],
+        ratio=statistics.median(ratios),
+        low=min(ratios),
+        high=max(ratios),
+        pairs=pairs,
+        a_seconds=statistics.median(of_a),
+        b_seconds=statistics.median(of_b),
     )

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from roadmap.runs.folder import RunFolder
-from roadmap.runs.record import FINISHED
+from roadmap.runs.metric import TOP1
+from roadmap.runs.record import FINISHED, Record
 
 WIDE = 200  # columns, where output is no terminal: nothing is cut
 
@@ -52,17 +53,17 @@ class Progress:
     def __init__(self, total: int, *, quiet: bool = False) -> None:
         self.total, self.quiet, self.count = total, quiet, 0
 
-    def finished(self, folder: RunFolder, record: Mapping[str, Any]) -> None:
+    def finished(self, folder: RunFolder, record: Record) -> None:
         """Note that a run has ended, with this record."""
         self.count += 1
         if not self.quiet:
-            line = f"[{self.count}/{self.total}] {folder.path.name}  {record['status']}  {_outcome(record)}"
+            line = f"[{self.count}/{self.total}] {folder.path.name}  {record.status}  {_outcome(record)}"
             print(line, file=sys.stderr, flush=True)
 
 
-def _outcome(record: Mapping[str, Any]) -> str:
+def _outcome(record: Record) -> str:
     """The accuracy of a finished run, or the first line of what went wrong."""
-    top1 = record.get("top1")
-    if record["status"] == FINISHED and top1 is not None:
-        return f"top-1 {top1:.2f} %  {record['wall_seconds']:.1f} s"
-    return str(record.get("error") or "no error noted").splitlines()[0]
+    score = record.metrics.get(TOP1.key)
+    if record.status == FINISHED and score is not None:
+        return f"{TOP1.title} {score:.2f} {TOP1.unit}  {record.wall_seconds:.1f} s"
+    return (record.error or "no error noted").splitlines()[0]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from roadmap.cli.console import print_json, print_table
+from roadmap.cli.counts import LAYER_SCALE, USUAL_SCALE, counts
 from roadmap.config.errors import ConfigError, listing
 from roadmap.config.fields import diff, show
 from roadmap.config.model import ModelSpec
@@ -17,10 +18,9 @@ from roadmap.ladder.ladder import RECIPE
 from roadmap.study.plan import FIELD, Override, parse_text
 
 if TYPE_CHECKING:
-    from roadmap.model.module_diff import StructureDiff
+    from roadmap.model.module_diff import ModuleDiff
 
 COUNTS = ("params", "macs", "norms", "activations")
-LAYER_SCALE, USUAL_SCALE = "layer_scale", 1e-6
 Differences = Mapping[str, tuple[Any, Any]]
 
 
@@ -63,11 +63,11 @@ def _toggles(overrides: Sequence[Override]) -> dict[str, Any]:
 
 def _step_row(row: Mapping[str, Any]) -> list[str]:
     """The line of a step in the table."""
-    counts = ["not defined", ""]
+    size = ["not defined", ""]
     if row["params"] is not None:
-        counts = [f"{row['params']:,}", f"{row['macs'] / 1e9:.3f}"]
+        size = [f"{row['params']:,}", f"{row['macs'] / 1e9:.3f}"]
     paper = [_two_decimals(row[key]) for key in ("paper_top1", "paper_top1_std", "paper_gflops")]
-    return [row["id"] or "", row["name"], row["title"], *counts, *paper]
+    return [row["id"] or "", row["name"], row["title"], *size, *paper]
 
 
 def _two_decimals(value: float | None) -> str:
@@ -101,18 +101,16 @@ def _step_json(ladder: Ladder, step: Step, regime: Regime, toggles: Mapping[str,
 def _counts(ladder: Ladder, step: Step, regime: Regime, toggles: Mapping[str, Any]) -> dict[str, int | None]:
     """Parameters and multiply-adds of a step's network.
 
-    `params` leaves LayerScale out unless a toggle asks for it; `params_layer_scale` counts it in, and
-    is None of networks that do not have it as a toggle.
+    `params` leaves LayerScale out unless a toggle asks for it; `params_layer_scale` counts it in,
+    and is None of networks that do not have it as a toggle.
     """
-    from roadmap.model.complexity import complexity
-
     without: dict[str, Any] = {}
     with_scale = None
     if isinstance(regime.base, ModelSpec):
         without = {LAYER_SCALE: None}
         scaled = ladder.model(step.name, regime.name, **{**toggles, LAYER_SCALE: USUAL_SCALE})
-        with_scale = complexity(scaled, regime.image_size).params
-    counted = complexity(ladder.model(step.name, regime.name, **{**without, **toggles}), regime.image_size)
+        with_scale = counts(scaled, regime.image_size).params
+    counted = counts(ladder.model(step.name, regime.name, **{**without, **toggles}), regime.image_size)
     return {"params": counted.params, "params_layer_scale": with_scale, "macs": counted.macs}
 
 
@@ -121,14 +119,14 @@ def _counts(ladder: Ladder, step: Step, regime: Regime, toggles: Mapping[str, An
 
 def show_diff(ladder: Ladder, regime: Regime, a: str, b: str, settings: Sequence[str], *, as_json: bool) -> int:
     """Print everything in which two steps differ; the overrides apply to the second."""
-    from roadmap.model.module_diff import structure_diff
+    from roadmap.model.module_diff import module_diff
 
     first, second = ladder.find_step(a).name, ladder.find_step(b).name
     overrides = _overrides(settings, regime)
     before = ladder.model(first, regime.name)
     after = ladder.model(second, regime.name, **{o.name: o.value for o in overrides if o.is_toggle})
     recipes = ladder.recipe(first, regime.name), _overridden(ladder.recipe(second, regime.name), overrides)
-    structure = structure_diff(before, after, regime.image_size)
+    structure = module_diff(before, after, regime.image_size)
     differences = {"spec": diff(before, after), "recipe": diff(*recipes)}
     if as_json:
         names = {"a": first, "b": second, "regime": regime.name}
@@ -171,7 +169,7 @@ def _differences_json(differences: Mapping[str, Differences]) -> dict[str, Any]:
     return values
 
 
-def _structure_json(structure: StructureDiff) -> dict[str, Any]:
+def _structure_json(structure: ModuleDiff) -> dict[str, Any]:
     modules = {
         "roles": sorted(structure.roles),
         "added": structure.added,
@@ -181,7 +179,7 @@ def _structure_json(structure: StructureDiff) -> dict[str, Any]:
     return {"structure": modules, **{name: _pair(structure, name) for name in COUNTS}}
 
 
-def _pair(structure: StructureDiff, count: str) -> list[int]:
+def _pair(structure: ModuleDiff, count: str) -> list[int]:
     """[before, after] of a count."""
     return [getattr(structure.before, count), getattr(structure.after, count)]
 
@@ -190,7 +188,7 @@ def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _print_structure(structure: StructureDiff) -> None:
+def _print_structure(structure: ModuleDiff) -> None:
     """Print the modules that differ by role: how many of each, with one example."""
     from roadmap.model.module_diff import role
 
@@ -209,7 +207,10 @@ def _print_structure(structure: StructureDiff) -> None:
 
 
 def find_ladder_and_regime(ladder: str | None, regime: str | None) -> tuple[Ladder, Regime]:
-    """The ladder of that name and a regime of it, the first ones unless given. Raises ConfigError."""
+    """The ladder of that name and a regime of it, the first ones unless given.
+
+    Raises ConfigError.
+    """
     found = find_ladder(ladder) if ladder else find_ladder()
     return found, found.find_regime(regime or found.default_regime)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from roadmap.cli.cluster_options import cluster_verbs, given_resources, resource_options
+from roadmap.cli.cluster_options import cluster_verbs, given_resources, launcher_options, resource_options
 from roadmap.cli.parser import (
     USER_ERROR,
     Parser,
@@ -74,7 +74,7 @@ def parser() -> Parser:
     plan = verbs.add_parser("plan", help="what would run, without running it")
     study_options(plan)
     json_option(plan)
-    plan.add_argument("--slurm", action="store_true", help="as it would be submitted to a cluster")
+    launcher_options(plan)
     resource_options(plan)
     steps = verbs.add_parser("steps", help="the ladder as a table: change, parameters, GMACs, the paper's numbers")
     _step_options(steps)
@@ -93,7 +93,13 @@ def parser() -> Parser:
 def _run_verb(p: Parser) -> None:
     study_options(p)
     json_option(p)
-    p.add_argument("--local", action="store_true", help="run on this machine (the default)")
+    launcher_options(p)
+    p.add_argument(
+        "--folder",
+        type=Path,
+        metavar="RUN",
+        help="train one prepared run folder with the settings it was launched with, as a launcher's job does",
+    )
     p.add_argument(
         "--jobs", type=whole(1), default=1, metavar="N", help="runs side by side, each with cores / N threads"
     )
@@ -109,7 +115,6 @@ def _run_verb(p: Parser) -> None:
     p.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     p.add_argument("--list", action="store_true", help="list steps, regimes, recipes and data sets, and stop")
     p.add_argument("--yes", action="store_true", help="ask nothing")
-    p.add_argument("--slurm", action="store_true", help="submit to the Slurm cluster and return")
     resource_options(p)
 
 
@@ -161,9 +166,14 @@ def run(args: argparse.Namespace) -> int:
         from roadmap.cli.ladder import list_names
 
         return list_names(args.ladder)
-    if args.dry_run and not args.slurm:
-        return plan(args)
-    if args.slurm:
+    if args.dry_run:
+        return _dry_run(args)
+    if args.folder:
+        from roadmap.launch.prepared import run_prepared
+        from roadmap.runs.folder import RunFolder
+
+        return run_prepared(RunFolder(args.folder), _runtime(args))
+    if not _is_local(args):
         return _submit(args, _runtime(args))
     from roadmap.cli.train import run_study
 
@@ -187,7 +197,7 @@ def _runtime(args: argparse.Namespace) -> Runtime:
 
 
 def plan(args: argparse.Namespace) -> int:
-    if args.slurm:
+    if not _is_local(args):
         from roadmap.cli.cluster import show_submission_plan
 
         return show_submission_plan(_study(args).content, _order(args, dry_run=True), out=args.runs)
@@ -243,34 +253,43 @@ def _order(args: argparse.Namespace, **more: Any) -> Any:
             f"--images-per-second is {rate:g}; legal: numbers above 0; give what one GPU trains in a second"
         )
     return Order(
+        launcher=args.launcher,
         given=given_resources(args),
         profile=args.profile,
-        freeze=not args.no_freeze,
+        snapshot=not args.no_snapshot,
         images_per_second=rate,
         as_json=args.json,
         **more,
     )
 
 
+def _is_local(args: argparse.Namespace) -> bool:
+    """Whether runs are trained by this process, not handed to a launcher that returns."""
+    return args.launcher in (None, "local")
+
+
+def _dry_run(args: argparse.Namespace) -> int:
+    """Show the plan, and with a cluster's launcher the scripts too."""
+    return plan(args) if _is_local(args) else _submit(args, _runtime(args))
+
+
 def _submit(args: argparse.Namespace, machine: Runtime) -> int:
     from roadmap.cli.cluster import submit_study
 
-    if args.local:
-        raise RoadmapError("--local and --slurm are both given; legal: one of them; leave one out")
     order = _order(args, yes=args.yes, dry_run=args.dry_run, force=args.force)
     return submit_study(_study(args).content, machine, order, out=args.runs)
 
 
 def status(args: argparse.Namespace) -> int:
-    from roadmap.cli.cluster import show_status
+    from roadmap.cli.status import show_status
 
     return show_status(args.study, out=args.runs, watch=args.watch, every=args.every, as_json=args.json)
 
 
-def _choice(args: argparse.Namespace) -> Any:
-    from roadmap.cli.cluster import Choice
+def _selection(args: argparse.Namespace) -> Any:
+    from roadmap.launch.selection import RunSelection
 
-    return Choice(
+    return RunSelection(
         study=args.study,
         out=args.runs,
         words=tuple(args.words),
@@ -281,27 +300,27 @@ def _choice(args: argparse.Namespace) -> Any:
 
 
 def logs(args: argparse.Namespace) -> int:
-    from roadmap.cli.cluster import show_logs
+    from roadmap.cli.status import show_logs
 
-    return show_logs(_choice(args), follow=args.follow, lines=args.lines)
+    return show_logs(_selection(args), follow=args.follow, lines=args.lines)
 
 
 def cancel(args: argparse.Namespace) -> int:
     from roadmap.cli.cluster import cancel_runs
 
-    return cancel_runs(_choice(args), yes=args.yes)
+    return cancel_runs(_selection(args), yes=args.yes)
 
 
 def retry(args: argparse.Namespace) -> int:
     from roadmap.cli.cluster import retry_runs
 
-    return retry_runs(_choice(args), _order(args, yes=args.yes))
+    return retry_runs(_selection(args), _order(args, yes=args.yes))
 
 
 def preemption_test(args: argparse.Namespace) -> int:
-    from roadmap.cli.cluster import drill_run
+    from roadmap.cli.cluster import preemption_test as run_test
 
-    return drill_run(_choice(args), wait=args.wait, signal_name=args.signal)
+    return run_test(_selection(args), wait=args.wait, signal_name=args.signal)
 
 
 VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {

@@ -21,9 +21,12 @@ DEVICES = ("auto", "cpu", "cuda")
 OLD_VERBS: Mapping[str, str] = {"drill": "preemption-test"}
 _RUNS = {"--out": "--runs"}
 _SEEDS = {**_RUNS, "--seed": "--seeds"}
+_SNAPSHOT = {"--no-freeze": "--no-snapshot"}
 OLD_OPTIONS: Mapping[str, Mapping[str, str]] = {
-    **dict.fromkeys(("run", "plan", "status"), _RUNS),
-    **dict.fromkeys(("logs", "cancel", "retry", "preemption-test"), _SEEDS),
+    **dict.fromkeys(("run", "plan"), {**_RUNS, **_SNAPSHOT}),
+    "status": _RUNS,
+    "retry": {**_SEEDS, **_SNAPSHOT},
+    **dict.fromkeys(("logs", "cancel", "preemption-test"), _SEEDS),
 }
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from analysis.results.results import Result
     from analysis.stats.power import PowerTable
     from analysis.study import Study
-    from roadmap.config.metric import Metric
+    from roadmap.runs.metric import Metric
 
 NOT_PROVEN = 1
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"

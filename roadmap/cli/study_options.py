@@ -182,8 +182,11 @@ def _given(options: StudyOptions, base: Plan) -> dict[str, Any]:
     given = {name: value for name, value in given.items() if value is not None}
     if options.ladder in (None, base.ladder):
         return given
-    # Steps and regimes are of a ladder: those of the file's do not go with another one.
-    own = {"steps": None, "through": None, "base": None, "regime": ""}
+    from roadmap.ladder import find_ladder
+
+    # Steps are of a ladder: the file's do not go with another one. Its regime may be there too.
+    regime = base.regime if base.regime in find_ladder(options.ladder).regimes else ""
+    own = {"steps": None, "through": None, "base": None, "regime": regime}
     return {"ladder": options.ladder, **own, **given}
 
 

@@ -26,7 +26,7 @@ MOST_CLASSES = 5  # named for each image unless another number is asked for
 
 def run_bench(device: str, *, pairs: int, out: Path, as_json: bool) -> int:
     """Time the harness beside its peers, and write the ratios to `out`/<cpu or gpu>.json."""
-    from roadmap.bench.subjects import all_pairs
+    from roadmap.bench.benchmarks import all_pairs
     from roadmap.train.distributed import Ranks
 
     ranks = Ranks.start(device)
@@ -59,7 +59,7 @@ def measure_latency(name: str, device: str, *, rounds: int, runs: Path, as_json:
     # Keys are sent as text: the bench knows no cells.
     by_cell = {json.dumps(cell): trial for cell, trial in trials.items()}
     found = latencies(by_cell, ranks.device, rounds=rounds)
-    measured = [{"cell": json.loads(key), **values} for key, values in found.items()]
+    measured = [{"cell": json.loads(key), **asdict(values)} for key, values in found.items()]
     content = {**_machine(ranks), "batch": 1, "precision": "fp32", "cells": measured}
     path = folder / "latency.json"
     write_json(path, content)

@@ -12,12 +12,9 @@ from roadmap.api import Study
 from roadmap.cli.console import Progress, print_json, print_table
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
-from roadmap.launch.preflight import refuse_before_training
 from roadmap.runs.folder import RunFolder
-from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED
+from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, Record
 from roadmap.study.expand import images_to_train
-
-__all__ = ["print_table", "refuse_before_training", "run_study", "show_plan", "state_of"]
 
 STOPPED = 130  # exit status, as of a shell whose program was interrupted
 STATE_TEXTS = {
@@ -33,7 +30,7 @@ def state_of(folder: RunFolder) -> str:
     """A run's state from its folder: new, one of the record's, or started (no record yet)."""
     record = folder.record()
     if record:
-        return str(record["status"])
+        return record.status
     return "started" if (folder.path / "attempts.jsonl").exists() else "new"
 
 
@@ -56,7 +53,7 @@ def run_study(study: Study, runtime: Runtime, *, jobs: int, force: bool, as_json
         return 0  # one rank prints
     records = [record for run in study.run_folders if (record := run.record())]
     _print_records(study, records, as_json)
-    return _exit_status({record["status"] for record in records}, missing=len(records) < count)
+    return _exit_status({record.status for record in records}, missing=len(records) < count)
 
 
 def _rank() -> int:
@@ -72,20 +69,20 @@ def _exit_status(statuses: set[str], *, missing: bool) -> int:
     return STOPPED if INTERRUPTED in statuses and not failed else 1
 
 
-def _print_records(study: Study, records: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+def _print_records(study: Study, records: Sequence[Record], as_json: bool) -> None:
     if as_json:
-        print_json(records)
+        print_json([record.to_json() for record in records])
     elif len(study.trials) == 1 and records:
         _print_record(records[0], study.run_folders[0])
     else:
-        finished = sum(r["status"] == FINISHED for r in records)
+        finished = sum(r.status == FINISHED for r in records)
         name = study.name if study.root == Path("runs") else study.folder
         print(f"{study.name}: {finished} of {len(study.trials)} runs finished; table and figure: roadmap report {name}")
 
 
-def _print_record(record: Mapping[str, Any], folder: RunFolder) -> None:
+def _print_record(record: Record, folder: RunFolder) -> None:
     """Print the record as name and value, one a line; the file has it as JSON."""
-    for key, value in record.items():
+    for key, value in record.to_json().items():
         if value is not None and value != "" and key != "resolved":
             print(f"{key:<20} {_value_text(value)}")
     print(f"{'record':<20} {folder.path / 'record.json'}")
@@ -153,8 +150,8 @@ def _time_left(left: Sequence[float | None]) -> str:
 def _measured_rates(folders: Sequence[RunFolder]) -> Rates:
     """Images per second of each (step, change) that a finished run has measured."""
     records = [record for folder in folders if (record := folder.record())]
-    finished = [r for r in records if r["status"] == FINISHED]
-    return {(r["step"], r["change"]): r["images_per_second"] for r in finished}
+    rates = {(r.step, r.change): r.images_per_second for r in records if r.status == FINISHED}
+    return {cell: rate for cell, rate in rates.items() if rate}
 
 
 def _seconds(trial: Trial, rates: Rates) -> float | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roadmap.api import find_metric
-from roadmap.launch.status import DONE, NEW, RUNNING, STOPPED, UNDER_WAY, RunState, counts, study_states
+from roadmap.launch.base import UNDER_WAY, State
+from roadmap.launch.status import RunState, counts, study_states
 from roadmap.study.find import find_study
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from analysis.results.results import Result
     from analysis.study import CellId, Study
-    from roadmap.config.metric import Metric
+    from roadmap.runs.metric import Metric
 
 QUIET_LOOKS = 3  # between two runs of one queue no run says that it trains
 ASK_EVERY = 30.0  # seconds between two questions to a queue
@@ -62,7 +63,7 @@ def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> i
                 live.update(shown, refresh=True)
             at_work = any(s.state in UNDER_WAY for s in states)
             quiet = 0 if at_work else quiet + 1
-            waiting = any(s.state in (NEW, STOPPED) for s in states)
+            waiting = any(s.state in (State.NEW, State.STOPPED) for s in states)
             if quiet >= (QUIET_LOOKS if waiting else 1):
                 return 0
             time.sleep(every)
@@ -171,7 +172,7 @@ def _fitting(
 
     def urgency(i: int) -> tuple[bool, bool, int]:
         row = found[i]
-        busy = any(s.state == RUNNING for s in _states_of(row, runs_of))
+        busy = any(s.state == State.RUNNING for s in _states_of(row, runs_of))
         return not busy, not row.n, -i if row.n else i
 
     chosen = sorted(range(len(found)), key=urgency)[:room]
@@ -180,14 +181,14 @@ def _fitting(
 
 def _doing(states: Sequence[RunState]) -> str:
     """What the runs of a cell that have not finished are at, three of them at most."""
-    texts = [_at_work(s) for s in states if s.state != DONE]
+    texts = [_at_work(s) for s in states if s.state != State.DONE]
     more = f"; {len(texts) - 3} more" if len(texts) > 3 else ""
     return "; ".join(texts[:3]) + more
 
 
 def _at_work(state: RunState) -> str:
     """What one run is at."""
-    if state.state != RUNNING:
+    if state.state != State.RUNNING:
         return f"seed {state.seed}: {state.state}"
     top1 = "" if state.top1 is None else f", {state.top1:.1f} %"
     return f"seed {state.seed}: epoch {state.epoch}/{state.epochs}{top1}"

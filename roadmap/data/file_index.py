@@ -60,7 +60,10 @@ def find_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Pa
 
 
 def list_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Listing:
-    """Classes and files of a split, sorted by name so that every machine numbers them alike. Raises DataError."""
+    """Classes and files of a split, sorted by name so that every machine numbers them alike.
+
+    Raises DataError.
+    """
     root = find_split(name, data_dir, folders)
     classes = sorted(_folders(root))
     images = [_images_of_class(root, label) for label in classes]
@@ -81,7 +84,10 @@ def _folders(root: Path) -> list[str]:
 
 
 def _images_of_class(root: Path, label: str) -> list[_ImageFile]:
-    """The images of one class by name. Raises DataError where there are none, and for an empty file."""
+    """The images of one class by name.
+
+    Raises DataError where there are none, and for an empty file.
+    """
     images = sorted(_images(root / label, label))
     if not images:
         raise DataError(
@@ -127,9 +133,9 @@ def digest_of(*splits: Listing) -> str:
 
 
 def check_synsets(classes: tuple[str, ...], root: Path) -> None:
-    """Refuse a folder that is not ImageNet-1k's 1,000 synsets: labels shall fit every published checkpoint.
+    """Refuse a folder that is not ImageNet-1k's 1,000 synsets.
 
-    Raises DataError.
+    Labels shall fit every published checkpoint. Raises DataError.
     """
     known = imagenet_synsets()
     strange = [c for c in classes if c not in known]

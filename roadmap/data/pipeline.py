@@ -1,8 +1,8 @@
-"""From a trial to batches: transforms of timm's, every draw seeded per sample, groups for ranks and workers.
+"""From a trial to batches: timm's transforms, draws seeded per sample, groups for the ranks.
 
 A sample's key is (epoch, position); the image that it gives depends on the trial's seed and the key
-alone, so the stream is the same for any number of workers and ranks. Batches are (N, C, H, W) float32
-and labels (N,) int64.
+alone, so the stream is the same for any number of workers and ranks. Batches are (N, C, H, W)
+float32 and labels (N,) int64.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def train_transform(recipe: Recipe, data: Data) -> Any:
 
 
 def _fixed_crop(recipe: Recipe, data: Data) -> list[Any]:
-    """The centre square as evaluation sees it, in place of the random resized crop; `padded` crops it again."""
+    """The centre as evaluation sees it, or a crop of it, padded: in place of the resized crop."""
     interpolation = transforms.InterpolationMode(recipe.interpolation)
     centre = [
         transforms.Resize(data.image_size, interpolation=interpolation),
@@ -134,10 +134,11 @@ class Views(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True)
 class GroupSampler:
-    """The keys of each group that one rank takes, from iteration `start` to the last, epochs without a break.
+    """The keys of each group that one rank takes, from iteration `start` to the last.
 
-    Iteration i of an epoch takes the next `batch_size` images of the epoch's order; group g of it takes the next
-    `group_size` of those; rank r of w takes the groups r, r + w, ... What remains of an epoch is left out.
+    Iteration i of an epoch takes the next `batch_size` images of the epoch's order; group g of it
+    takes the next `group_size` of those; rank r of w takes the groups r, r + w, ... What remains of
+    an epoch is left out.
     """
 
     images: int
@@ -242,7 +243,10 @@ class Pipeline:
 
 
 def _in_our_words(loader: DataLoader[Any]) -> Batches:
-    """The loader's batches. A worker's DataError comes without the trace that torch puts before its text."""
+    """The loader's batches.
+
+    A worker's DataError comes without the trace that torch puts before its text.
+    """
     try:
         yield from loader
     except DataError as e:

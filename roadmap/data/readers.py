@@ -1,4 +1,6 @@
-"""Opening a data set: a Split gives image i as PIL and its label. Arrays stay in memory, files are read as asked.
+"""Opening a data set: a Split gives image i as PIL and its label.
+
+Arrays stay in memory, files are read as asked.
 
 Torchvision downloads only when asked; whatever timm's `create_dataset` reads is taken as it comes.
 """
@@ -138,7 +140,7 @@ def _folder_splits(name: str, data_dir: Path | None, mode: str) -> tuple[FolderI
 
 
 def _digits() -> tuple[Split, Split]:
-    """scikit-learn's 1,797 handwritten digits, 8x8; 500 of them, drawn once and for all, are the test split."""
+    """scikit-learn's 1,797 digits, 8x8; 500 of them, drawn once and for all, are the test split."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -150,7 +152,10 @@ def _digits() -> tuple[Split, Split]:
 
 
 def _torchvision(entry: DataSet, data_dir: Path | None, download: bool, mode: str) -> tuple[Split, Split]:
-    """(train, test) as torchvision's class gives them, or cut here where it has no splits. Raises DataError."""
+    """(train, test) as torchvision's class gives them, or cut here where it has no splits.
+
+    Raises DataError.
+    """
     import torchvision
 
     name, root, splits = entry.data.name, data_dir or Path("data"), entry.splits
@@ -173,7 +178,7 @@ def _torchvision(entry: DataSet, data_dir: Path | None, download: bool, mode: st
 
 
 def _from_torchvision(name: str, parts: Sequence[Any], mode: str) -> Split:
-    """The parts of a split, one after the other: in memory where torchvision holds the pixels, else from files."""
+    """The parts of a split in a row: in memory where torchvision holds them, else from files."""
     if len(parts) == 1 and hasattr(parts[0], "data"):
         return ArrayImages(_channels_last(np.asarray(parts[0].data)), _labels(parts[0]))
     from torch.utils.data import ConcatDataset
@@ -188,7 +193,7 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray:
 
 
 def _cut_test(name: str, whole: Any, fraction: float, mode: str) -> tuple[Split, Split]:
-    """(train, test) of a data set without splits: the same fraction of every class, the same for every trial."""
+    """(train, test) of a set without splits: the same part of each class, for every trial."""
     from torch.utils.data import Subset
 
     labels = np.asarray(_labels(whole))
@@ -201,7 +206,10 @@ def _cut_test(name: str, whole: Any, fraction: float, mode: str) -> tuple[Split,
 
 
 def _timm(data: Data, split: str, data_dir: Path | None, download: bool, mode: str) -> Split:
-    """A data set of timm's. A stream has no order of its own: read into memory once, its samples have indices."""
+    """A data set of timm's.
+
+    A stream has no order of its own: read into memory once, its samples have indices.
+    """
     from timm.data import create_dataset
     from torch.utils.data import IterableDataset
 
@@ -226,7 +234,7 @@ def _from_map(dataset: Any, name: str, mode: str) -> Split:
 
 
 def _timm_test(data: Data, data_dir: Path | None, download: bool, mode: str) -> Split:
-    """The split `test`, or `validation` where a public set keeps the test labels to itself (-1) or has no test."""
+    """The split `test`, or `validation` where there is no test or its labels are kept back (-1)."""
     try:
         test = _timm(data, "test", data_dir, download, mode)
     except DataError:
@@ -235,7 +243,7 @@ def _timm_test(data: Data, data_dir: Path | None, download: bool, mode: str) -> 
 
 
 def _labels(dataset: Any) -> list[int]:
-    """Labels without decoding images, where the data set (torchvision's) or its reader (timm's) can tell them."""
+    """Labels, without decoding images where torchvision's class or timm's reader tells them."""
     for name in ("targets", "labels", "_labels"):
         if hasattr(dataset, name):
             return [int(label) for label in getattr(dataset, name)]
@@ -278,7 +286,7 @@ class StreamedImages:
 
 
 def cut_validation(labels: Sequence[int], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (train, validation) of a training split: the same part of every class, drawn from `seed`, sorted."""
+    """Sorted indices (train, validation): the same part of every class, drawn from `seed`."""
     array = np.asarray(labels)
     rng = np.random.RandomState(seed)
     chosen = []
@@ -290,17 +298,17 @@ def cut_validation(labels: Sequence[int], fraction: float, seed: int) -> tuple[n
 
 
 def class_names(data: Data, *, data_dir: Path | None) -> list[str]:
-    """The classes' names in the order of their labels: folder names where there are folders, else the labels."""
+    """The classes' names in the order of their labels: the folders', else the labels."""
     if data.name in IMAGE_FOLDERS:
         return sorted(e.name for e in os.scandir(find_split(data.name, data_dir, TRAIN_FOLDERS)) if e.is_dir())
     return [str(i) for i in range(data.num_classes)]
 
 
 def check_images(data: Data, *, data_dir: Path | None) -> int:
-    """Decode every image of a small folder once, so that a damaged one is refused before any training.
+    """Decode every image of a small folder once, to refuse a damaged one before any training.
 
-    Returns how many were decoded. The result is remembered in the user's cache, by the folder's digest
-    and the files' times. Above 100,000 images only names and sizes are checked.
+    Returns how many were decoded. The result is remembered in the user's cache, by the folder's
+    digest and the files' times. Above 100,000 images only names and sizes are checked.
     """
     if data.name != "imagefolder":
         return 0

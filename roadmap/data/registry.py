@@ -33,8 +33,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Splits:
     """The keyword arguments with which torchvision's class gives each part of train and of test.
 
-    test_fraction: where the class has no splits (`test` is empty), the part of every class that is the
-    test split. It is drawn once and for all: never from the trial's seed.
+    test_fraction: where the class has no splits (`test` is empty), the part of every class that is
+    the test split. It is drawn once and for all: never from the trial's seed.
     """
 
     train: tuple[Mapping[str, str | bool], ...]
@@ -52,10 +52,10 @@ UNSPLIT = Splits(train=({},), test=(), test_fraction=0.2)
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """A data set by name: its Data, its training images before any validation cut, and who reads it.
+    """A data set: its Data, its training images before any validation cut, and who reads it.
 
-    train_images: None where only the folder tells. torchvision: the class in torchvision.datasets, empty
-    for the readers of our own. splits: how that class is asked for train and test.
+    train_images: None where only the folder tells. torchvision: the class in torchvision.datasets,
+    empty for the readers of our own. splits: how that class is asked for train and test.
     """
 
     data: Data
@@ -75,7 +75,10 @@ def _row(
     mean: Channels = IMAGENET_MEAN,
     std: Channels = IMAGENET_STD,
 ) -> DataSet:
-    """One line of the table. Images of another size than `image_size` are resized and cut as those of folders are."""
+    """One line of the table.
+
+    Images of another size than `image_size` are resized and cut as those of folders are.
+    """
     data = Data(
         name=name,
         title=title,
@@ -140,7 +143,10 @@ def resolve_data(
     validation: float | None = None,
     title: str | None = None,
 ) -> Data:
-    """The Data value of a name; for folders, its classes and the digest of its file list. Raises DataError."""
+    """The Data value of a name; for folders, its classes and the digest of its file list.
+
+    Raises DataError.
+    """
     base = _base(name, data_dir, num_classes)
     if num_classes is not None and num_classes != base.num_classes:
         raise DataError(

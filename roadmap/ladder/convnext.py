@@ -7,6 +7,8 @@ or open.
 
 from __future__ import annotations
 
+from typing import Any
+
 from roadmap.config.model import ModelSpec
 from roadmap.ladder.ladder import ORIGINAL, Ladder, Paper, Printed, Reference, Regime, Step, paper_table  # noqa: F401
 
@@ -375,19 +377,9 @@ CONVNEXT = Ladder(
     beyond=BEYOND,
 )
 
-# Until every caller takes the ladder that it is given.
-STEPS, REGIMES, GROUPS, RECIPE = CONVNEXT.steps, CONVNEXT.regimes, CONVNEXT.groups, "recipe"
-find_step, find_regime, path, resolve = CONVNEXT.find_step, CONVNEXT.find_regime, CONVNEXT.path, CONVNEXT.model
-recipe_of, recipe_changes = CONVNEXT.recipe_name, CONVNEXT.recipe_fields
 
-
-def ladder(*, side_steps=False):
-    return CONVNEXT.order(side_steps=side_steps)
-
-
-def change_of(step, regime):
-    return CONVNEXT.overrides(step, regime.name)
-
-
-def structure_of(step, regime):
-    return CONVNEXT.structure(step, regime.name)
+def convnext_spec(step: str | int, regime: str = "", **settings: Any) -> ModelSpec:
+    """Return the network of one of this ladder's steps. Raises ConfigError."""
+    spec = CONVNEXT.model(step, regime, **settings)
+    assert isinstance(spec, ModelSpec)
+    return spec

@@ -16,7 +16,7 @@ from typing import Any
 
 from roadmap.config.errors import lookup
 from roadmap.config.model import ModelSpec, with_settings
-from roadmap.ladder.convnext import CONVNEXT
+from roadmap.ladder.convnext import convnext_spec
 
 IMAGE_SIZE = 224
 PUBLISHED_RECIPE, FINETUNE, FINETUNE_HEAD_SCALE = "convnext-300ep", "convnext-finetune", 0.001  # Tables 5 and 6
@@ -47,12 +47,6 @@ class Variant:
     timm: str | None
 
 
-def _step(name: str) -> ModelSpec:
-    spec = CONVNEXT.model(name)
-    assert isinstance(spec, ModelSpec)
-    return spec
-
-
 def _v1(
     name: str,
     depths: tuple[int, ...],
@@ -63,7 +57,9 @@ def _v1(
     in1k: float | None,
     in22k: float,
 ) -> Variant:
-    spec = with_settings(_step("separate-downsampling"), {"depths": depths, "width": width, "drop_path_rate": drop})
+    spec = with_settings(
+        convnext_spec("separate-downsampling"), {"depths": depths, "width": width, "drop_path_rate": drop}
+    )
     return _variant(name, V1, spec, params, gmacs, {IN1K: in1k, IN22K: in22k}, _V1_SOURCE)
 
 
@@ -78,7 +74,7 @@ def _isotropic(
         "layer_scale": layer_scale,
         "drop_path_rate": drop,
     }
-    spec = with_settings(_step("separate-downsampling"), settings)
+    spec = with_settings(convnext_spec("separate-downsampling"), settings)
     return _variant(name, ISOTROPIC, spec, params, gmacs, {IN1K: in1k}, _ISOTROPIC_SOURCE)
 
 
@@ -93,7 +89,7 @@ def _v2(
     fcmae: float,
     in22k: float | None,
 ) -> Variant:
-    spec = with_settings(_step("grn"), {"depths": depths, "width": width, "drop_path_rate": drop})
+    spec = with_settings(convnext_spec("grn"), {"depths": depths, "width": width, "drop_path_rate": drop})
     return _variant(name, V2, spec, params, gmacs, {IN1K: in1k, FCMAE: fcmae, FCMAE_22K: in22k}, _V2_SOURCE)
 
 

@@ -1,6 +1,7 @@
-"""The local queue: runs wait for one of `jobs` slots, each a process that takes one run after another.
+"""This machine as a launcher: runs wait for one of `jobs` slots, each a process of its own.
 
-A slot keeps torch loaded, so a further run costs no start; one that dies takes only its own run with it. No torch here.
+A slot keeps torch loaded, so a further run costs no start; one that dies takes only its own run
+with it. No torch here.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,10 +22,48 @@ from typing import Any
 
 from roadmap.config.errors import RoadmapError
 from roadmap.config.runtime import Runtime, cores, limit_threads
+from roadmap.launch.base import MAX_AGE, JobReport, Launched, Launcher
+from roadmap.launch.prepared import unfinished_record
+from roadmap.launch.resources import Resources
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED, Record
 
 Finished = Callable[[RunFolder, Record], None]
+
+
+def _tell_nobody(folder: RunFolder, record: Record) -> None:
+    """What a launcher does with a run that has ended, unless told otherwise."""
+
+
+class LocalLauncher(Launcher):
+    """Runs on this machine, and returns when all have ended; their folders tell the rest.
+
+    jobs: runs side by side. force: train finished ones again. finished: called with each run and
+    its record.
+    """
+
+    name = "local"
+    asks_first = False
+
+    def __init__(self, *, jobs: int = 1, force: bool = False, finished: Finished = _tell_nobody) -> None:
+        self.jobs, self.force, self.finished = jobs, force, finished
+
+    def launch(
+        self, study: Path, runs: Sequence[RunFolder], runtime: Runtime, resources: Resources, *, code: Path
+    ) -> Sequence[Launched]:
+        """Train the runs with this process's code; `resources` and `code` are for other launchers."""
+        if self.jobs == 1:
+            run_here(runs, runtime, force=self.force, finished=self.finished)
+        else:
+            run_side_by_side(runs, runtime, jobs=self.jobs, force=self.force, finished=self.finished)
+        names = tuple(run.path.name for run in runs)
+        return [Launched(runs=names, job="", text=f"trained {len(names)} runs")]
+
+    def where(
+        self, study: Path, runs: Sequence[str], *, finished: Collection[str] = (), max_age: float = MAX_AGE
+    ) -> Mapping[str, JobReport]:
+        """Nothing: there is no queue, and heartbeats tell who trains."""
+        return {}
 
 
 @dataclass
@@ -36,28 +75,34 @@ class Slot:
     folder: RunFolder | None = None
 
 
-def run_here(folders: Sequence[RunFolder], machine: Runtime, *, force: bool, finished: Finished) -> None:
+def run_here(folders: Sequence[RunFolder], runtime: Runtime, *, force: bool, finished: Finished) -> None:
     """Train one run after another in this process; stops after one that was told to stop."""
-    os.environ.update({k: v for k, v in limit_threads(machine.threads or cores()).items() if k not in os.environ})
+    for name, value in limit_threads(runtime.threads or cores()).items():
+        os.environ.setdefault(name, value)
     from roadmap.train.execute import execute
 
     for folder in folders:
-        record = execute(folder, machine, force=force)
+        record = execute(folder, runtime, force=force)
         finished(folder, record)
         if record.status == INTERRUPTED or (record.status == FAILED and int(os.environ.get("WORLD_SIZE", 1)) > 1):
             return  # ranks that have lost each other must not meet again in another run
 
 
 def run_side_by_side(
-    folders: Sequence[RunFolder], machine: Runtime, *, jobs: int, force: bool, finished: Finished
+    folders: Sequence[RunFolder], runtime: Runtime, *, jobs: int, force: bool, finished: Finished
 ) -> None:
-    """Train runs in `jobs` slots, threads = cores / jobs. A stop signal is passed on; runs then save themselves and end."""
-    machine = replace(machine, threads=machine.threads or max(1, cores() // jobs))
+    """Train runs in `jobs` slots, with threads = cores / jobs.
+
+    A stop signal is passed on; runs then save themselves and end.
+    """
+    threads = runtime.threads or max(1, cores() // jobs)
+    runtime = Runtime.from_json({**runtime.to_json(), "threads": threads})
     waiting, slots = deque(folders), list[Slot]()
     with _passing_on_signals(slots) as stopping:
-        slots += [_open_slot(machine, k, force) for k in range(min(jobs, len(folders)))]
+        slots += [_open_slot(runtime, k, force) for k in range(min(jobs, len(folders)))]
         for slot in slots:
-            _hand_out(slot, waiting)
+            if not stopping:
+                _hand_out(slot, waiting)
         while any(s.folder for s in slots):
             for connection in wait([s.connection for s in slots if s.folder]):
                 k = next(k for k, s in enumerate(slots) if s.connection is connection)
@@ -67,7 +112,7 @@ def run_side_by_side(
                 slot.folder = None
                 finished(folder, record)
                 if not slot.process.is_alive() and waiting and not stopping:
-                    slots[k] = slot = _open_slot(machine, k, force)
+                    slots[k] = slot = _open_slot(runtime, k, force)
                 if not stopping:
                     _hand_out(slot, waiting)
         for slot in slots:
@@ -76,25 +121,24 @@ def run_side_by_side(
             slot.process.join(timeout=10)
 
 
-def _open_slot(machine: Runtime, number: int, force: bool) -> Slot:
+def _open_slot(runtime: Runtime, number: int, force: bool) -> Slot:
     """Start a worker; its thread limits must be in its environment before it imports torch."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    with _environment({**limit_threads(machine.threads), **_gpu_of(number)}):
-        process = context.Process(target=_work, args=(theirs, machine.to_json(), force), daemon=True)
+    with _environment({**limit_threads(runtime.threads), **_gpu_of(number)}):
+        process = context.Process(target=_work, args=(theirs, runtime.to_json(), force), daemon=True)
         process.start()
     theirs.close()
     return Slot(process, ours)
 
 
 def _gpu_of(slot: int) -> dict[str, str]:
-    """Slots take the visible GPUs in turn, as the environment or else the driver lists them; torch is not asked."""
+    """The GPU of a slot: the visible ones in turn, as the environment or else the driver lists them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = (
-        [g for g in visible.split(",") if g]
-        if visible is not None
-        else [str(i) for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
-    )
+    if visible is None:
+        installed = list(Path("/proc/driver/nvidia/gpus").glob("*"))
+        visible = ",".join(map(str, range(len(installed))))
+    gpus = [g for g in visible.split(",") if g]
     return {"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}
 
 
@@ -111,7 +155,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _passing_on_signals(slots: list[Slot]) -> Iterator[list[str]]:
-    """On SIGTERM or Ctrl-C: hand out no more runs, tell every worker to save and stop. Yields a list that is then not empty."""
+    """Tell every worker to save and stop, on SIGTERM or Ctrl-C. Yields a list that is then not empty."""
     received: list[str] = []
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
@@ -132,50 +176,44 @@ def _passing_on_signals(slots: list[Slot]) -> Iterator[list[str]]:
 def _hand_out(slot: Slot, waiting: deque[RunFolder]) -> None:
     if waiting:
         slot.folder = waiting.popleft()
-        with contextlib.suppress(
-            BrokenPipeError
-        ):  # a process that died while it waited is noticed where its answer is read
+        # A process that died while it waited is noticed where its answer is read.
+        with contextlib.suppress(BrokenPipeError):
             slot.connection.send(str(slot.folder.path))
 
 
 def _result(slot: Slot, folder: RunFolder, stopping: Sequence[str]) -> Record:
-    """The run's record; one whose process died left none, and gets one that says so. A stop before training began is no failure."""
+    """The run's record; one whose process died left none, and gets one that says so.
+
+    A stop before training began is no failure.
+    """
     try:
         answer = slot.connection.recv()
     except (EOFError, ConnectionResetError):
         slot.process.join()
         code = slot.process.exitcode or 0
         cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        trial = folder.trial()
-        record = Record(
-            status=INTERRUPTED if stopping and code == -signal.SIGTERM else FAILED,
-            id=trial.id,
-            fingerprint=trial.fingerprint,
-            study=folder.path.parent.name,
-            ladder=trial.ladder,
-            regime=trial.regime,
-            step=trial.step,
-            change=trial.change,
-            seed=trial.seed,
-            error=f"its process {cause}; see {folder.log}; start it again to go on from its last checkpoint",
-        )
+        status = INTERRUPTED if stopping and code == -signal.SIGTERM else FAILED
+        error = f"its process {cause}; see {folder.log}; start it again to go on from its last checkpoint"
+        record = unfinished_record(folder, status, error)
         left = folder.record()
-        if left is None or left.status != FINISHED:  # with --force, what an earlier run left may still be in place
+        # With --force, what an earlier run left may still be in place.
+        if left is None or left.status != FINISHED:
             folder.write_record(record)
         return record
     assert isinstance(answer, Record)
     return answer
 
 
-def _work(connection: Connection, machine_json: dict[str, Any], force: bool) -> None:
+def _work(connection: Connection, runtime_json: dict[str, Any], force: bool) -> None:
     """A worker's life: one run folder after another, its output in the run's log.
 
-    Between runs it ignores Ctrl-C (the parent passes on what concerns it), and ends when the parent closes the line.
+    Between runs it ignores Ctrl-C (the parent passes on what concerns it), and ends when the parent
+    closes the line.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     from roadmap.train.execute import execute
 
-    machine = Runtime.from_json(machine_json)
+    runtime = Runtime.from_json(runtime_json)
     while True:
         try:
             folder = RunFolder(Path(connection.recv()))
@@ -183,7 +221,7 @@ def _work(connection: Connection, machine_json: dict[str, Any], force: bool) -> 
             return
         with _output_to(folder.log):
             try:
-                answer = execute(folder, machine, force=force)
+                answer = execute(folder, runtime, force=force)
             except RoadmapError as e:
                 answer = Record(status=FAILED, error=str(e))
         connection.send(answer)

@@ -6,18 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roadmap.config.errors import ConfigError, nearest
-from roadmap.ladder.convnext import find_step
-from roadmap.launch.status import CANCELLED_STATE, LOST, NEW, OUT_OF_MEMORY, STOPPED, TIMED_OUT, RunState, study_states
-from roadmap.runs.io import RunError
-from roadmap.runs.record import DIVERGED, FAILED
+from roadmap.ladder import DEFAULT, Ladder, find_ladder
+from roadmap.launch.base import State
+from roadmap.launch.status import RunState, study_states
+from roadmap.runs.io import RunError, read_json
 from roadmap.study import find
 
-TO_RETRY = (FAILED, DIVERGED, CANCELLED_STATE, TIMED_OUT, OUT_OF_MEMORY, LOST, STOPPED, NEW)
+ENDED_BADLY = (
+    State.FAILED,
+    State.DIVERGED,
+    State.CANCELLED,
+    State.TIMED_OUT,
+    State.OUT_OF_MEMORY,
+    State.LOST,
+    State.STOPPED,
+)
+TO_RETRY = (*ENDED_BADLY, State.NEW)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """Which runs a verb is for: words (run ids or their beginnings, steps), and options that narrow them down."""
+class RunSelection:
+    """Which runs a verb is for.
+
+    words: run ids or their beginnings, job ids, steps; the other options narrow them down.
+    """
 
     study: str | None = None
     out: Path = Path("runs")
@@ -26,9 +38,12 @@ class Choice:
     seeds: tuple[int, ...] = ()
     failed: bool = False
 
-    @property
-    def everything(self) -> bool:
-        return not (self.words or self.steps or self.seeds or self.failed)
+    def __str__(self) -> str:
+        """As it was asked for, in the command line's words."""
+        steps = [f"--step {s}" for s in self.steps]
+        seeds = [f"--seeds {s}" for s in self.seeds]
+        failed = ["--failed"] if self.failed else []
+        return " ".join([*self.words, *steps, *seeds, *failed])
 
 
 def find_study(name: str | None, out: Path) -> Path:
@@ -36,40 +51,40 @@ def find_study(name: str | None, out: Path) -> Path:
     return find.find_study(name, out).run_folder().resolve()
 
 
-def chosen_runs(folder: Path, choice: Choice, *, every: float = 0) -> list[RunState]:
-    """The runs that a choice means. Raises RunError where there are none."""
-    states = study_states(folder, every=every)
-    found = [s for s in states if _meant(s, choice)]
-    if choice.failed:
-        found = [s for s in found if s.state in TO_RETRY and s.state != NEW]
-    if not found:
-        asked = " ".join(
-            [
-                *choice.words,
-                *(f"--step {s}" for s in choice.steps),
-                *(f"--seeds {s}" for s in choice.seeds),
-                *(["--failed"] if choice.failed else []),
-            ]
-        )
-        ids = [s.run for s in states]
+def chosen_runs(folder: Path, selection: RunSelection, *, every: float = 0) -> list[RunState]:
+    """The runs that a selection means. Raises RunError where there are none."""
+    states, ladder = study_states(folder, every=every), _ladder_of(folder)
+    chosen = [s for s in states if _meant(s, selection, ladder)]
+    if selection.failed:
+        chosen = [s for s in chosen if s.state in ENDED_BADLY]
+    if not chosen:
+        asked = str(selection)
+        near = nearest(asked, [s.run for s in states])
         raise RunError(
-            f"{asked or 'nothing'} means no run of study {folder.name}; legal: a run's id or its beginning, a step, --seeds N, --failed; {nearest(asked, ids)} See roadmap status {folder.name}"
+            f"{asked or 'nothing'} means no run of study {folder.name}; legal: a run's id or its beginning, a step, "
+            f"--seeds N, --failed; {near} See roadmap status {folder.name}"
         )
-    return found
+    return chosen
 
 
-def _meant(s: RunState, choice: Choice) -> bool:
-    steps = {find_step(k).name for k in choice.steps}
-    words = [s.run.startswith(w) or s.job == w or s.step == _step_name(w) for w in choice.words]
-    return (
-        (not choice.words or any(words))
-        and (not steps or s.step in steps)
-        and (not choice.seeds or s.seed in choice.seeds)
-    )
+def _ladder_of(folder: Path) -> Ladder:
+    """The ladder that a study's steps are of."""
+    return find_ladder((read_json(folder / find.STUDY_JSON) or {}).get("ladder", DEFAULT))
 
 
-def _step_name(word: str) -> str:
+def _meant(s: RunState, selection: RunSelection, ladder: Ladder) -> bool:
+    steps = {ladder.find_step(key).name for key in selection.steps}
+    named = not selection.words or any(_is_named(s, word, ladder) for word in selection.words)
+    return named and (not steps or s.step in steps) and (not selection.seeds or s.seed in selection.seeds)
+
+
+def _is_named(s: RunState, word: str, ladder: Ladder) -> bool:
+    return s.run.startswith(word) or s.job == word or s.step == _step_name(word, ladder)
+
+
+def _step_name(word: str, ladder: Ladder) -> str:
+    """The step of that id or name; empty if there is none."""
     try:
-        return find_step(word).name
+        return ladder.find_step(word).name
     except ConfigError:
         return ""

@@ -1,4 +1,4 @@
-"""The code as it was when a run was submitted: a copy in the study's folder, so that later edits do not reach a waiting job. No torch."""
+"""The code as it was when a run was submitted: a copy that later edits do not reach. No torch."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ def live_code() -> Path:
     return PACKAGE.parent
 
 
-def freeze(study: Path) -> Path:
-    """Copy package and commit to <study>/code/<digest>/, once for the same content; returns that folder. Raises RunError."""
+def take_snapshot(study: Path) -> Path:
+    """Copy package and commit to <study>/code/<digest>/, once for the same content; returns that folder.
+
+    Raises RunError where it cannot be written.
+    """
     files = _files()
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
@@ -40,30 +43,35 @@ def freeze(study: Path) -> Path:
         for name, path in files.items():
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, temporary / name)
-        write_json(temporary / "frozen.json", {**git_state(), "from": str(live_code()), "packages": package_versions()})
+        write_json(
+            temporary / "snapshot.json", {**git_state(), "from": str(live_code()), "packages": package_versions()}
+        )
         os.replace(temporary, target)
     except OSError as e:
         shutil.rmtree(temporary, ignore_errors=True)
         if target.exists():  # another submission was faster
             return target
         raise RunError(
-            f"{target}, the copy of the code, cannot be written: {e.strerror}; legal: a writable folder with space; free some, or submit with --no-freeze"
+            f"{target}, the snapshot of the code, cannot be written: {e.strerror}; legal: a writable folder with "
+            "space; free some, or submit with --no-snapshot"
         ) from e
     return target
 
 
 def _files() -> dict[str, Path]:
     """The package's files, and those beside it in a checkout, by their path below the copy."""
-    found = {
-        f"{PACKAGE.name}/{p.relative_to(PACKAGE)}": p
-        for p in PACKAGE.rglob("*")
-        if p.is_file() and p.suffix != ".pyc" and "__pycache__" not in p.parts
-    }
-    return found | {name: live_code() / name for name in BESIDE if (live_code() / name).is_file()}
+    sources = [p for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    beside = [live_code() / name for name in BESIDE]
+    files = [*sources, *(p for p in beside if p.is_file())]
+    return {str(p.relative_to(live_code())): p for p in files}
 
 
 def _as_checkout(folder: Path) -> None:
-    """Let the copy answer `git rev-parse HEAD` and `git status` as the original does: a clone that shares its objects, without files. Nothing where there is no git."""
+    """Let the copy answer `git rev-parse HEAD` and `git status` as the original does.
+
+    It becomes a clone that shares the original's objects, without files; nothing where there is no
+    git.
+    """
     if git_state()["git_commit"] is None:
         return
 

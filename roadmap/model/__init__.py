@@ -1,4 +1,7 @@
-"""Networks: the one parametric ModernizableResNet, its variants, weights, complexity and structure. Names load on first use; the data does not need torch."""
+"""Networks: the one parametric ModernizableResNet, its variants, weights, complexity and structure.
+
+Names load on first use, so that importing the package imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from roadmap.model.complexity import Complexity, complexity
 
 if TYPE_CHECKING:
+    from roadmap.model.build import build_model
     from roadmap.model.export import export_onnx, export_program
     from roadmap.model.files import load, save
-    from roadmap.model.network import ModernizableResNet, build_model
+    from roadmap.model.network import ModernizableResNet
     from roadmap.model.published import VARIANTS, build_variant
     from roadmap.model.weights import LoadReport, export_weights, load_weights
 
@@ -20,7 +24,7 @@ _HOMES = {
     "load": "files",
     "save": "files",
     "ModernizableResNet": "network",
-    "build_model": "network",
+    "build_model": "build",
     "VARIANTS": "published",
     "build_variant": "published",
     "LoadReport": "weights",

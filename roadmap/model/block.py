@@ -9,18 +9,18 @@ x + drop_path(gamma * branch(x)), then `act`; the branch is three convolutions i
     expand  = mlp.fc1, mlp.norm1, mlp.act     1x1 from the input's width to the hidden one
     project = mlp.grn, mlp.fc2, mlp.norm2     1x1 to the block's output
 
-Names are timm's, so that the last step's weights are timm's own; `conv_dw` is dense before the step `depthwise`.
-Slots that a setting empties hold nn.Identity.
+Names are timm's, so that the last step's weights are timm's own; `conv_dw` is dense before the step
+`depthwise`. Slots that a setting empties hold nn.Identity.
 """
 
 from __future__ import annotations
 
+import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
-from torch import ones as torch_ones
 
 from roadmap.config.model import ModelSpec
-from roadmap.model.layers import ACTIVATIONS, NORMS, RESPONSE_NORMS, Pointwise
+from roadmap.model.layers import NORMS, RESPONSE_NORMS, Pointwise, activation
 
 
 def conv(c_in: int, c_out: int, kernel_size: int, *, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
@@ -37,9 +37,7 @@ class Mlp(nn.Module):
         self.fc1 = Pointwise(c_in, hidden, bias=spec.conv_bias)
         self.norm1 = norm(hidden)
         # The one activation that stays is the last before the second 1x1: after fc1 where the k x k has moved up.
-        self.act = (
-            ACTIVATIONS[spec.activation]() if spec.activations == "all" or spec.move_up_depthwise else nn.Identity()
-        )
+        self.act = activation(spec, last_before_projection=spec.move_up_depthwise)
         self.grn = RESPONSE_NORMS[spec.grn](hidden)
         self.fc2 = Pointwise(hidden, c_out, bias=spec.conv_bias)
         self.norm2 = norm(c_out)
@@ -55,7 +53,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """(N, C_in, H, W) -> (N, C_out, H/stride, W/stride). `drop_path` is this block's own stochastic-depth rate."""
+    """(N, C_in, H, W) -> (N, C_out, H/stride, W/stride).
+
+    `drop_path` is this block's own stochastic-depth rate.
+    """
 
     def __init__(self, spec: ModelSpec, c_in: int, c_out: int, *, stride: int = 1, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -71,14 +72,12 @@ class Block(nn.Module):
             bias=spec.conv_bias,
         )
         self.norm = NORMS[spec.norm](spatial)
-        self.act_dw = (
-            ACTIVATIONS[spec.activation]() if spec.activations == "all" or not spec.move_up_depthwise else nn.Identity()
-        )
+        self.act_dw = activation(spec, last_before_projection=not spec.move_up_depthwise)
         self.mlp = Mlp(spec, c_in, hidden, c_out)
-        self.gamma = None if spec.layer_scale is None else nn.Parameter(spec.layer_scale * torch_ones(c_out))
+        self.gamma = None if spec.layer_scale is None else nn.Parameter(spec.layer_scale * torch.ones(c_out))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.shortcut = projection(spec, c_in, c_out, stride) if stride > 1 or c_in != c_out else nn.Identity()
-        self.act = ACTIVATIONS[spec.activation]() if spec.activations == "all" else nn.Identity()
+        self.act = activation(spec, last_before_projection=False)
 
     def spatial(self, x: Tensor) -> Tensor:
         return self.act_dw(self.norm(self.conv_dw(x)))
@@ -96,5 +95,8 @@ class Block(nn.Module):
 
 
 def projection(spec: ModelSpec, c_in: int, c_out: int, stride: int) -> nn.Sequential:
-    """1x1 with stride, norm: the shortcut where shapes change. Never has a bias (inferred from the parameter counts)."""
+    """1x1 with stride, norm: the shortcut where shapes change.
+
+    It never has a bias, as the papers' parameter counts tell.
+    """
     return nn.Sequential(conv(c_in, c_out, 1, stride=stride), NORMS[spec.norm](c_out))

@@ -1,23 +1,32 @@
-"""What a trial trains: our own network of a ModelSpec, or timm's of a TimmSpec. Built, counted, and kept in a file in one way."""
+"""The network of a trial: our own of a ModelSpec, or timm's of a TimmSpec.
+
+Built, counted and saved in one way.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from roadmap.config.errors import ConfigError, nearest
 from roadmap.config.fields import from_plain, plain
-from roadmap.config.model import AnySpec, TimmSpec
+from roadmap.config.model import AnySpec, ModelSpec, TimmSpec, with_settings
+from roadmap.ladder import DEFAULT, find_ladder
 
 if TYPE_CHECKING:
     from torch import nn
 
+ANY_SIZE = 224  # of a spec that comes without a regime: pixels, for architectures that are built for one size
 TIMM_SPEC, IMAGE_SIZE = "roadmap.timm", "roadmap.image_size"
 
 
 def build_network(spec: AnySpec, image_size: int) -> nn.Module:
-    """The network of either kind of spec, with random weights. `image_size`: for architectures that are built for one size. Raises ConfigError."""
+    """The network of either kind of spec, with random weights. Raises ConfigError.
+
+    image_size: pixels, for timm's architectures that are built for one size.
+    """
     if isinstance(spec, TimmSpec):
         return _from_timm(spec, image_size)
     from roadmap.model.network import ModernizableResNet
@@ -25,12 +34,40 @@ def build_network(spec: AnySpec, image_size: int) -> nn.Module:
     return ModernizableResNet(spec)
 
 
+def build_model(
+    step: str | int | AnySpec,
+    regime: str = "",
+    num_classes: int | None = None,
+    *,
+    ladder: str = DEFAULT,
+    **settings: Any,
+) -> nn.Module:
+    """The network of a step (id or name), or of a ready spec, with any toggles set on top. Raises ConfigError.
+
+    regime: the ladder's first one unless given. num_classes: the regime's own, 1000 in the paper's,
+    unless given.
+
+    >>> build_model("5b")  # ModernizableResNet, ResNet-50 regime
+    >>> build_model("separate-downsampling", kernel_size=5)  # ConvNeXt-T with one change
+    >>> build_model("registers", "micro", ladder="deit")
+    """
+    if num_classes is not None:
+        settings["num_classes"] = num_classes
+    if isinstance(step, ModelSpec | TimmSpec):
+        return build_network(with_settings(step, settings), ANY_SIZE)
+    of = find_ladder(ladder)
+    where = of.find_regime(regime or of.default_regime)
+    return build_network(of.model(step, where.name, **settings), where.image_size)
+
+
 def _from_timm(spec: TimmSpec, image_size: int) -> nn.Module:
     import timm
 
     if not timm.is_model(spec.timm):
+        known = timm.list_models()
         raise ConfigError(
-            f"TimmSpec.timm is {spec.timm!r}, which timm does not know; legal: the {len(timm.list_models())} names of timm.list_models(); {nearest(spec.timm, timm.list_models())}"
+            f"TimmSpec.timm is {spec.timm!r}, which timm does not know; "
+            f"legal: the {len(known)} names of timm.list_models(); {nearest(spec.timm, known)}"
         )
     drop = {"drop_path_rate": spec.drop_path_rate} if spec.drop_path_rate else {}
     keywords = {name: _layer_class(name, value) for name, value in spec.keywords}
@@ -48,7 +85,8 @@ def _from_timm(spec: TimmSpec, image_size: int) -> nn.Module:
         )
     except (TypeError, ValueError, AssertionError, RuntimeError) as e:
         raise ConfigError(
-            f"TimmSpec {spec.timm} cannot be built at {image_size} px ({type(e).__name__}: {e}); legal: sizes and settings that timm's {spec.timm} takes; change --image-size or drop_path_rate"
+            f"TimmSpec {spec.timm} cannot be built at {image_size} px ({type(e).__name__}: {e}); "
+            f"legal: sizes and settings that timm's {spec.timm} takes; change --image-size or drop_path_rate"
         ) from e
     return model
 
@@ -62,7 +100,10 @@ def _layer_class(keyword: str, value: object) -> object:
 
 
 def macs_by_operator(model: nn.Module, in_chans: int, image_size: int) -> int:
-    """Multiply-adds of one image over all of torch's operators: unlike a count over layers it sees the products inside attention."""
+    """Multiply-adds of one image over all of torch's operators.
+
+    Unlike a count over layers it sees the products inside attention.
+    """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -82,18 +123,21 @@ def save_timm(model: nn.Module, spec: TimmSpec, image_size: int, path: Path) -> 
     from roadmap.runs.io import write_bytes
 
     metadata = {"format": "pt", TIMM_SPEC: json.dumps(plain(spec)), IMAGE_SIZE: str(image_size)}
-    write_bytes(
-        path, to_bytes({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, metadata)
-    )
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    write_bytes(path, to_bytes(state, metadata))
     return path
 
 
-def timm_from_metadata(metadata: dict[str, str], where: str) -> nn.Module:
-    """The network that `save_timm` described, with random weights. Raises ConfigError for a description that is damaged."""
+def timm_from_metadata(metadata: Mapping[str, str], file: str) -> nn.Module:
+    """The network that `save_timm` described, with random weights.
+
+    Raises ConfigError for a damaged description.
+    """
     try:
         values, image_size = dict(json.loads(metadata[TIMM_SPEC])), int(metadata[IMAGE_SIZE])
     except (KeyError, ValueError, TypeError) as e:
         raise ConfigError(
-            f"weights.file {where} has a damaged {TIMM_SPEC} or {IMAGE_SIZE} ({e}); legal: files that a finished run wrote; train it again"
+            f"weights.file {file} has a damaged {TIMM_SPEC} or {IMAGE_SIZE} ({e}); "
+            "legal: files that a finished run wrote; train it again"
         ) from e
-    return _from_timm(from_plain(TimmSpec, values, f"{where}: spec"), image_size)
+    return _from_timm(from_plain(TimmSpec, values, f"{file}: spec"), image_size)

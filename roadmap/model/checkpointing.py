@@ -1,4 +1,4 @@
-"""Gradient checkpointing: a block's activations are computed again in the backward pass instead of being kept."""
+"""Gradient checkpointing: the backward pass computes a block's activations again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpointed(blocks: nn.Sequential, x: Tensor) -> Tensor:
-    """`blocks(x)`, keeping only what stands between the blocks. BatchNorm's running statistics are updated once, as without it."""
+    """`blocks(x)`, keeping only what stands between the blocks.
+
+    BatchNorm's running statistics are updated once, as without it.
+    """
     for block in blocks:
         norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
         contexts: dict[str, Any] = {"context_fn": partial(_contexts, norms)} if norms else {}
@@ -29,14 +32,22 @@ def _contexts(norms: list[_BatchNorm]) -> tuple[AbstractContextManager[None], Ab
 
 @contextlib.contextmanager
 def _statistics_kept(norms: list[_BatchNorm]) -> Iterator[None]:
-    """For the second forward pass of a block: batch statistics are used, running ones keep their values (a momentum of 0), as does their count."""
-    before = [(m, m.momentum, None if m.num_batches_tracked is None else m.num_batches_tracked.clone()) for m in norms]
+    """Keep running statistics, and their count, during the second forward pass of a block."""
+    with contextlib.ExitStack() as stack:
+        for norm in norms:
+            stack.enter_context(_statistics_of_norm_kept(norm))
+        yield
+
+
+@contextlib.contextmanager
+def _statistics_of_norm_kept(norm: _BatchNorm) -> Iterator[None]:
+    """With a momentum of 0 the running statistics stay; the count is put back."""
+    momentum, tracked = norm.momentum, norm.num_batches_tracked
+    count = None if tracked is None else tracked.clone()
     try:
-        for m in norms:
-            m.momentum = 0.0
+        norm.momentum = 0.0
         yield
     finally:
-        for m, momentum, count in before:
-            m.momentum = momentum
-            if count is not None and m.num_batches_tracked is not None:
-                m.num_batches_tracked.copy_(count)
+        norm.momentum = momentum
+        if tracked is not None and count is not None:
+            tracked.copy_(count)

@@ -1,4 +1,7 @@
-"""Parameters and multiply-adds, counted on the built module. torch is imported by the functions, so that the package loads without it."""
+"""Parameters and multiply-adds, counted on the built module.
+
+torch is imported by the functions, so that the package loads without it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Complexity:
-    """`params`: learnable scalars. `macs`: multiply-adds of convolutions and linear layers for one image, as the paper counts."""
+    """Size of a network.
+
+    params: learnable scalars. macs: multiply-adds of convolutions and linear layers for one image,
+    as the papers count.
+    """
 
     params: int
     macs: int
@@ -73,7 +80,7 @@ def timm_on_meta(spec: TimmSpec, image_size: int) -> nn.Module:
 
 @lru_cache(maxsize=256)
 def complexity(spec: AnySpec, image_size: int) -> Complexity:
-    """Count a spec's network at `image_size` pixels; of a timm network also the products inside attention."""
+    """Count a spec's network at `image_size` pixels; timm's with the products inside attention."""
     if isinstance(spec, TimmSpec):
         return _complexity_of_timm(spec, image_size)
     model = on_meta(spec)

@@ -1,4 +1,7 @@
-"""The network for other runtimes: torch.export and ONNX. Batch size stays free, the image size is fixed."""
+"""The network for other runtimes: torch.export and ONNX.
+
+Batch size stays free, the image size is fixed.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def _example(model: ModernizableResNet, image_size: int) -> torch.Tensor:
 
 
 def export_program(model: ModernizableResNet, image_size: int = 224) -> ExportedProgram:
-    """torch.export of the network as it evaluates: (N, in_chans, image_size, image_size) -> (N, num_classes)."""
+    """torch.export of the network in evaluation: (N, in_chans, size, size) -> (N, num_classes)."""
     was_training = model.training
     try:
         batch = torch.export.Dim("batch")
@@ -32,7 +35,10 @@ def export_program(model: ModernizableResNet, image_size: int = 224) -> Exported
 
 
 def export_onnx(model: ModernizableResNet, path: str | Path, image_size: int = 224) -> Path:
-    """Write the network as it evaluates to one ONNX file, input `images`, output `logits`. Needs the packages onnx and onnxscript."""
+    """Write the network as it evaluates to one ONNX file, input `images`, output `logits`.
+
+    Needs the packages onnx and onnxscript.
+    """
     target = Path(path)
     program = torch.onnx.export(
         export_program(model, image_size),

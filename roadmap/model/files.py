@@ -1,4 +1,7 @@
-"""A network in one file: safetensors with the spec inside, so that it is rebuilt without arguments. Nothing is unpickled."""
+"""A network in one file: safetensors with the spec inside, from which it is rebuilt.
+
+Nothing is unpickled.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,24 @@ from roadmap.model.network import ModernizableResNet
 from roadmap.model.weights import WeightsError
 from roadmap.runs.io import write_bytes
 
-SPEC, HEAD, FORMAT = "roadmap.config.trial", "roadmap.head", "pt"
+SPEC, HEAD, FORMAT = "roadmap.spec", "roadmap.head", "pt"
 
 
 def save(model: ModernizableResNet, path: str | Path) -> Path:
-    """Write weights, spec, pooling and dropout; the file appears whole or not at all. Raises WeightsError for a network that its spec no longer describes."""
+    """Write weights, spec, pooling and dropout; the file appears whole or not at all.
+
+    Raises WeightsError for a network that its spec no longer describes.
+    """
     from safetensors.torch import save as to_bytes
 
     head: dict[str, Any] = {"global_pool": model.head.global_pool.pool_type, "drop_rate": model.drop_rate}
     with torch.device("meta"):
         described = ModernizableResNet(model.spec, **head).state_dict()
     state = model.state_dict()
-    if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in described.items()}:
+    if _shapes(state) != _shapes(described):
         raise WeightsError(
-            "model.spec does not describe the network's tensors; legal: a network as built, or with another classifier; save its state dict instead"
+            "model.spec does not describe the network's tensors; "
+            "legal: a network as built, or with another classifier; save its state dict instead"
         )
     target = Path(path)
     metadata = {"format": FORMAT, SPEC: json.dumps(plain(model.spec)), HEAD: json.dumps(head)}
@@ -38,17 +45,23 @@ def save(model: ModernizableResNet, path: str | Path) -> Path:
     return target
 
 
-def load(path: str | Path) -> Any:
-    """The network that `save` wrote, a ModernizableResNet (or timm's of a finished run that trained one), on the CPU, in evaluation mode, in the file's number formats. Raises WeightsError.
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
-    Toggles that are younger than the file get their defaults.
+
+def load(path: str | Path) -> Any:
+    """The network that `save` wrote, on the CPU, in evaluation mode, in the file's number formats.
+
+    A ModernizableResNet, or timm's of a finished run that trained one. Toggles that are younger
+    than the file get their defaults. Raises WeightsError.
     """
     metadata, state = _read(Path(path))
     if TIMM_SPEC in metadata:
         return _filled(timm_from_metadata(metadata, str(path)), state, path)
     if SPEC not in metadata:
         raise WeightsError(
-            f"weights.file {path} has no spec inside; legal: files that roadmap.save wrote; build the network and use load_weights"
+            f"weights.file {path} has no spec inside; legal: files that roadmap.save wrote; "
+            "build the network and use load_weights"
         )
     spec = from_plain(ModelSpec, {**plain(ModelSpec()), **_entry(path, metadata, SPEC)}, f"{path}: spec")
     head = _entry(path, metadata, HEAD)
@@ -66,7 +79,8 @@ def _filled(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> nn.
     except RuntimeError as e:
         last = str(e).splitlines()[-1].strip()
         raise WeightsError(
-            f"weights.file {path} does not hold the network of its spec ({last}); legal: files that roadmap.save wrote; save it again"
+            f"weights.file {path} does not hold the network of its spec ({last}); "
+            "legal: files that roadmap.save wrote; save it again"
         ) from e
     return model.eval()
 

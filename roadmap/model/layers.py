@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from roadmap.config.model import ModelSpec
+
 LAYER_NORM_EPS = 1e-6  # facts of the paper's code: LayerNorm eps 1e-6, BatchNorm keeps PyTorch's 1e-5
 GRN_EPS = 1e-6
 
@@ -27,10 +29,12 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class GlobalResponseNorm(nn.Module):
-    """x + weight * (x * n) + bias, with n = g / (mean of g over channels + eps) and g the L2 norm of each channel over H, W.
+    """x + weight * (x * n) + bias with n = g / (mean of g over channels + eps).
 
-    (N, C, H, W) -> (N, C, H, W). Weight and bias start at zero, so that the layer starts as the identity; the norms are taken in float32
-    at least. Source: ConvNeXt V2 (arXiv 2301.00808), its pseudo-code: Eq. 2 prints a sum over channels where the code has the mean.
+    (N, C, H, W) -> (N, C, H, W); g is the L2 norm of a channel over H, W. Weight and bias start at
+    zero, so that the layer starts as the identity; the norms are taken in float32 at least. Source:
+    ConvNeXt V2 (arXiv 2301.00808), its pseudo-code: Eq. 2 prints a sum over channels where the code
+    has the mean.
     """
 
     def __init__(self, channels: int) -> None:
@@ -50,16 +54,26 @@ class GlobalResponseNorm(nn.Module):
 
 
 class Pointwise(nn.Linear):
-    """A 1x1 convolution whose weight is a matrix (C_out, C_in): (N, C_in, H, W) -> (N, C_out, H, W).
+    """A 1x1 convolution with a matrix (C_out, C_in): (N, C_in, H, W) -> (N, C_out, H, W).
 
-    One parameter shape on the whole ladder, timm's `mlp.fc1` and `mlp.fc2`. With a bias, channels-last features go
-    through a matrix product, which fuses it; all else through a convolution, which is faster for ResNet-50 on a CPU.
+    One parameter shape on the whole ladder, timm's `mlp.fc1` and `mlp.fc2`. With a bias,
+    channels-last features go through a matrix product, which fuses it; all else through a
+    convolution, which is faster for ResNet-50 on a CPU.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if self.bias is not None and x.is_contiguous(memory_format=torch.channels_last):
             return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
         return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
+def activation(spec: ModelSpec, *, last_before_projection: bool) -> nn.Module:
+    """The activation of one slot of a block, nn.Identity where the setting leaves none there.
+
+    last_before_projection: whether no other slot lies between this one and the last 1x1.
+    """
+    stays = spec.activations == "all" or last_before_projection
+    return ACTIVATIONS[spec.activation]() if stays else nn.Identity()
 
 
 RESPONSE_NORMS: dict[bool, Callable[[int], nn.Module]] = {False: nn.Identity, True: GlobalResponseNorm}

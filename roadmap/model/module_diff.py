@@ -1,7 +1,8 @@
-"""What one network has that another has not: computed from the built modules, never restated.
+"""Differences between two networks, computed from the built modules and never restated.
 
-The unit is a leaf module or a bare parameter, by its name. A slot holding nn.Identity counts as absent. A *role* is a
-name without its place (`stages.2.blocks.5.mlp.fc1` -> `block.mlp.fc1`), which is what a step of the ladder declares.
+The unit is a leaf module or a bare parameter, by its name. A slot holding nn.Identity counts as
+absent. A *role* is a name without its place (`stages.2.blocks.5.mlp.fc1` -> `block.mlp.fc1`), which
+is what a step of a ladder declares.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from roadmap.config.model import AnySpec, TimmSpec
 from roadmap.model.complexity import complexity, on_meta, timm_on_meta
 from roadmap.model.layers import ACTIVATIONS, NORMS
 
-_BLOCK = re.compile(r"^stages\.\d+\.blocks\.\d+")
+_BLOCK = re.compile(r"^(?:stages\.\d+\.)?blocks\.\d+")  # ours, and those of timm's transformers
 _STAGE = re.compile(r"^stages\.\d+\.")
 _NORM_TYPES = tuple(type(build(1)) for build in NORMS.values())
 _ACTIVATION_TYPES = tuple(type(build()) for build in ACTIVATIONS.values())
@@ -33,8 +34,8 @@ class Inventory:
 
 
 @dataclass(frozen=True)
-class StructureDiff:
-    """Parts of `after` that `before` lacks, the reverse, and those that differ: {name: (before, after)}."""
+class ModuleDiff:
+    """Parts that `after` has gained, lost, and has otherwise: {name: (before, after)}."""
 
     before: Inventory
     after: Inventory
@@ -44,7 +45,10 @@ class StructureDiff:
 
     @property
     def roles(self) -> frozenset[str]:
-        """`+role`, `-role` and `~role` of everything that differs. A block that appears or goes is one role, not its parts'."""
+        """`+role`, `-role` and `~role` of everything that differs.
+
+        A block that appears or goes is one role.
+        """
         signs = (("+", self.added), ("-", self.removed), ("~", self.changed))
         return frozenset(sign + role(name) for sign, names in signs for name in names)
 
@@ -57,27 +61,25 @@ def role(name: str) -> str:
 def inventory(spec: AnySpec, image_size: int) -> Inventory:
     """Build the spec's network without memory and list its parts."""
     model = timm_on_meta(spec, image_size) if isinstance(spec, TimmSpec) else on_meta(spec)
-    parts = {
-        name: repr(m) for name, m in model.named_modules() if not list(m.children()) and not isinstance(m, nn.Identity)
-    }
+    parts = {name: repr(module) for name, module in model.named_modules() if _is_part(module)}
     for name, p in model.named_parameters():
         if name.rpartition(".")[0] not in parts:
             parts[name] = f"Parameter{tuple(p.shape)}"
     size = complexity(spec, image_size)
-    kinds = list(model.modules())
-    return Inventory(
-        parts,
-        size.params,
-        size.macs,
-        sum(isinstance(m, _NORM_TYPES) for m in kinds),
-        sum(isinstance(m, _ACTIVATION_TYPES) for m in kinds),
-    )
+    norms = sum(isinstance(m, _NORM_TYPES) for m in model.modules())
+    activations = sum(isinstance(m, _ACTIVATION_TYPES) for m in model.modules())
+    return Inventory(parts, size.params, size.macs, norms, activations)
 
 
-def structure_diff(before: AnySpec, after: AnySpec, image_size: int) -> StructureDiff:
+def _is_part(module: nn.Module) -> bool:
+    """Whether it is a leaf that computes something."""
+    return not list(module.children()) and not isinstance(module, nn.Identity)
+
+
+def module_diff(before: AnySpec, after: AnySpec, image_size: int) -> ModuleDiff:
     """Compare two specs' networks, multiply-adds at `image_size` pixels."""
     a, b = inventory(before, image_size), inventory(after, image_size)
-    return StructureDiff(
+    return ModuleDiff(
         before=a,
         after=b,
         added=_only_in(b.parts, a.parts),
@@ -87,7 +89,7 @@ def structure_diff(before: AnySpec, after: AnySpec, image_size: int) -> Structur
 
 
 def _only_in(parts: dict[str, str], other: dict[str, str]) -> dict[str, str]:
-    """Parts whose name the other network lacks; all parts of a whole block that it lacks become that block."""
+    """Parts whose name the other network lacks; those of a block that it lacks are one."""
     there = {m.group() for name in other if (m := _BLOCK.match(name))}
     only: dict[str, str] = {}
     for name, text in parts.items():

@@ -1,7 +1,9 @@
-"""The one network: stem, stages, head. From ResNet to ConvNeXt V2, every difference is a toggle of ModelSpec.
+"""The one network: stem, stages, head.
 
-Besides `forward` it offers what timm's tools ask of a network: feature maps, gradient checkpointing, a classifier that can be replaced,
-and parameter groups for layer-wise decay.
+From ResNet to ConvNeXt V2, every difference is a toggle of ModelSpec.
+
+Besides `forward` it offers what timm's tools ask of a network: feature maps, gradient
+checkpointing, a classifier that can be replaced, and parameter groups for layer-wise decay.
 """
 
 from __future__ import annotations
@@ -10,15 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-from timm.layers import NormMlpClassifierHead, calculate_drop_path_rates
+from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 from torch.nn.init import kaiming_normal_, trunc_normal_, zeros_
 
-from roadmap.config.model import ModelSpec, with_settings
-from roadmap.ladder.convnext import resolve
+from roadmap.config.model import ModelSpec
 from roadmap.model.block import Block
 from roadmap.model.checkpointing import checkpointed
+from roadmap.model.head import build_head, scale_classifier
 from roadmap.model.layers import NORMS, GlobalResponseNorm
 from roadmap.model.stem import build_stem
 
@@ -32,12 +33,9 @@ class Stage(nn.Module):
         self.grad_checkpointing = False
         self.downsample = _downsample(spec, c_in, c_out, stride) if separate else nn.Identity()
         first_in, first_stride = (c_out, 1) if separate else (c_in, stride)
-        self.blocks = nn.Sequential(
-            *(
-                Block(spec, first_in if i == 0 else c_out, c_out, stride=first_stride if i == 0 else 1, drop_path=rate)
-                for i, rate in enumerate(drop_path_rates)
-            )
-        )
+        first = Block(spec, first_in, c_out, stride=first_stride, drop_path=drop_path_rates[0])
+        others = [Block(spec, c_out, c_out, drop_path=rate) for rate in drop_path_rates[1:]]
+        self.blocks = nn.Sequential(first, *others)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
@@ -49,10 +47,24 @@ def _downsample(spec: ModelSpec, c_in: int, c_out: int, stride: int) -> nn.Seque
     return nn.Sequential(NORMS[spec.norm](c_in), nn.Conv2d(c_in, c_out, stride, stride=stride))
 
 
-class ModernizableResNet(nn.Module):
-    """(N, in_chans, H, W) -> (N, num_classes). Built from a ModelSpec; state-dict keys are timm's ConvNeXt keys.
+def _build_stages(spec: ModelSpec) -> nn.Sequential:
+    """(N, width, H, W) -> (N, stage_channels[-1], H/r, W/r): stages after the first halve both."""
+    rates: Any = calculate_drop_path_rates(spec.drop_path_rate, list(spec.depths), stagewise=True)
+    stages: list[nn.Module] = []
+    c_in, stride = spec.width, 1
+    for c_out, drop_path_rates in zip(spec.stage_channels, rates, strict=True):
+        stages.append(Stage(spec, c_in, c_out, stride, drop_path_rates))
+        c_in, stride = c_out, 2
+    return nn.Sequential(*stages)
 
-    global_pool: timm's pooling name; "" leaves a map of logits (N, num_classes, h, w). drop_rate: dropout before the classifier.
+
+class ModernizableResNet(nn.Module):
+    """(N, in_chans, H, W) -> (N, num_classes).
+
+    Built from a ModelSpec; state-dict keys are timm's ConvNeXt keys.
+
+    global_pool: timm's pooling name; "" leaves a map of logits (N, num_classes, h, w).
+    drop_rate: dropout before the classifier.
     """
 
     def __init__(self, spec: ModelSpec, *, global_pool: str = "avg", drop_rate: float = 0.0) -> None:
@@ -61,34 +73,20 @@ class ModernizableResNet(nn.Module):
         self.num_classes, self.in_chans, self.drop_rate = spec.num_classes, spec.in_chans, drop_rate
         self.num_features = spec.stage_channels[-1]
         self.stem = build_stem(spec)
-        rates: Any = calculate_drop_path_rates(spec.drop_path_rate, list(spec.depths), stagewise=True)
-        inputs = (spec.width, *spec.stage_channels[:-1])
-        self.stages = nn.Sequential(
-            *(
-                Stage(spec, c_in, c_out, 1 if i == 0 else 2, rates[i])
-                for i, (c_in, c_out) in enumerate(zip(inputs, spec.stage_channels, strict=True))
-            )
-        )
-        head_norm: Any = nn.Identity if spec.downsampling == "block" else NORMS[spec.norm]
-        self.head = NormMlpClassifierHead(
-            self.num_features,
-            spec.num_classes,
-            pool_type=global_pool,
-            drop_rate=drop_rate,
-            norm_layer=_without_factory(head_norm),
-        )
+        self.stages = _build_stages(spec)
+        self.head = build_head(spec, global_pool=global_pool, drop_rate=drop_rate)
         self.head_hidden_size = self.head.num_features
         shapes = zip(spec.stage_channels, spec.stage_strides, strict=True)
         self.feature_info = [{"num_chs": c, "reduction": s, "module": f"stages.{i}"} for i, (c, s) in enumerate(shapes)]
         INITS[spec.init](self)
-        _scale_head(self.head.fc, spec.head_init_scale)
+        scale_classifier(self.head.fc, spec.head_init_scale)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) -> (N, num_features, H/s, W/s) with s the last of spec.stage_strides."""
+        """(N, in_chans, H, W) -> (N, num_features, H/s, W/s), s the last of spec.stage_strides."""
         return self.stages(self.stem(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(N, num_features, h, w) -> (N, num_classes), or (N, num_features) before the classifier."""
+        """(N, num_features, h, w) -> (N, num_classes), or (N, num_features) if pre_logits."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,9 +101,10 @@ class ModernizableResNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps at the end of the stages in `indices` (all if None, the last n if an int), and the last map unless `intermediates_only`.
+        """The maps at the end of the stages in `indices`; the last map before them if asked for.
 
-        `norm` is timm's: there is no norm after the last stage to apply. stop_early: stages after the last index are not run.
+        indices: None for all, an int for that many last ones. norm: timm's argument; there is no norm after
+        the last stage to apply. stop_early: stages after the last index are not run. Raises ValueError.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"forward_intermediates.output_fmt is {output_fmt!r}; legal: NCHW; leave it out")
@@ -121,7 +120,10 @@ class ModernizableResNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages after the last index, and the head with them; the spec no longer describes what is left."""
+        """Drop the stages after the last index, and the head with them.
+
+        The spec no longer describes what is left.
+        """
         taken, last = _taken(len(self.stages), indices)
         cut = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
@@ -135,7 +137,10 @@ class ModernizableResNet(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
-        """A new classifier (none for 0 classes), initialized as the spec says. reset_other: the norm before it goes too."""
+        """Put in a new classifier (none for 0 classes), initialized as the spec says.
+
+        reset_other: the norm before it goes too.
+        """
         self.num_classes = num_classes
         self.spec = replace(self.spec, num_classes=num_classes)
         like = next(self.parameters())
@@ -149,7 +154,7 @@ class ModernizableResNet(nn.Module):
         )
         self.head_hidden_size = self.head.num_features
         INITS[self.spec.init](self.head.fc)
-        _scale_head(self.head.fc, self.spec.head_init_scale)
+        scale_classifier(self.head.fc, self.spec.head_init_scale)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
@@ -158,48 +163,47 @@ class ModernizableResNet(nn.Module):
                 m.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's parameter groups: the stem, then each block (each stage if coarse), then the head. A downsampling counts with the block after it."""
-        blocks: Any = (
-            r"^stages\.(\d+)"
-            if coarse
-            else [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
-        )
+        """timm's parameter groups: the stem, then each block (each stage if coarse), then the head.
+
+        A downsampling counts with the block after it.
+        """
+        blocks: Any = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        if coarse:
+            blocks = r"^stages\.(\d+)"
         return {"stem": r"^stem", "blocks": blocks}
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that never get weight decay: GRN's (V2 paper)."""
-        layers = [name for name, m in self.named_modules() if isinstance(m, GlobalResponseNorm)]
-        return {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+        names: set[str] = set()
+        for layer, module in self.named_modules():
+            if isinstance(module, GlobalResponseNorm):
+                names |= {f"{layer}.weight", f"{layer}.bias"}
+        return names
+
+
+def _from_start(index: int, stages: int) -> int:
+    """The index counted from 0, of one that may count from the end."""
+    return index + stages if index < 0 else index
 
 
 def _taken(stages: int, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
     """The stages asked for, counted from 0, and the last of them. Raises ValueError."""
-    wanted = (
-        range(stages) if indices is None else range(stages - indices, stages) if isinstance(indices, int) else indices
-    )
-    taken = [i + stages if i < 0 and not isinstance(indices, int) else i for i in wanted]
+    if indices is None:
+        taken = list(range(stages))
+    elif isinstance(indices, int):
+        taken = list(range(stages - indices, stages))
+    else:
+        taken = [_from_start(i, stages) for i in indices]
     if not taken or not all(0 <= i < stages for i in taken):
         raise ValueError(
-            f"indices are {indices!r}; legal: stages from 0 to {stages - 1}, or the number of last stages; choose among them"
+            f"indices are {indices!r}; legal: stages from 0 to {stages - 1}, or the number of last stages; "
+            "choose among them"
         )
     return taken, max(taken)
 
 
-def _without_factory(norm: Any) -> Any:
-    """timm's head passes device and dtype to its norm layer; the builders of the tables take channels only."""
-    return lambda channels, **_: norm(channels)
-
-
-def _scale_head(fc: nn.Module, factor: float) -> None:
-    """Multiply the classifier's initial weights and biases; there are none without classes."""
-    if factor != 1:
-        with torch.no_grad():
-            for p in fc.parameters():
-                p.mul_(factor)
-
-
 def _init_kaiming(model: nn.Module) -> None:
-    """torchvision's ResNet: fan-out normal convolutions, unit norms, PyTorch's classifier; the head stays as built."""
+    """torchvision's ResNet: fan-out normal convolutions, unit norms; the head stays as built."""
     for name, m in model.named_modules():
         if name and not name.startswith("head.") and isinstance(m, (nn.Conv2d, nn.Linear)):
             kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
@@ -208,7 +212,7 @@ def _init_kaiming(model: nn.Module) -> None:
 
 
 def _init_trunc_normal(model: nn.Module) -> None:
-    """Truncated normal of std .02, zero biases, as in the paper's Table 5 (which prints 0.2) and the authors' code."""
+    """Truncated normal of std .02, zero biases: the authors' code (their Table 5 prints 0.2)."""
     for m in model.modules():
         if isinstance(m, (nn.Conv2d, nn.Linear)):
             trunc_normal_(m.weight, std=0.02)
@@ -217,17 +221,3 @@ def _init_trunc_normal(model: nn.Module) -> None:
 
 
 INITS = {"kaiming": _init_kaiming, "trunc_normal": _init_trunc_normal, "pytorch": lambda model: None}
-
-
-def build_model(
-    step: str | int | ModelSpec, regime: str = "resnet50", num_classes: int | None = None, **settings: Any
-) -> ModernizableResNet:
-    """The network of a step (id, name, or a ready ModelSpec), with any toggles set on top.
-
-    num_classes: 1000 in the paper's regimes, else the regime's own, unless given. Raises ConfigError for a name or a combination that does not exist.
-    """
-    if num_classes is not None:
-        settings["num_classes"] = num_classes
-    return ModernizableResNet(
-        with_settings(step, settings) if isinstance(step, ModelSpec) else resolve(step, regime, **settings)
-    )

@@ -1,4 +1,7 @@
-"""Builders of the published networks, and the page that lists them: `python -m roadmap.model.published` writes docs/models.md to standard output."""
+"""Builders of the published networks, and the page that lists them.
+
+`python -m roadmap.model.published` writes docs/models.md to standard output.
+"""
 
 from __future__ import annotations
 
@@ -49,44 +52,42 @@ def __getattr__(name: str) -> Callable[..., ModernizableResNet]:
     raise AttributeError(f"module 'roadmap.model.published' has no attribute {name!r}")
 
 
+PAGE = """\
+# Networks
+
+Written by `python -m roadmap.model.published`; a test compares this file with its output.
+Parameters and multiply-adds (convolutions and linear layers, 224 x 224, 1000 classes) are counted on the built network;
+`published` and top-1 (in %, 224 x 224) are the papers' and nothing measured here.
+The authors' repository lists 78.7 for the isotropic S where the paper prints 79.7.
+"""
+
+
 def models_page() -> str:
     """docs/models.md: the variants with what is counted here and what their papers print."""
-    head = [
-        "network",
-        "depths",
-        "width",
-        "parameters",
-        "GMACs",
-        "published",
-        *(f"top-1, {t}" for t in TRAINING),
-        "source",
+    trainings = [f"top-1, {training}" for training in TRAINING]
+    head = ["network", "depths", "width", "parameters", "GMACs", "published", *trainings, "source"]
+    rule = "|---|---|--:|--:|--:|--:|" + "--:|" * len(TRAINING) + "---|"
+    rows = [_table_row(_cells(variant)) for variant in VARIANTS.values()]
+    return "\n".join([PAGE, _table_row(head), rule, *rows]) + "\n"
+
+
+def _table_row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _cells(variant: Variant) -> list[str]:
+    count = complexity(variant.spec, IMAGE_SIZE)
+    top1 = {training: f"{value:.1f}" for training, value in variant.top1.items()}
+    return [
+        f"`{variant.name}`",
+        show(variant.spec.depths),
+        show(variant.spec.width),
+        f"{count.params:,}",
+        f"{count.macs / 1e9:.2f}",
+        f"{variant.params:g}M, {variant.gmacs:g}G",
+        *(top1.get(training, "-") for training in TRAINING),
+        variant.source,
     ]
-    lines = [
-        "# Networks",
-        "",
-        "Written by `python -m roadmap.model.published`; a test compares this file with its output.",
-        "Parameters and multiply-adds (convolutions and linear layers, 224 x 224, 1000 classes) are counted on the built network;",
-        "`published` and top-1 (in %, 224 x 224) are the papers' and nothing measured here.",
-        "The authors' repository lists 78.7 for the isotropic S where the paper prints 79.7.",
-        "",
-        "| " + " | ".join(head) + " |",
-        "|---|---|--:|--:|--:|--:|" + "--:|" * len(TRAINING) + "---|",
-    ]
-    for v in VARIANTS.values():
-        count = complexity(v.spec, IMAGE_SIZE)
-        top1 = [f"{v.top1[t]:.1f}" if t in v.top1 else "-" for t in TRAINING]
-        cells = [
-            f"`{v.name}`",
-            show(v.spec.depths),
-            show(v.spec.width),
-            f"{count.params:,}",
-            f"{count.macs / 1e9:.2f}",
-            f"{v.params:g}M, {v.gmacs:g}G",
-            *top1,
-            v.source,
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

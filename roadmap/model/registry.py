@@ -1,17 +1,20 @@
-"""The networks under timm's roof. Importing this module registers them, and nothing else in the project imports it.
+"""The networks under timm's roof.
+
+Importing this module registers them, and nothing else in the project imports it.
 
     import roadmap.model.registry
     timm.create_model("modernizable_resnet", step="5", regime="resnet50")      any step, any toggle as an argument
     timm.create_model("roadmap_convnext_tiny", pretrained=True)                the variants, with timm's weights
 
-timm's scripts take them through `python -m roadmap.model.registry train.py --model roadmap_convnext_tiny ...`.
+timm's scripts take them through `python -m roadmap.model.registry train.py --model
+roadmap_convnext_tiny ...`.
 """
 
 from __future__ import annotations
 
 import runpy
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +23,7 @@ from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cf
 from torch import Tensor, nn
 
 from roadmap.config.model import ModelSpec, with_settings
-from roadmap.ladder.convnext import find_regime, resolve
+from roadmap.ladder.convnext import CONVNEXT, convnext_spec
 from roadmap.ladder.published import VARIANTS, Variant, variant_spec
 from roadmap.model.network import ModernizableResNet
 from roadmap.model.state_dict_formats import recognize, to_ours
@@ -42,27 +45,47 @@ _TIMM_ARGUMENTS = (
 )
 
 
+_VARIANT_ARGUMENTS = ("drop_path_rate", "layer_scale_init_value", "use_cifar_stem", "head_init_scale")
+
+
+def _taken_out(arguments: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Those of the arguments, which then hold only the others."""
+    return {name: arguments.pop(name) for name in names if name in arguments}
+
+
 def _cfg(**values: Any) -> PretrainedCfg:
-    """timm's evaluation settings of a network: its defaults, with the names of the first convolution and the classifier."""
+    """timm's evaluation settings: its defaults, with our names of the first and last layer."""
     usual = {"input_size": (3, 224, 224), "pool_size": (7, 7), "crop_pct": 0.875, "interpolation": "bicubic"}
     return PretrainedCfg(**{**usual, "first_conv": "stem.0", "classifier": "head.fc", **values})
 
 
 def _cfgs_of(variant: Variant) -> dict[str, PretrainedCfg]:
-    """The variant's published weights by tag, those without ImageNet-22k first: timm's own entries, read from timm's hub."""
+    """The variant's published weights by tag, those without ImageNet-22k first.
+
+    They are timm's own entries, read from timm's hub; the isotropic networks' are the authors'.
+    """
     name = PREFIX + variant.name
     if variant.timm is None:
         return {f"{name}.fb_in1k": _cfg(url=_ISOTROPIC_URL.format(variant.name.rpartition("_")[2]), pool_size=(14, 14))}
-    published = {
-        full.partition(".")[2]: cfg for full, cfg in timm.models.get_arch_pretrained_cfgs(variant.timm).items()
-    }
-    tags = sorted((tag for tag in published if tag.startswith(_TAGS)), key=lambda tag: "22k" in tag)
+    entries = timm.models.get_arch_pretrained_cfgs(variant.timm)
+    published = {full.partition(".")[2]: cfg for full, cfg in entries.items()}
+    tags = [tag for tag in published if tag.startswith(_TAGS)]
+    tags.sort(key=_knows_more_than_imagenet_1k)
     return {f"{name}.{tag}": replace(published[tag], architecture=None, tag=None) for tag in tags}
 
 
-default_cfgs = generate_default_cfgs(
-    {STEP_MODEL: _cfg(), **{tag: cfg for v in VARIANTS.values() for tag, cfg in _cfgs_of(v).items()}}
-)
+def _knows_more_than_imagenet_1k(tag: str) -> bool:
+    return "22k" in tag
+
+
+def _all_cfgs() -> dict[str, PretrainedCfg]:
+    cfgs = {STEP_MODEL: _cfg()}
+    for variant in VARIANTS.values():
+        cfgs |= _cfgs_of(variant)
+    return cfgs
+
+
+default_cfgs = generate_default_cfgs(_all_cfgs())
 
 
 def _network(
@@ -74,11 +97,12 @@ def _network(
 
 
 def _adopt(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Any public layout under our names and in our shapes, for timm's loader."""
+    """A state dict of any public format under our names and in our shapes, for timm's loader."""
     ours, _ = to_ours(state, recognize(state))
-    shapes = {name: t.shape for name, t in model.state_dict().items()}
-    same = {name: name in shapes and t.numel() == shapes[name].numel() for name, t in ours.items()}
-    return {name: t.reshape(shapes[name]) if same[name] else t for name, t in ours.items()}
+    for name, own in model.state_dict().items():
+        if name in ours and ours[name].numel() == own.numel():
+            ours[name] = ours[name].reshape(own.shape)
+    return ours
 
 
 def _create(name: str, spec: ModelSpec, pretrained: bool, arguments: Mapping[str, Any]) -> nn.Module:
@@ -96,10 +120,13 @@ def _create(name: str, spec: ModelSpec, pretrained: bool, arguments: Mapping[str
 def modernizable_resnet(
     pretrained: bool = False, *, step: str | int = "separate-downsampling", regime: str = "resnet50", **arguments: Any
 ) -> nn.Module:
-    """The network of a step; `arguments` are toggles and timm's own (features_only, out_indices, global_pool, drop_rate, ...). Raises ConfigError."""
-    for_timm = {key: arguments.pop(key) for key in _TIMM_ARGUMENTS if key in arguments}
-    spec = resolve(step, regime, **arguments)
-    size = find_regime(regime).image_size
+    """The network of a step. Raises ConfigError.
+
+    arguments: toggles, and timm's own (features_only, out_indices, global_pool, drop_rate, ...).
+    """
+    for_timm = _taken_out(arguments, _TIMM_ARGUMENTS)
+    spec = convnext_spec(step, regime, **arguments)
+    size = CONVNEXT.find_regime(regime).image_size
     usual = _cfg(num_classes=spec.num_classes, input_size=(spec.in_chans, size, size)).to_dict()
     for_timm["pretrained_cfg"] = for_timm.get("pretrained_cfg") or usual
     return _create(STEP_MODEL, spec, pretrained, for_timm)
@@ -109,12 +136,8 @@ def _entry(variant: Variant) -> Any:
     """timm's entry point of a variant: a function of the registered name."""
 
     def build(pretrained: bool = False, **arguments: Any) -> nn.Module:
-        for_timm = {key: arguments.pop(key) for key in _TIMM_ARGUMENTS if key in arguments}
-        own = {
-            key: arguments.pop(key)
-            for key in ("drop_path_rate", "layer_scale_init_value", "use_cifar_stem", "head_init_scale")
-            if key in arguments
-        }
+        for_timm = _taken_out(arguments, _TIMM_ARGUMENTS)
+        own = _taken_out(arguments, _VARIANT_ARGUMENTS)
         spec = with_settings(variant_spec(variant.name, **own), arguments)
         counts: dict[str, Any] = {key: arguments[key] for key in ("num_classes", "in_chans") if key in arguments}
         return _create(PREFIX + variant.name, spec, pretrained, {**for_timm, **counts})
@@ -135,7 +158,8 @@ def main(words: list[str]) -> None:
     """Run one of timm's scripts with the networks registered."""
     if not words:
         sys.exit(
-            "registry.script is missing; legal: a Python script and its arguments; write python -m roadmap.model.registry train.py ..."
+            "registry.script is missing; legal: a Python script and its arguments; "
+            "write python -m roadmap.model.registry train.py ..."
         )
     import roadmap.model.registry  # noqa: F401  under its own name, which timm's registry notes
 

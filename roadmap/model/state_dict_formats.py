@@ -1,14 +1,15 @@
-"""Public weight layouts: how each source names and shapes the tensors of our network, as data read in both directions.
+"""Formats of public state dicts: how each source names and shapes the tensors of our network.
 
-A rule is a pair of templates (ours, theirs). `{b}` stands for a block's number, `{p}` for a tensor's last name, `{n}` for any name;
-both sides have the same ones in the same order. Sources: the state dicts of timm 1.0, torchvision 0.2x and of the authors'
+They are data, read in both directions. A rule is a pair of templates (ours, theirs). `{b}` stands
+for a block's number, `{p}` for a tensor's last name, `{n}` for any name; both sides have the same
+ones in the same order. Sources: the state dicts of timm 1.0, torchvision 0.2x and of the authors'
 repositories facebookresearch/ConvNeXt and ConvNeXt-V2.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -23,8 +24,13 @@ _STAGES = range(4)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """`shapes`: for our names that match, the tensor as the source holds it. `needs`: what one of our names must match for the source to have such a network."""
+class StateDictFormat:
+    """One source's state dicts.
+
+    title: whose they are, as errors say it. mark: a name that this source has and the formats after
+    it in the list do not. shapes: for our names that match, the tensor as the source holds it.
+    needs: what one of our names must match for the source to have such a network.
+    """
 
     name: str
     title: str
@@ -34,8 +40,32 @@ class Layout:
     needs: tuple[str, ...] = ()
 
 
-def _block(ours: str, theirs: str, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    return ((f"{ours}.{a}", f"{theirs}.{b}") for a, b in names.items())
+def _block(ours: str, theirs: str, names: Mapping[str, str]) -> Rules:
+    return tuple((f"{ours}.{a}", f"{theirs}.{b}") for a, b in names.items())
+
+
+def _blocks(theirs: Callable[[int], str], names: Mapping[str, str]) -> Rules:
+    """The rules of the blocks of four stages.
+
+    theirs: the source's name of a block of stage i, with `{b}` in it.
+    """
+    rules: Rules = ()
+    for i in _STAGES:
+        rules += _block(f"stages.{i}.blocks.{{b}}", theirs(i), names)
+    return rules
+
+
+def _pairs(ours: str, theirs: str) -> Rules:
+    """Rules of the two modules, a norm and a convolution, of a stem or a downsampling."""
+    return tuple((f"{ours}.{k}.{{p}}", f"{theirs}.{k}.{{p}}") for k in (0, 1))
+
+
+def _between(theirs: Callable[[int], str]) -> Rules:
+    """The rules of the downsamplings in front of stages 1 to 3."""
+    rules: Rules = ()
+    for i in _STAGES[1:]:
+        rules += _pairs(f"stages.{i}.downsample", theirs(i))
+    return rules
 
 
 _OFFICIAL_BLOCK = {
@@ -67,32 +97,37 @@ _RESNET_BLOCK = {
 
 
 def _official(block: Mapping[str, str]) -> Rules:
-    stages = [r for i in _STAGES for r in _block(f"stages.{i}.blocks.{{b}}", f"stages.{i}.{{b}}", block)]
-    between = [
-        (f"stages.{i}.downsample.{k}.{{p}}", f"downsample_layers.{i}.{k}.{{p}}") for i in _STAGES[1:] for k in (0, 1)
-    ]
-    stem = [(f"stem.{k}.{{p}}", f"downsample_layers.0.{k}.{{p}}") for k in (0, 1)]
-    return (*stem, *between, *stages, *_OFFICIAL_HEAD)
+    stem = _pairs("stem", "downsample_layers.0")
+    between = _between("downsample_layers.{}".format)
+    return (*stem, *between, *_blocks("stages.{}.{{b}}".format, block), *_OFFICIAL_HEAD)
 
 
 def _torchvision() -> Rules:
-    stages = [
-        r
-        for i in _STAGES
-        for r in _block(f"stages.{i}.blocks.{{b}}", f"features.{2 * i + 1}.{{b}}", _TORCHVISION_BLOCK)
-    ]
-    between = [(f"stages.{i}.downsample.{k}.{{p}}", f"features.{2 * i}.{k}.{{p}}") for i in _STAGES[1:] for k in (0, 1)]
-    stem = [(f"stem.{k}.{{p}}", f"features.0.{k}.{{p}}") for k in (0, 1)]
-    return (*stem, *between, *stages, ("head.norm.{p}", "classifier.0.{p}"), ("head.fc.{p}", "classifier.2.{p}"))
+    """Stem, stages and the downsamplings between them are numbered in one row."""
+    stem = _pairs("stem", "features.0")
+    between = _between(lambda stage: f"features.{2 * stage}")
+    blocks = _blocks(lambda stage: f"features.{2 * stage + 1}.{{b}}", _TORCHVISION_BLOCK)
+    return (*stem, *between, *blocks, ("head.norm.{p}", "classifier.0.{p}"), ("head.fc.{p}", "classifier.2.{p}"))
 
 
 def _resnet() -> Rules:
-    stages = [r for i in _STAGES for r in _block(f"stages.{i}.blocks.{{b}}", f"layer{i + 1}.{{b}}", _RESNET_BLOCK)]
-    return (("stem.0.{p}", "conv1.{p}"), ("stem.1.{p}", "bn1.{p}"), *stages, ("head.fc.{p}", "fc.{p}"))
+    blocks = _blocks(lambda stage: f"layer{stage + 1}.{{b}}", _RESNET_BLOCK)
+    return (("stem.0.{p}", "conv1.{p}"), ("stem.1.{p}", "bn1.{p}"), *blocks, ("head.fc.{p}", "fc.{p}"))
 
 
 def _as_convolution(matrix: Tensor) -> Tensor:
+    """(C_out, C_in) -> (C_out, C_in, 1, 1)."""
     return matrix[:, :, None, None]
+
+
+def _as_scale(vector: Tensor) -> Tensor:
+    """(C) -> (C, 1, 1), as it multiplies (N, C, H, W)."""
+    return vector[:, None, None]
+
+
+def _as_channels_last_scale(vector: Tensor) -> Tensor:
+    """(C) -> (1, 1, 1, C), as it multiplies (N, H, W, C)."""
+    return vector[None, None, None, :]
 
 
 _IDENTITY: Rules = (("{n}", "{n}"),)
@@ -103,17 +138,16 @@ _ISOTROPIC: Rules = (
     *_OFFICIAL_HEAD,
 )
 
-# `mark`: a name that this source has and the ones after it do not.
 _LIST = (
-    Layout(
+    StateDictFormat(
         "torchvision",
         "torchvision's ConvNeXt",
         _torchvision(),
         r"features\.0\.0\.weight",
-        shapes=((r".*\.gamma", lambda t: t[:, None, None]),),
+        shapes=((r".*\.gamma", _as_scale),),
         needs=(r"stem\.1\.weight", r".*\.gamma"),
     ),
-    Layout(
+    StateDictFormat(
         "torchvision_resnet",
         "torchvision's (and timm's) ResNet-50, -101, -152",
         _resnet(),
@@ -121,29 +155,29 @@ _LIST = (
         shapes=(_MATRICES,),
         needs=(r".*\.shortcut\.1\.weight",),
     ),
-    Layout(
+    StateDictFormat(
         "official_v2",
         "the authors' ConvNeXt V2",
         _official(_V2_BLOCK),
         r"stages\.0\.0\.grn\.gamma",
-        shapes=((r".*\.grn\..*", lambda t: t[None, None, None, :]),),
+        shapes=((r".*\.grn\..*", _as_channels_last_scale),),
         needs=(r"stem\.1\.weight", r".*\.mlp\.grn\.weight"),
     ),
-    Layout(
+    StateDictFormat(
         "official_v1",
         "the authors' ConvNeXt",
         _official(_V1_BLOCK),
         r"downsample_layers\.0\.0\.weight",
         needs=(r"stem\.1\.weight",),
     ),
-    Layout("official_isotropic", "the authors' isotropic ConvNeXt", _ISOTROPIC, r"blocks\.0\.dwconv\.weight"),
-    Layout(
+    StateDictFormat("official_isotropic", "the authors' isotropic ConvNeXt", _ISOTROPIC, r"blocks\.0\.dwconv\.weight"),
+    StateDictFormat(
         "timm",
         "timm's ConvNeXt, which is also ours for every step",
         _IDENTITY,
         r"stages\.0\.blocks\.0\.conv_dw\.weight",
     ),
-    Layout(
+    StateDictFormat(
         "timm_conv",
         "timm's ConvNeXt with 1x1 convolutions (conv_mlp; there V2 atto to nano)",
         _IDENTITY,
@@ -152,7 +186,7 @@ _LIST = (
     ),
 )
 
-LAYOUTS: Mapping[str, Layout] = MappingProxyType({layout.name: layout for layout in _LIST})
+FORMATS: Mapping[str, StateDictFormat] = MappingProxyType({source.name: source for source in _LIST})
 
 
 @lru_cache(maxsize=4096)
@@ -163,54 +197,73 @@ def _pattern(template: str) -> re.Pattern[str]:
 def _renamed(name: str, rules: Rules) -> str | None:
     """The name by the first rule (source template, target template) that matches, or None."""
     for source, target in rules:
-        if found := _pattern(source).fullmatch(name):
-            groups = iter(found.groups())
-            return re.sub(r"\{\w\}", lambda _: next(groups), target)  # noqa: B023  used before the next turn
+        match = _pattern(source).fullmatch(name)
+        if match:
+            parts = re.split(r"\{\w\}", target)
+            return parts[0] + "".join(group + part for group, part in zip(match.groups(), parts[1:], strict=True))
     return None
 
 
-def recognize(names: Mapping[str, object]) -> Layout:
-    """The layout of a state dict, by its names (timm's two differ only in shapes, which reading does not mind). Raises ConfigError."""
-    for layout in _LIST:
-        if any(re.fullmatch(layout.mark, name) for name in names):
-            return layout
+def recognize(names: Mapping[str, object]) -> StateDictFormat:
+    """The format of a state dict, by its names. Raises ConfigError.
+
+    timm's two differ only in shapes, which reading does not mind.
+    """
+    for source in _LIST:
+        if any(re.fullmatch(source.mark, name) for name in names):
+            return source
     few = listing(list(names)[:3])
     raise ConfigError(
-        f"weights.layout of a state dict that starts with {few or 'nothing'} is unknown; legal: {listing(LAYOUTS)}; give weights of such a network"
+        f"weights.format of a state dict that starts with {few or 'nothing'} is unknown; "
+        f"legal: {listing(FORMATS)}; give weights of such a network"
     )
 
 
-def to_ours(state: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict under our names, still in the source's shapes, and the names that have no place with us."""
-    rules = tuple((theirs, ours) for ours, theirs in layout.rules)
-    named = {name: _renamed(name, rules) for name in state}
-    return {ours: state[name] for name, ours in named.items() if ours is not None}, [
-        name for name, ours in named.items() if ours is None
-    ]
+def to_ours(state: Mapping[str, Tensor], source: StateDictFormat) -> tuple[dict[str, Tensor], list[str]]:
+    """The state dict under our names, in the source's shapes, and names without a place here."""
+    rules = tuple((theirs, ours) for ours, theirs in source.rules)
+    placed: dict[str, Tensor] = {}
+    unplaced = []
+    for theirs, tensor in state.items():
+        ours = _renamed(theirs, rules)
+        if ours is None:
+            unplaced.append(theirs)
+        else:
+            placed[ours] = tensor
+    return placed, unplaced
 
 
-def from_ours(state: Mapping[str, Tensor], layout_name: str) -> dict[str, Tensor]:
-    """Our state dict as a source names and shapes it. Raises ConfigError where that source has no such network."""
-    layout = lookup("weights.layout", layout_name, LAYOUTS)
+def from_ours(state: Mapping[str, Tensor], format_name: str) -> dict[str, Tensor]:
+    """Our state dict as a source names and shapes it.
+
+    Raises ConfigError where that source has no such network.
+    """
+    target = lookup("weights.format", format_name, FORMATS)
     theirs = {}
     for name, tensor in state.items():
-        renamed = _renamed(name, layout.rules)
+        renamed = _renamed(name, target.rules)
         if renamed is None:
-            raise ConfigError(
-                f"weights.layout {layout.name} has no place for {name}; legal: networks that are {layout.title}; choose timm, which holds every step"
-            )
-        shape = next((change for pattern, change in layout.shapes if re.fullmatch(pattern, name)), None)
+            raise _no_such_network(target, f"has no place for {name}")
+        shape = next((change for pattern, change in target.shapes if re.fullmatch(pattern, name)), None)
         theirs[renamed] = shape(tensor) if shape else tensor
-    for need in layout.needs:
+    for need in target.needs:
         if not any(re.fullmatch(need, name) for name in state):
             lacking = need.replace("\\", "").removeprefix(".*.")
-            raise ConfigError(
-                f"weights.layout {layout.name} needs {lacking}, which the network lacks; legal: networks that are {layout.title}; choose timm, which holds every step"
-            )
+            raise _no_such_network(target, f"needs {lacking}, which the network lacks")
     return theirs
 
 
+def _no_such_network(target: StateDictFormat, problem: str) -> ConfigError:
+    return ConfigError(
+        f"weights.format {target.name} {problem}; legal: networks that are {target.title}; "
+        "choose timm, which holds every step"
+    )
+
+
 def from_torchvision_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A torchvision ResNet-50/101/152 state dict under our names; 1x1 convolutions of a block become matrices."""
-    ours, _ = to_ours(state, LAYOUTS["torchvision_resnet"])
-    return {name: tensor.flatten(1) if re.fullmatch(_MATRICES[0], name) else tensor for name, tensor in ours.items()}
+    """A torchvision ResNet's state dict under our names; 1x1 convolutions become matrices."""
+    ours, _ = to_ours(state, FORMATS["torchvision_resnet"])
+    for name, tensor in ours.items():
+        if re.fullmatch(_MATRICES[0], name):
+            ours[name] = tensor.flatten(1)
+    return ours

@@ -13,14 +13,15 @@ from roadmap.model.layers import ACTIVATIONS, NORMS
 
 def _resnet(spec: ModelSpec) -> list[nn.Module]:
     """7x7/2, norm, act, 3x3/2 max pool at stride 4; 3x3/s, norm, act below."""
-    small = spec.stem_stride < 4
-    first = conv(spec.in_chans, spec.width, 3 if small else 7, stride=spec.stem_stride if small else 2)
-    pool: list[nn.Module] = [] if small else [nn.MaxPool2d(3, stride=2, padding=1)]
+    kernel_size, stride, pool = (7, 2, [nn.MaxPool2d(3, stride=2, padding=1)])
+    if spec.stem_stride < 4:
+        kernel_size, stride, pool = (3, spec.stem_stride, [])
+    first = conv(spec.in_chans, spec.width, kernel_size, stride=stride)
     return [first, NORMS[spec.norm](spec.width), ACTIVATIONS["relu"](), *pool]
 
 
 def _patchify(spec: ModelSpec) -> list[nn.Module]:
-    """One s x s / s convolution with bias; no norm, no activation (inferred from the authors' code)."""
+    """One s x s / s convolution with bias; no norm, no activation (from the authors' code)."""
     return [nn.Conv2d(spec.in_chans, spec.width, spec.stem_stride, stride=spec.stem_stride)]
 
 
@@ -33,6 +34,9 @@ STEMS: dict[str, Callable[[ModelSpec], list[nn.Module]]] = {"resnet": _resnet, "
 
 
 def build_stem(spec: ModelSpec) -> nn.Sequential:
-    """The stem of the setting; separate downsampling puts a norm before every stage, and the CIFAR stem always ends in one."""
+    """The stem of the setting.
+
+    A norm ends it before separate downsampling, and always in the CIFAR stem.
+    """
     last = [NORMS[spec.norm](spec.width)] if spec.downsampling == "separate" or spec.stem == "cifar" else []
     return nn.Sequential(*STEMS[spec.stem](spec), *last)

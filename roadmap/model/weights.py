@@ -1,4 +1,4 @@
-"""Weights from anywhere into our network and back: state dicts, files, and the names that timm and torchvision can fetch.
+"""Weights into our network and back: state dicts, files, names that timm and torchvision fetch.
 
 Files are never unpickled freely: `.safetensors`, or `torch.load` restricted to tensors.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from roadmap.model.state_dict_formats import from_ours, recognize, to_ours
 NESTS = ("model", "state_dict")
 INPUT = "stem.0.weight"
 HEAD = "head."
+SHOWN = 12  # lines of an error before the rest is counted
 
 
 class WeightsError(RoadmapError, ValueError):
@@ -29,94 +30,106 @@ class WeightsError(RoadmapError, ValueError):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What came of each tensor, under our names: copied; changed on the way; the network's own kept; in the source without use."""
+    """What came of each tensor, under our names; `format` is the source's, by name.
 
-    layout: str
+    loaded: copied as they are. adapted: changed on the way, and how. left: the network's own kept,
+    and why. unused: in the source, and without a place here.
+    """
+
+    format: str
     loaded: tuple[str, ...]
     adapted: Mapping[str, str]
     left: Mapping[str, str]
     unused: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{len(self.loaded)} tensors loaded from layout {self.layout}"]
+        lines = [f"{len(self.loaded)} tensors loaded from format {self.format}"]
         lines += [f"adapted {name}: {what}" for name, what in self.adapted.items()]
         lines += [f"left {name}: {why}" for name, why in self.left.items()]
         return "\n".join([*lines, *(f"unused {name}" for name in self.unused)])
 
 
 def load_weights(model: nn.Module, source: Mapping[str, Any] | str | Path, *, adapt: bool = False) -> LoadReport:
-    """Copy weights into the network. source: a state dict, a .pth or .safetensors file, or a name of timm or torchvision.
+    """Copy weights into the network.
 
-    A name may begin with `timm:` or `torchvision:`; without, timm is asked first. The layout is recognized. adapt: keep the
-    network's own head where the source's has other classes or none, and fit the first convolution to other input channels;
-    nothing else is ever adapted. Raises WeightsError, and ConfigError for an unknown layout; the network is then untouched.
+    source: a state dict, a .pth or .safetensors file, or a name of timm or torchvision. A name may
+    begin with `timm:` or `torchvision:`; without, timm is asked first. The format is recognized.
+    adapt: keep the network's own head where the source's has other classes or none, and fit the
+    first convolution to other input channels; nothing else is ever adapted. Raises WeightsError,
+    and ConfigError for an unknown format; the network is then untouched.
     """
-    where, state = _read(source)
-    layout = recognize(state)
-    theirs, unplaced = to_ours(state, layout)
-    found = _fit(model.state_dict(), theirs, unplaced)
-    if found.refusals or (not adapt and found.asked):
-        lines = [f"weights.{text}" for text in (*found.refusals, *found.asked.values())]
-        more = [f"... and {len(lines) - 12} more"] if len(lines) > 12 else []
-        raise WeightsError("\n".join([f"{where} does not fit the network:", *lines[:12], *more]))
-    model.load_state_dict({**model.state_dict(), **found.copies})
-    loaded = tuple(name for name in found.copies if name not in found.adapted)
-    return LoadReport(layout.name, loaded, found.adapted, found.left, tuple(found.unused))
+    title, state = _read(source)
+    source_format = recognize(state)
+    theirs, unplaced = to_ours(state, source_format)
+    fit = _fit(model.state_dict(), theirs, unplaced)
+    if fit.refusals or (not adapt and fit.asked):
+        lines = [f"weights.{text}" for text in (*fit.refusals, *fit.asked.values())]
+        more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+        raise WeightsError("\n".join([f"{title} does not fit the network:", *lines[:SHOWN], *more]))
+    model.load_state_dict({**model.state_dict(), **fit.copies})
+    loaded = tuple(name for name in fit.copies if name not in fit.adapted)
+    return LoadReport(source_format.name, loaded, fit.adapted, fit.left, tuple(sorted(fit.unused)))
 
 
-def export_weights(model: nn.Module, layout: str) -> dict[str, Tensor]:
-    """The network's state dict as `layout` names and shapes it (see roadmap.model.layouts.LAYOUTS). Raises ConfigError where it has no place for a tensor."""
-    return from_ours(model.state_dict(), layout)
+def export_weights(model: nn.Module, format_name: str) -> dict[str, Tensor]:
+    """The network's state dict as a format (see state_dict_formats.FORMATS) names and shapes it.
+
+    Raises ConfigError where it has no place for a tensor.
+    """
+    return from_ours(model.state_dict(), format_name)
 
 
 @dataclass
 class _Fit:
-    """`refusals`: never loaded; `asked`: needs adapt. Texts are `<tensor> <what is wrong>; <what is legal>; <what to do>`."""
+    """A comparison of a network's tensors with a source's.
 
-    copies: dict[str, Tensor]
-    adapted: dict[str, str]
-    left: dict[str, str]
-    unused: list[str]
-    asked: dict[str, str]
-    refusals: list[str]
+    asked: loaded with adapt=True alone. refusals: never loaded. The texts of both say
+    `<tensor> <what is wrong>; <what is legal>; <what to do>`; the others are as in LoadReport.
+    """
+
+    copies: dict[str, Tensor] = field(default_factory=dict)
+    adapted: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    asked: dict[str, str] = field(default_factory=dict)
+    refusals: list[str] = field(default_factory=list)
 
 
 def _fit(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], unplaced: list[str]) -> _Fit:
     """Compare a network's tensors with a source's, by name and shape."""
-    fit = _Fit(
-        {},
-        {},
-        {},
-        [],
-        {},
-        [
+    fit = _Fit()
+    for name in unplaced:
+        fit.refusals.append(
             f"{name} has no place in the network; legal: its tensors; check that it is the same network"
-            for name in unplaced
-        ],
-    )
+        )
     for name, own in ours.items():
         other = theirs.get(name)
         if other is None:
             _settle(fit, name, f"{name} is {_shape(own)} in the network and missing in the source", "not in the source")
         elif _squeezed(other) == _squeezed(own):
             fit.copies[name] = other.reshape(own.shape)
-        elif name == INPUT and other.ndim == 4 and (other.shape[0], *other.shape[2:]) == (own.shape[0], *own.shape[2:]):
-            fit.copies[name] = _other_channels(other, own.shape[1])
-            fit.adapted[name] = f"{_shape(other)} to {_shape(own)}, input channels"
-            fit.asked[name] = (
-                f"{name} is {_shape(other)} in the source and {_shape(own)} in the network; legal: equal shapes; pass adapt=True to fit the input channels"
-            )
+        elif name == INPUT and _differs_in_channels_alone(own, other):
+            _adapt_channels(fit, name, own, other)
         else:
-            _settle(
-                fit,
-                name,
-                f"{name} is {_shape(other)} in the source and {_shape(own)} in the network",
-                f"{_shape(other)} in the source, {_shape(own)} here",
-            )
+            problem = f"{name} is {_shape(other)} in the source and {_shape(own)} in the network"
+            _settle(fit, name, problem, f"{_shape(other)} in the source, {_shape(own)} here")
     for name in theirs.keys() - ours.keys():
         _settle(fit, name, f"{name} is {_shape(theirs[name])} in the source and missing in the network", None)
-    fit.unused.sort()
     return fit
+
+
+def _differs_in_channels_alone(own: Tensor, other: Tensor) -> bool:
+    """Whether two weights (C, I, k, k) agree in C and k."""
+    return other.ndim == 4 and (other.shape[0], *other.shape[2:]) == (own.shape[0], *own.shape[2:])
+
+
+def _adapt_channels(fit: _Fit, name: str, own: Tensor, other: Tensor) -> None:
+    fit.copies[name] = _other_channels(other, own.shape[1])
+    fit.adapted[name] = f"{_shape(other)} to {_shape(own)}, input channels"
+    fit.asked[name] = (
+        f"{name} is {_shape(other)} in the source and {_shape(own)} in the network; "
+        "legal: equal shapes; pass adapt=True to fit the input channels"
+    )
 
 
 def _settle(fit: _Fit, name: str, problem: str, why: str | None) -> None:
@@ -136,12 +149,15 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _squeezed(tensor: Tensor) -> tuple[int, ...]:
-    """The shape without its ones: what layouts agree on."""
+    """The shape without its ones: what formats agree on."""
     return tuple(n for n in tensor.shape if n != 1)
 
 
 def _other_channels(weight: Tensor, channels: int) -> Tensor:
-    """A first convolution (C, I, k, k) for another number of input channels: the sum for one (grey), else repeated in turn, scaled to keep the response."""
+    """A first convolution (C, I, k, k) for another number of input channels.
+
+    The sum over I for one channel (grey), else the channels in turn, scaled to keep the response.
+    """
     if channels == 1:
         return weight.sum(dim=1, keepdim=True)
     before = weight.shape[1]
@@ -152,17 +168,17 @@ def _read(source: Mapping[str, Any] | str | Path) -> tuple[str, dict[str, Tensor
     """Name of the source for messages, and its flat state dict."""
     if isinstance(source, Mapping):
         return "the state dict", _flat("the state dict", source)
-    where = str(source)
-    if Path(where).is_file():
-        return where, _flat(where, read_file(Path(where)))
-    if isinstance(source, Path) or Path(where).suffix in (".pth", ".pt", ".safetensors", ".bin"):
+    title = str(source)
+    if Path(title).is_file():
+        return title, _flat(title, read_file(Path(title)))
+    if isinstance(source, Path) or Path(title).suffix in (".pth", ".pt", ".safetensors", ".bin"):
         raise WeightsError(
-            f"weights.source {where} is no file; legal: an existing .pth or .safetensors file; check the path"
+            f"weights.source {title} is no file; legal: an existing .pth or .safetensors file; check the path"
         )
-    return where, _flat(where, fetch(where))
+    return title, _flat(title, fetch(title))
 
 
-def _flat(where: str, content: Mapping[str, Any]) -> dict[str, Tensor]:
+def _flat(title: str, content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict inside a checkpoint, without the prefix of DistributedDataParallel."""
     for nest in NESTS:
         if isinstance(content.get(nest), Mapping):
@@ -173,31 +189,35 @@ def _flat(where: str, content: Mapping[str, Any]) -> dict[str, Tensor]:
     if wrong or not state:
         problem = f"something else than a tensor under {listing(wrong[:3])}" if wrong else "nothing"
         raise WeightsError(
-            f"weights.source {where} holds {problem}; legal: a state dict, alone or under {' or '.join(NESTS)}; give such a file"
+            f"weights.source {title} holds {problem}; "
+            f"legal: a state dict, alone or under {' or '.join(NESTS)}; give such a file"
         )
     return state
 
 
 def read_file(path: Path) -> Mapping[str, Any]:
-    """The content of a .safetensors file, or of a torch file read without executing anything in it. Raises WeightsError."""
+    """The content of a .safetensors file, or of a torch file, in which nothing is executed.
+
+    Raises WeightsError.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        with torch.serialization.safe_globals(
-            [argparse.Namespace]
-        ):  # the authors' training code stores its options; they are data
+        # The authors' training code stores its options, an argparse.Namespace; they are data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        what = "holds more than tensors, and nothing of it was executed"
         raise WeightsError(
-            f"weights.source {path} {what}; legal: files that torch.load reads with weights_only=True, or .safetensors; ask its author for one"
+            f"weights.source {path} holds more than tensors, and nothing of it was executed; "
+            "legal: files that torch.load reads with weights_only=True, or .safetensors; ask its author for one"
         ) from e
     except Exception as e:  # each format has its own errors for a damaged file
-        words = (str(e).splitlines() or [""])[0]
+        problem = str(e).partition("\n")[0]
         raise WeightsError(
-            f"weights.source {path} cannot be read ({type(e).__name__}: {words}); legal: a whole .pth or .safetensors file; fetch it again"
+            f"weights.source {path} cannot be read ({type(e).__name__}: {problem}); "
+            "legal: a whole .pth or .safetensors file; fetch it again"
         ) from e
     if not isinstance(content, Mapping):
         raise WeightsError(
@@ -212,27 +232,25 @@ def fetch(name: str) -> Mapping[str, Any]:
     import timm
     import torchvision
 
-    in_timm, in_torchvision = timm.is_model(bare.partition(".")[0]), bare in torchvision.models.list_models()
-    if library not in ("", "timm", "torchvision") or not {
-        "": in_timm or in_torchvision,
-        "timm": in_timm,
-        "torchvision": in_torchvision,
-    }.get(library):
+    in_timm = library in ("", "timm") and timm.is_model(bare.partition(".")[0])
+    in_torchvision = library in ("", "torchvision") and bare in torchvision.models.list_models()
+    if not in_timm and not in_torchvision:
         known = [
             *timm.list_models("convnext*", pretrained=True),
             *torchvision.models.list_models(include="convnext*"),
             "resnet50",
         ]
-        legal = "legal: a path, NAME, timm:NAME or torchvision:NAME"
         raise WeightsError(
-            f"weights.source {name!r} is neither a file nor known to timm or torchvision; {legal}; {nearest(bare, known)}"
+            f"weights.source {name!r} is neither a file nor known to timm or torchvision; "
+            f"legal: a path, NAME, timm:NAME or torchvision:NAME; {nearest(bare, known)}"
         )
     try:
-        if in_timm and library != "torchvision":
+        if in_timm:
             return timm.create_model(bare, pretrained=True).state_dict()
         return torchvision.models.get_model(bare, weights="DEFAULT").state_dict()
     except Exception as e:  # no network, no such tag, a broken download: the library's own words say which
-        legal = f"legal: a network that {library or 'timm or torchvision'} can download"
         raise WeightsError(
-            f"weights.source {name!r} cannot be fetched ({type(e).__name__}: {e}); {legal}; check the network, or give a file"
+            f"weights.source {name!r} cannot be fetched ({type(e).__name__}: {e}); "
+            f"legal: a network that {library or 'timm or torchvision'} can download; "
+            "check the connection, or give a file"
         ) from e

@@ -11,21 +11,20 @@ runs/<study>/<trial>/trial.json    the resolved trial with its fingerprint
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from roadmap.config.errors import listing
 from roadmap.config.trial import Trial
-from roadmap.runs.io import RunError, RunHeld, read_json, read_lines, write_bytes, write_json
+from roadmap.runs.io import RunError, read_json, read_lines, write_bytes, write_json
+from roadmap.runs.lease import hold
 from roadmap.runs.record import Record
 
 
@@ -117,105 +116,6 @@ class RunFolder:
         temporary.write_text(content)
         os.replace(temporary, self.path / "heartbeat.json")
 
-    @contextlib.contextmanager
-    def lease(self) -> Iterator[None]:
-        """Hold the run for this process; the system frees it when the process ends, however it ends.
-
-        Raises RunHeld naming the holder.
-        """
-        with open(self.path / "lease", "a+") as f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as e:
-                raise RunHeld(
-                    f"{self.path.name} is being trained by {_holder(f)}; legal: one process a run; wait for "
-                    "it, or stop it first"
-                ) from e
-            f.truncate(0)
-            f.write(
-                json.dumps(
-                    {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-                )
-            )
-            f.flush()
-            yield
-
-
-def _holder(lease: IO[str]) -> str:
-    lease.seek(0)
-    try:
-        owner = json.loads(lease.read())
-        return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
-    except (ValueError, KeyError):
-        return "another process"
-
-
-def study_folder(out: Path, study: str) -> Path:
-    return out / study
-
-
-def write_study(
-    out: Path,
-    study: str,
-    question: str,
-    regime: str,
-    trials: Iterable[Trial],
-    *,
-    header: Mapping[str, Any] | None = None,
-) -> Path:
-    """Note the planned trials in study.json, adding to those of earlier calls; returns the study's
-    folder. `header`: `Study.header`, the design and what is compared.
-
-    Raises RunError where earlier calls planned trials of another regime: a comparison names its
-    cells by step and change alone, so those of two regimes would be one.
-    """
-    folder = study_folder(out, study)
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as e:
-        raise RunError(
-            f"output folder {folder} cannot be made: {e.strerror}; legal: a writable folder; choose another with --runs"
-        ) from e
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two calls at once shall both be noted
-        known = read_json(folder / "study.json") or {"trials": []}
-        if others := sorted({t["regime"] for t in known["trials"]} - {regime}):
-            raise RunError(
-                f"study.regime is {regime!r}, but {folder} has trials of regime {listing(others)}; legal: one "
-                "regime a study; reason: its cells are told apart by step and change alone; choose another "
-                "--name"
-            )
-        planned = {t["id"]: t for t in known["trials"]}
-        planned |= {
-            t.id: {
-                "id": t.id,
-                "fingerprint": t.fingerprint,
-                "regime": t.regime,
-                "step": t.step,
-                "change": t.change,
-                "seed": t.seed,
-            }
-            for t in trials
-        }
-        content = {
-            **_joined(known, header or {}),
-            "name": study,
-            "question": question,
-            "regime": regime,
-            "trials": list(planned.values()),
-        }
-        if content != known:
-            write_json(folder / "study.json", content)
-    return folder
-
-
-def _joined(known: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, Any]:
-    """The design as it is asked for now, with the comparisons and undefined cells of earlier calls."""
-    compared = {}
-    for key in ("comparisons", "crossings"):
-        old, new = known.get(key, []), header.get(key, [])
-        renewed = [c["child"] for c in new]  # a cell is compared with one other: the one that is asked for now
-        compared[key] = [*(c for c in old if c["child"] not in renewed), *new]
-    undefined = {**known.get("undefined", {}), **header.get("undefined", {})}
-    lists = {key: list(header.get(key, known.get(key, []))) for key in ("notes", "points")}
-    return {"design": header.get("design", known.get("design", "ladder")), **lists, **compared, "undefined": undefined}
+    def lease(self) -> AbstractContextManager[None]:
+        """Hold the run for this process, see roadmap.runs.lease. Raises RunHeld naming the holder."""
+        return hold(self.path / "lease")

@@ -411,10 +411,3 @@ def _steps(plan: Plan) -> list[Step]:
         return order
     last = order.index(of.find_step(plan.through))
     return order[: last + 1]
-
-
-def step_recipe(step: Step, regime: str) -> Recipe:
-    # Until every caller takes the ladder that it is given.
-    from roadmap.ladder.convnext import CONVNEXT
-
-    return CONVNEXT.recipe(step.name, regime)

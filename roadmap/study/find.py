@@ -16,6 +16,7 @@ from roadmap.runs.io import RunError
 from roadmap.study.file import DIGITS, EXPERIMENTS, read_plan
 
 RUNS, RESULTS = Path("runs"), Path("results")
+LAUNCHERS = ("local", "slurm", "export")  # their folders below a study's; as in roadmap.launch.launchers
 STUDY_JSON, RECORDS = "study.json", "records.jsonl"
 
 
@@ -148,7 +149,7 @@ def _latest(runs: Path) -> FoundStudy:
 
 def _changed(folder: Path) -> float:
     """When trials of a study were last planned or submitted, in seconds of the epoch."""
-    places = (folder / STUDY_JSON, folder / "slurm")
+    places = (folder / STUDY_JSON, *(folder / name for name in LAUNCHERS))
     return max(place.stat().st_mtime for place in places if place.exists())
 
 

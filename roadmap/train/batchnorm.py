@@ -1,8 +1,9 @@
-"""BatchNorm over groups: running statistics that do not depend on which rank or accumulation step saw a group.
+"""BatchNorm over groups: running statistics do not depend on which rank or pass saw a group.
 
-One iteration moves the running statistics towards the *mean* of its groups' statistics, r <- (1-m) r + m mean(s_g).
-On one device the groups come one after the other, so group j of k gets the momentum that makes the sequence add up to
-that; between ranks the rule is linear, so averaging the ranks' statistics when they are needed equals averaging always.
+One iteration moves the running statistics towards the *mean* of its groups' statistics, r <- (1-m)
+r + m mean(s_g). On one device the groups come one after the other, so group j of k gets the
+momentum that makes the sequence add up to that; between ranks the rule is linear, so averaging the
+ranks' statistics when they are needed equals averaging always.
 """
 
 from __future__ import annotations

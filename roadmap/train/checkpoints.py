@@ -3,8 +3,8 @@
 checkpoints/checkpoint-000001230.pt         torch.save of tensors and plain values, read with weights_only=True
             checkpoint-000001230.pt.sha256  its checksum, in place before the checkpoint is
 
-A checkpoint counts when its checksum fits. One that does not is set aside, never deleted, and the one
-before is used.
+A checkpoint counts when its checksum fits. One that does not is set aside, never deleted, and the
+one before is used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 class TrainingState(TypedDict):
     """All that the rest of a run depends on, as tensors and plain values.
 
-    losses: of this epoch's iterations so far. best: what BestEpoch.to_json gives, where the recipe looks for one.
+    losses: of this epoch's iterations so far. best: what BestEpoch.to_json gives, where the recipe
+    looks for one.
     """
 
     fingerprint: str
@@ -52,7 +53,10 @@ class CheckpointStore:
     folder: Path
 
     def save(self, state: TrainingState, iteration: int) -> Path:
-        """Write a checkpoint, then remove those beyond the last two. Raises RunError; earlier ones stay intact."""
+        """Write a checkpoint, then remove those beyond the last two.
+
+        Raises RunError; earlier ones stay intact.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -94,7 +98,7 @@ class CheckpointStore:
         return sorted(p for p in self.folder.glob("checkpoint-*.pt") if re.fullmatch(r"checkpoint-\d{9}\.pt", p.name))
 
     def _read(self, path: Path) -> TrainingState | None:
-        """The checkpoint's content, or None if it is damaged or more than data: nothing in it is ever executed."""
+        """The checkpoint's content, None if it is damaged. Nothing in it is executed."""
         try:
             content, stated = path.read_bytes(), _checksum_file(path).read_text().split()[0]
         except (OSError, IndexError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Loss of a forward pass, and the mixing of its images: mixup and CutMix by timm, drawn from a derived seed."""
+"""Loss of a forward pass, and mixing of its images: timm's mixup and CutMix from a derived seed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from roadmap.config.seeds import GROUP, derive
 
 
 class Criterion:
-    """Mixes a group and gives its loss. Mixing is drawn from (seed, iteration, group), wherever the group runs."""
+    """Mixes a group and gives its loss.
+
+    Mixing is drawn from (seed, iteration, group), wherever the group runs.
+    """
 
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
         self.smoothing = recipe.label_smoothing
@@ -30,7 +33,7 @@ class Criterion:
             )
 
     def prepare(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """(N, C, H, W), (N,) -> images mixed in place, and labels (N,) or soft targets (N, classes).
+        """(N, C, H, W), (N,) -> images mixed in place; labels (N,), or soft targets (N, classes).
 
         Seeds NumPy, which timm's Mixup draws from.
         """
@@ -46,7 +49,10 @@ class Criterion:
 
 
 def seed_group(seed: int, iteration: int, group: int, device: torch.device) -> int:
-    """Seed the device's generator for one forward pass (stochastic depth draws from it); returns the derived seed."""
+    """Seed the device's generator for one forward pass and return the derived seed.
+
+    Stochastic depth draws from that generator.
+    """
     derived = derive(seed, GROUP, iteration, group)
     if device.type == "cuda":
         torch.cuda.manual_seed(derived)

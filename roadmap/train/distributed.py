@@ -1,4 +1,4 @@
-"""The processes that train one run together: set up from torchrun's or Slurm's variables, or one process alone."""
+"""The processes that train one run together, found by torchrun's or Slurm's variables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ GLOO_CONNECTION = re.compile(r"gloo.*(connect|peer|socket|timed out|broken pipe)
 class Ranks:
     """This process's place among all that train the run: `rank` of `world_size`, on `device`.
 
-    host_group: the process group by which hosts agree without their GPUs, None where there is no need of one.
+    host_group: the process group by which hosts agree without their GPUs, None where there is no
+    need of one.
     """
 
     rank: int = 0
@@ -89,7 +90,7 @@ def is_lost_peer(error: BaseException) -> bool:
 
 
 def rendezvous(environment: Mapping[str, str]) -> tuple[int, int, int]:
-    """(rank, world size, local rank) from torchrun's variables, else from a Slurm step's, else one process alone.
+    """(rank, world size, local rank) from torchrun's variables, a Slurm step's, or (0, 1, 0).
 
     torchrun says where rank 0 listens; for a Slurm step it is put into this process's environment.
     """
@@ -108,7 +109,8 @@ def rendezvous(environment: Mapping[str, str]) -> tuple[int, int, int]:
 def _set_slurm_address(environment: Mapping[str, str]) -> None:
     """Set address and port of rank 0 for torch.distributed.
 
-    The port follows from the job and its restart count, so that stale ranks of an earlier attempt cannot join.
+    The port follows from the job and its restart count, so that stale ranks of an earlier attempt
+    cannot join.
     """
     attempt = int(environment["SLURM_JOB_ID"]) * 64 + int(environment.get("SLURM_RESTART_COUNT", 0))
     os.environ.setdefault("MASTER_ADDR", environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1"))

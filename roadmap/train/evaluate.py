@@ -21,7 +21,10 @@ def evaluate(
     autocast: torch.autocast,
     memory_format: torch.memory_format,
 ) -> Scores:
-    """The network's scores over all ranks' batches. Collective; the sums stay on the device until the end."""
+    """The network's scores over all ranks' batches.
+
+    Collective; the sums stay on the device until the end.
+    """
     was_training = model.training
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)

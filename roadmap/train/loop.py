@@ -1,10 +1,10 @@
 """The training loop, one for a CPU, a GPU and many ranks.
 
 A forward pass always takes exactly one group; ranks and accumulation decide only which groups run
-where. Every draw comes from a derived seed (roadmap.config.seeds), so the state of a run is its tensors
-and the iteration: a resumed run repeats the rest exactly. Nothing in an iteration waits for the device:
-losses are summed there, and a non-finite loss is turned into a flag that makes the fused optimizer skip
-its update.
+where. Every draw comes from a derived seed (roadmap.config.seeds), so the state of a run is its
+tensors and the iteration: a resumed run repeats the rest exactly. Nothing in an iteration waits for
+the device: losses are summed there, and a non-finite loss is turned into a flag that makes the
+fused optimizer skip its update.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ class Interrupted(RoadmapError):
 
 @dataclass
 class StopSignal:
-    """Notes SIGTERM, SIGUSR2 and Ctrl-C; the loop looks at an iteration's end. A second Ctrl-C stops at once."""
+    """Notes SIGTERM, SIGUSR2 and Ctrl-C; the loop looks at an iteration's end.
+
+    A second Ctrl-C stops at once.
+    """
 
     received: str = ""
     _previous: dict[signal.Signals, Any] = field(default_factory=dict)
@@ -131,7 +134,8 @@ class Trainer:
     def _refuse_compiling_many_groups(self) -> None:
         """Raise RoadmapError where BatchNorm sees several groups on one device.
 
-        Each group's momentum is a constant of the compiled graph: there would be one compilation a group.
+        Each group's momentum is a constant of the compiled graph: there would be one compilation a
+        group.
         """
         if self.norms and self.my_groups > 1:
             raise RoadmapError(
@@ -151,7 +155,10 @@ class Trainer:
     # State ------------------------------------------------------------------------------------------------------------
 
     def state(self) -> TrainingState:
-        """All that the rest of the run depends on. Collective: BatchNorm statistics are averaged over the ranks."""
+        """All that the rest of the run depends on.
+
+        Collective: BatchNorm statistics are averaged over the ranks.
+        """
         self._average_statistics()
         ema = self.ema.module.state_dict() if self.ema else None
         return {
@@ -177,7 +184,10 @@ class Trainer:
             average_statistics(batch_norms(self.ema.module), self.ranks)
 
     def restore(self, state: TrainingState) -> None:
-        """Go on from a checkpoint. Raises RoadmapError where it was made in another number format: one run has one."""
+        """Go on from a checkpoint.
+
+        Raises RoadmapError where it was made in another number format: one run has one.
+        """
         if state["precision"] != self.precision:
             made = state["precision"]
             raise RoadmapError(
@@ -326,11 +336,14 @@ class Trainer:
 
     @property
     def images_per_second(self) -> float:
-        """Training images a second over the whole run so far; evaluation and what is between epochs is left out."""
+        """Training images a second over the whole run so far, without what is between epochs."""
         return self.iteration * self.recipe.batch_size / self.train_seconds if self.train_seconds else 0.0
 
     def evaluate(self, part: str) -> Evaluation:
-        """Scores on `validation` or `test` of the weights and, where on, of their moving average. Collective."""
+        """Scores on `validation` or `test` of the weights and, where on, of their moving average.
+
+        Collective.
+        """
         self._average_statistics()
         weights = self._scores(self.model, part)
         return Evaluation(weights=weights, ema=self._scores(self.ema.module, part) if self.ema else None)

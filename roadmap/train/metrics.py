@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What one network reaches on the `images` of a split: top1 and top5 in %, loss the mean cross-entropy."""
+    """One network's scores on `images` images: top1 and top5 in %, loss the mean cross-entropy."""
 
     top1: float
     top5: float
@@ -18,7 +18,7 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The scores of the trained weights and, where it is on, of their moving average, on one split."""
+    """The scores on one split of the trained weights and, where on, of their moving average."""
 
     weights: Scores
     ema: Scores | None = None
@@ -52,7 +52,8 @@ def _scores(metrics: Mapping[str, float], images: int, prefix: str) -> Scores:
 class EpochMetrics:
     """One line of metrics.jsonl: `epoch` (from 1) has ended after `iteration` updates.
 
-    train_loss: mean over the epoch's iterations. split: which images `evaluation` saw. lr: of the last update.
+    train_loss: mean over the epoch's iterations. split: which images `evaluation` saw. lr: of the
+    last update.
     """
 
     epoch: int

@@ -37,7 +37,7 @@ def _arguments_of_kind(recipe: Recipe) -> dict[str, Any]:
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, iterations_per_epoch: int) -> Scheduler:
-    """Learning rate as a function of the iteration alone: linear warm-up from 0, then cosine to min_lr, or steps."""
+    """Learning rate by iteration alone: linear warm-up from 0, then cosine to min_lr, or steps."""
     warmup = round(recipe.warmup_epochs * iterations_per_epoch)
     if recipe.schedule == "step":
         return StepLRScheduler(

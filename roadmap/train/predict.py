@@ -29,7 +29,10 @@ CENTRE = 0.875  # of ImageNet's usual evaluation: the part of the short side tha
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network with the way its images are prepared, and its classes' names. mode: PIL's of its input."""
+    """A network with the way its images are prepared, and its classes' names.
+
+    mode: PIL's of its input.
+    """
 
     model: nn.Module
     transform: Any
@@ -39,7 +42,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The classes with the highest probabilities for one image, best first, as (class, probability)."""
+    """The most probable classes of an image, best first, as (class, probability)."""
 
     file: str
     best: tuple[tuple[str, float], ...]
@@ -48,8 +51,8 @@ class Prediction:
 def predictor(source: Path, *, image_size: int | None) -> Predictor:
     """From a run's folder, or a file that roadmap.save wrote.
 
-    A run prepares images as its evaluation did; for a file it is as usual for ImageNet, at 224 px unless
-    given. Raises DataError for a run that has not finished.
+    A run prepares images as its evaluation did; for a file it is as usual for ImageNet, at 224 px
+    unless given. Raises DataError for a run that has not finished.
     """
     return _of_run(source) if source.is_dir() else _of_file(source, image_size)
 

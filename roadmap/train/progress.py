@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, plain lines elsewhere, and a heartbeat file for others to read."""
+"""Progress of a run: a bar on a terminal, lines elsewhere, and a heartbeat for others to read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ HEARTBEAT_SECONDS = 5.0
 class Reporter:
     """Shows iterations and epochs as they pass.
 
-    total: iterations of the run. images: of one iteration. beat: receives the heartbeat. silent: not the
-    main rank, which shows nothing.
+    total: iterations of the run. images: of one iteration. beat: receives the heartbeat. silent:
+    not the main rank, which shows nothing.
     """
 
     def __init__(
@@ -48,7 +48,10 @@ class Reporter:
         return (iteration - self.first) * self.images / max(time.monotonic() - self.started, 1e-9)
 
     def iteration(self, iteration: int, epoch: int) -> None:
-        """`iteration` updates are done, within `epoch` (from 1). Cheap: reads a clock, writes every few seconds."""
+        """`iteration` updates are done, within `epoch` (from 1).
+
+        Cheap: reads a clock, writes every few seconds.
+        """
         now = time.monotonic()
         if self.silent or now - self.last_beat < (0.2 if self.bar else HEARTBEAT_SECONDS):
             return

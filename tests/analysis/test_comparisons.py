@@ -202,7 +202,9 @@ def test_a_control_that_is_confounded_is_no_control(tmp_path: Path) -> None:
 def test_a_no_op_that_is_not_its_base_to_the_bit_is_confounded_on_a_cpu(tmp_path: Path) -> None:
     folder = controlled_study(tmp_path, 0.0)
     [run] = list(folder.glob("*no-op*seed1*/record.json"))
-    run.write_text(json.dumps({**(record := json.loads(run.read_text())), "metrics": {**record["metrics"], "top1": 12.5}}))
+    run.write_text(
+        json.dumps({**(record := json.loads(run.read_text())), "metrics": {**record["metrics"], "top1": 12.5}})
+    )
     rows, _ = table_of(folder)
     proof = rows[f"{PATH[1]} with no-op"].effect.proof
     assert proof is not None and proof.status == "confounded"
@@ -324,7 +326,9 @@ def paper_trial(
     named = named.with_epochs(epochs) if epochs else named
     named = named.with_batch_size(batch) if batch else named
     images = Data(name=data, title=data, image_size=size, num_classes=1000, validation=validation)
-    return Trial(model=LADDER.model(step, "resnet50"), recipe=named, data=images, seed=seed, regime="resnet50", step=step)
+    return Trial(
+        model=LADDER.model(step, "resnet50"), recipe=named, data=images, seed=seed, regime="resnet50", step=step
+    )
 
 
 def beside(tmp_path: Path, trials: list[Trial], top1: float = 82.0) -> dict[str, Result]:

@@ -7,8 +7,8 @@ import pytest
 
 from analysis.load import gather, load_results, load_runs, to_lines
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import LOSS, TOP1
 from roadmap.runs.folder import RunFolder
+from roadmap.runs.metric import LOSS, TOP1
 from tests.helpers.study_files import Values, make_record, make_trial, write_runs
 
 

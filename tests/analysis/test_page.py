@@ -33,7 +33,7 @@ from analysis.results.results import Result, Role
 from analysis.stats.comparisons import change
 from analysis.study import Latency, Run
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import LOSS, TOP1
+from roadmap.runs.metric import LOSS, TOP1
 from tests.helpers.page_samples import (
     ATTRIBUTION,
     DIGITS,
@@ -199,7 +199,7 @@ def test_markup_in_names_is_escaped() -> None:
 def test_a_study_without_judged_values_still_has_a_page() -> None:
     labels = ("id", "fingerprint", "regime", "step", "change", "seed")
     draft = replace(Draft.of(load_results(DIGITS)), comparisons=[])
-    missing = [dict(zip(labels, itemgetter(*labels)(trial)), status="missing") for trial in draft.trials]
+    missing = [dict(zip(labels, itemgetter(*labels)(trial), strict=True), status="missing") for trial in draft.trials]
     for study in (draft.read(), replace(draft, trials=missing).read()):
         found = Sample(study, analyse(study))
         text = Page(found.page()).text

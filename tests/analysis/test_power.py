@@ -231,9 +231,7 @@ def test_what_is_planned_counts_before_it_has_finished_and_controls_never_do(stu
     assert planned_comparisons(pilot) == planned and analyse(pilot).findings.family == 0
     control = {"child": ["gelu", "a-a"], "parent": ["gelu", ""], "declared": [], "kind": "a-a"}
     repeats = [{**t, "change": "a-a"} for t in draft.trials if t["step"] == "gelu"]
-    controlled = dataclasses.replace(
-        draft, trials=[*draft.trials, *repeats], comparisons=[*draft.comparisons, control]
-    )
+    controlled = dataclasses.replace(draft, trials=[*draft.trials, *repeats], comparisons=[*draft.comparisons, control])
     assert planned_comparisons(controlled.read()) == planned
 
 

@@ -19,9 +19,9 @@ from analysis.results.analyse import analyse
 from analysis.results.results import Analysis, Findings, Result, Role, Score
 from analysis.stats.error_term import error_term
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import LOSS, TOP1
 from roadmap.config.trial import Trial
 from roadmap.ladder import find_ladder
+from roadmap.runs.metric import LOSS, TOP1
 from tests.helpers.study_files import make_trial, write_runs
 
 LADDER = find_ladder()

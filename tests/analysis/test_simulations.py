@@ -20,7 +20,7 @@ import statsmodels.stats.multitest  # type: ignore[import-untyped,unused-ignore]
 
 from analysis.stats.comparisons import change, summarize, verdicts
 from analysis.stats.error_term import error_term
-from roadmap.config.metric import TOP1
+from roadmap.runs.metric import TOP1
 
 LADDERS, STEPS, SEEDS, STD = 2000, 14, 3, 0.1
 NULL = np.zeros(STEPS - 1)

@@ -30,7 +30,7 @@ from analysis.stats.comparisons import (
 )
 from analysis.stats.error_term import ErrorTerm, _sums, error_term
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import LOSS, TOP1
+from roadmap.runs.metric import LOSS, TOP1
 
 Cells = dict[int, dict[int, float]]
 

@@ -19,9 +19,9 @@ from analysis.results.confounds import Status
 from analysis.results.frames import results_frame
 from analysis.results.results import Result, Role
 from roadmap.config.errors import RoadmapError
-from roadmap.config.metric import LOSS, TOP1, Metric
 from roadmap.config.trial import Trial
 from roadmap.ladder import find_ladder
+from roadmap.runs.metric import LOSS, TOP1, Metric
 from tests.helpers.page_samples import Sample
 from tests.helpers.study_files import make_trial, write_runs
 

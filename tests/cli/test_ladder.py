@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from roadmap.ladder import find_ladder
+from roadmap.cli.counts import built, counts, networks
+from roadmap.ladder import Regime, find_ladder
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 Command = Callable[..., Any]
@@ -50,6 +51,26 @@ def test_steps_counts_every_network_as_the_reference_does(command: Command, regi
         for key in ("paper_top1", "paper_top1_std", "paper_gflops"):
             assert row[key] == number(want[key])
         assert set(row["change"]) == set(CONVNEXT.overrides(CONVNEXT.steps[name], regime))
+
+
+@BY_REGIME
+def test_the_kept_counts_are_those_of_the_networks(regime: str) -> None:
+    where = CONVNEXT.find_regime(regime)
+    for spec in networks(CONVNEXT, where):
+        assert counts(spec, where.image_size) == built(spec, where.image_size)
+
+
+@pytest.mark.parametrize("regime", DEIT.all_regimes, ids=lambda r: r.name)
+def test_the_kept_counts_are_those_of_timms_networks(regime: Regime) -> None:
+    for spec in networks(DEIT, regime):
+        assert counts(spec, regime.image_size) == built(spec, regime.image_size)
+
+
+def test_a_network_that_is_not_kept_is_counted(command: Command) -> None:
+    rows = command("steps", "--regime", "micro", "--set", "kernel_size=3", "--json").json()
+    spec = CONVNEXT.model("9", "micro", kernel_size=3, layer_scale=None)
+    [row] = [row for row in rows if row["id"] == "9"]
+    assert (row["params"], row["macs"]) == built(spec, 16)
 
 
 @pytest.mark.parametrize(

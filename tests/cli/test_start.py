@@ -42,6 +42,9 @@ def call(words: list[str]) -> str:
     "words",
     [
         ["plan"],
+        ["steps"],
+        ["steps", "--regime", "resnet200", "--json"],
+        ["steps", "--ladder", "deit"],
         ["run", "--dry-run"],
         ["run", "--list"],
         ["plan", "--json", "--step", "9"],

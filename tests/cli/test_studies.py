@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from small_studies import finished, small_study
 
+from roadmap.launch.launchers import LAUNCHERS
 from roadmap.runs.io import RunError
+from roadmap.study import find
 from roadmap.study.file import EXPERIMENTS
 from roadmap.study.find import find_study
 
@@ -30,6 +32,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     small_study(tmp_path)
     return tmp_path
+
+
+def test_every_launchers_folder_says_when_a_study_changed() -> None:
+    assert set(find.LAUNCHERS) == set(LAUNCHERS)
 
 
 def test_a_name_a_folder_and_a_file_are_one_study(place: Path) -> None:

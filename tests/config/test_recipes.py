@@ -10,7 +10,7 @@ from roadmap.config.errors import ConfigError
 from roadmap.config.fields import diff
 from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import RECIPES, find_recipe
-from roadmap.ladder.convnext import REGIMES
+from tests.helpers.convnext import REGIMES
 
 # ConvNeXt paper, Table 5, "except EMA is disabled" (A.1); 4 nodes x 8 GPUs x 128 images, no SyncBN.
 CONVNEXT_300EP: dict[str, Any] = {

@@ -17,7 +17,7 @@ from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import CONVNEXT_300EP, CONVNEXT_FINETUNE
 from roadmap.config.trial import FINGERPRINT_VERSION, Trial
 from roadmap.data.registry import NAMED
-from roadmap.ladder.convnext import resolve
+from tests.helpers.convnext import resolve
 
 PARTS: dict[str, type] = {"model": ModelSpec, "recipe": Recipe, "data": Data}
 IMAGENET = NAMED["imagenet"]

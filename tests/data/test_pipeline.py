@@ -24,8 +24,8 @@ from roadmap.data.file_index import DataError
 from roadmap.data.pipeline import GroupSampler, Pipeline, Samples, eval_transform, train_transform
 from roadmap.data.readers import ArrayImages
 from roadmap.data.registry import NAMED, resolve_data
-from roadmap.ladder.convnext import resolve
 from roadmap.runs.folder import RunFolder
+from tests.helpers.convnext import resolve
 
 MakeFolder = Callable[..., Path]
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -55,12 +55,18 @@ def digits(recipe: Recipe, validation: float = 0.1) -> Pipeline:
     return Pipeline.open(trial_of(replace(NAMED["digits"], validation=validation), recipe))
 
 
+def plain_digits() -> Pipeline:
+    return digits(replace(find_recipe("digits-adamw"), **{**SMALL, "batch_size": 128, "group_size": 32}), 0.8)
+
+
+def augmented_digits() -> Pipeline:
+    return digits(replace(RECIPE, batch_size=128, group_size=32), 0.8)
+
+
 PIPELINES: dict[str, Callable[[], Pipeline]] = {
     "colour, RandAugment and erasing": coloured,
-    "digits": lambda: digits(
-        replace(find_recipe("digits-adamw"), **(SMALL | {"batch_size": 128, "group_size": 32})), 0.8
-    ),
-    "digits, RandAugment and erasing": lambda: digits(replace(RECIPE, batch_size=128, group_size=32), 0.8),
+    "digits": plain_digits,
+    "digits, RandAugment and erasing": augmented_digits,
 }
 
 
@@ -103,6 +109,10 @@ def test_the_stream_does_not_depend_on_what_was_drawn_before() -> None:
     assert same(before, batches(pipeline))
 
 
+def labels_of(stream: Batches) -> list[list[int]]:
+    return [labels.tolist() for _, labels in stream]
+
+
 def by_image(stream: Batches) -> dict[int, torch.Tensor]:
     return {int(label): image for images, labels in stream for image, label in zip(images, labels, strict=True)}
 
@@ -113,7 +123,7 @@ def test_another_epoch_or_seed_draws_another_order_and_other_augmentations() -> 
     first, second = batches(pipeline)[:half], batches(pipeline)[half:]
     other = batches(replace(pipeline, trial=replace(pipeline.trial, seed=1)))[:half]
     for stream in (second, other):
-        assert [x[1].tolist() for x in stream] != [x[1].tolist() for x in first]
+        assert labels_of(stream) != labels_of(first)
         a, b = by_image(first), by_image(stream)
         assert sum(not torch.equal(a[i], b[i]) for i in a.keys() & b.keys()) == len(a.keys() & b.keys()) > 10
 
@@ -133,12 +143,10 @@ def test_an_epoch_visits_each_image_once_and_leaves_out_less_than_a_batch(images
 def test_each_image_is_evaluated_once_whatever_the_number_of_ranks(part: str, world: int) -> None:
     pipeline = coloured(count=41)
     pipeline = replace(pipeline, validation_indices=np.arange(0, 41, 3))
-    seen = [
-        int(label)
-        for rank in range(world)
-        for _, labels in pipeline.views(part, rank=rank, world_size=world)
-        for label in labels
-    ]
+    seen: list[int] = []
+    for rank in range(world):
+        for _, labels in pipeline.views(part, rank=rank, world_size=world):
+            seen += labels.tolist()
     want = range(41) if part == "test" else range(0, 41, 3)
     assert Counter(seen) == Counter(want)
 
@@ -153,11 +161,9 @@ def test_the_test_split_is_never_trained_on_and_validation_images_neither() -> N
 
 
 def test_every_seed_has_the_same_validation_split() -> None:
-    cuts = [
-        Pipeline.open(trial_of(NAMED["digits"], find_recipe("digits-adamw"), seed)).validation_indices.tolist()
-        for seed in (0, 1)
-    ]
-    assert cuts[0] == cuts[1]
+    trials = (trial_of(NAMED["digits"], find_recipe("digits-adamw"), seed) for seed in (0, 1))
+    first, second = (Pipeline.open(trial).validation_indices.tolist() for trial in trials)
+    assert first == second
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda r: r.name)
@@ -194,13 +200,11 @@ def test_a_training_split_smaller_than_a_batch_is_refused(image_folder: MakeFold
     folder = image_folder()
     with pytest.raises(DataError) as e:
         Pipeline.open(trial_of(resolve_data("imagefolder", data_dir=folder, image_size=16)), data_dir=folder)
-    assert (
-        str(e.value)
-        == "data 'imagefolder' has 8 training images, fewer than one global batch of 16; legal: at least one batch; choose a recipe with a smaller batch"
-    )
+    assert str(e.value).startswith("data 'imagefolder' has 8 training images, fewer than one global batch of 16; ")
+    assert str(e.value).endswith("; choose a recipe with a smaller batch")
 
 
-# Faults while training ---------------------------------------------------------------------------------------------------
+# Faults while training -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

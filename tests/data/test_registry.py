@@ -48,11 +48,10 @@ def test_what_is_no_image_is_not_listed_and_folders_below_a_class_are(image_fold
     (folder / "train" / "cat" / "more").mkdir()
     shutil.copy(folder / "train" / "cat" / "000.png", folder / "train" / "cat" / "more" / "A.JPEG")
     split = list_split("imagefolder", folder, TRAIN_FOLDERS)
-    assert split.files == (
-        *(f"cat/{k:03d}.png" for k in range(4)),
-        "cat/more/A.JPEG",
-        *(f"dog/{k:03d}.png" for k in range(4)),
-    )
+    numbers = ("000", "001", "002", "003")
+    cats = [f"cat/{number}.png" for number in numbers]
+    dogs = [f"dog/{number}.png" for number in numbers]
+    assert split.files == (*cats, "cat/more/A.JPEG", *dogs)
     assert split.labels == (0,) * 5 + (1,) * 4
     assert split.classes == ("cat", "dog")
 
@@ -97,16 +96,19 @@ def dangling_link(folder: Path) -> None:
         (zero_bytes, "image {}/train/cat/000.png is empty (0 bytes); legal: readable images; replace or remove it"),
         (
             other_classes,
-            "data folder {}: train has 2 classes and test 2, differing in cow, dog; legal: the same class folders in both; check the folder names",
+            "data folder {}: train has 2 classes and test 2, differing in cow, dog; "
+            "legal: the same class folders in both; check the folder names",
         ),
         (one_class, "data folder {}/train has 1 class folders; legal: two or more, each with images; check --data-dir"),
         (
             no_test,
-            "data folder {} has no test/ or val/ or validation/; legal: CLASS/IMAGE below such a folder; check --data-dir",
+            "data folder {} has no test/ or val/ or validation/; "
+            "legal: CLASS/IMAGE below such a folder; check --data-dir",
         ),
         (
             dangling_link,
-            "data folder {0}/train/cat cannot be read: {0}/train/cat/lost.png: No such file or directory; legal: readable folders and files; check permissions and links",
+            "data folder {0}/train/cat cannot be read: {0}/train/cat/lost.png: No such file or directory; "
+            "legal: readable folders and files; check permissions and links",
         ),
     ],
     ids=lambda x: x.__name__ if callable(x) else "",
@@ -182,7 +184,7 @@ def test_a_checked_folder_is_fine_where_nothing_can_be_remembered(
     assert [check_images(data, data_dir=folder) for _ in range(2)] == [12, 12]
 
 
-# ImageNet ----------------------------------------------------------------------------------------------------------------
+# ImageNet ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_synsets_are_imagenets_thousand() -> None:

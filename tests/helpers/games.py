@@ -16,10 +16,10 @@ from analysis.attribution import assignment, games, summary
 from analysis.attribution.assignment import Placed
 from analysis.attribution.coalitions import Game, Lattice, Player, flat
 from analysis.attribution.shares import Attribution
-from roadmap.config.metric import TOP1, Metric
 from roadmap.config.model import with_settings
 from roadmap.config.trial import Trial
 from roadmap.ladder import find_ladder
+from roadmap.runs.metric import TOP1, Metric
 from tests.helpers.study_files import Draft, make_record, make_trial
 
 # Independent toggles: every subset can be built.

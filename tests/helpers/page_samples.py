@@ -24,7 +24,7 @@ from analysis.results.frames import results_frame
 from analysis.results.protocol import ProtocolDifference, ProtocolKind
 from analysis.results.results import Analysis, BesidePaper, Effect, Result
 from analysis.study import Study
-from roadmap.config.metric import TOP1, Metric
+from roadmap.runs.metric import TOP1, Metric
 from tests.helpers.study_files import Draft
 
 DIGITS = Path(__file__).parents[2] / "results" / "digits"

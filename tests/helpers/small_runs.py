@@ -1,4 +1,7 @@
-"""Small real runs on the embedded digits, and the processes that break them."""
+"""Small real runs on the embedded digits, and the processes that break them.
+
+Their bits depend on the number of threads: a test sets one, as children do.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,13 @@ from roadmap.config.recipes import find_recipe
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.data.registry import resolve_data
-from roadmap.ladder.convnext import resolve
 from roadmap.runs.folder import RunFolder
 from roadmap.train.checkpoints import CheckpointStore
 from roadmap.train.execute import execute
+from tests.helpers.convnext import resolve
 
-# Everything a run can draw is on: mixup, cutmix, stochastic depth, augmentation, the weights' moving average, two groups a batch.
+# Everything a run can draw is on: mixup, cutmix, stochastic depth, augmentation; and the weights' moving average,
+# two groups a batch.
 LOADED = {
     "epochs": 2,
     "batch_size": 128,
@@ -77,8 +81,8 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
             yield from _tensors(part, f"{name}.{key}")
 
 
-# Children are forked from a clean server that has torch loaded and has used none of it: forked from the tests' own process
-# they would inherit threads and autograd state that only it has.
+# Children are forked from a clean server that has torch loaded and has used none of it: forked from the tests' own
+# process they would inherit threads and autograd state that only it has.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["roadmap.train.execute", "sklearn.datasets"])
 
@@ -96,7 +100,10 @@ def _work(pickled: bytes, environment: dict[str, str]) -> None:
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Run in a process of its own; its exit code, negative for the signal that ended it. What `work` patches stays there."""
+    """Run in a process of its own; its exit code, negative for the signal that ended it.
+
+    What `work` patches stays there.
+    """
     process = child(work)
     process.start()
     process.join(120)
@@ -104,8 +111,8 @@ def in_child(work: Callable[[], object]) -> int:
     return process.exitcode
 
 
-def train(folder: RunFolder, **machine: Any) -> dict[str, Any]:
-    return execute(folder, Runtime(**machine))
+def train(folder: RunFolder, **runtime: Any) -> dict[str, Any]:
+    return execute(folder, Runtime(**runtime))
 
 
 def free_port() -> int:
@@ -114,12 +121,12 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def on_ranks(world: int, work: Callable[[], object]) -> None:
-    """Run `work` in `world` processes with torchrun's variables."""
-    shared = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    processes = [child(work, RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(world)]
+def on_ranks(world_size: int, work: Callable[[], object]) -> None:
+    """Run `work` in `world_size` processes with torchrun's variables."""
+    shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    processes = [child(work, RANK=str(r), LOCAL_RANK=str(r), **shared) for r in range(world_size)]
     for p in processes:
         p.start()
     for p in processes:
         p.join(120)
-    assert [p.exitcode for p in processes] == [0] * world
+    assert [p.exitcode for p in processes] == [0] * world_size

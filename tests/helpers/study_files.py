@@ -16,8 +16,9 @@ from roadmap.config.data import Data
 from roadmap.config.recipe import Recipe
 from roadmap.config.trial import Trial
 from roadmap.ladder import find_ladder
-from roadmap.runs.folder import RunFolder, write_study
+from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import FINISHED, Record
+from roadmap.runs.study_folder import write_study
 from roadmap.study.designs import Comparison, design
 from roadmap.study.file import Plan
 

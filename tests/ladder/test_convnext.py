@@ -8,10 +8,10 @@ import pytest
 from roadmap.config.errors import ConfigError
 from roadmap.config.fields import diff
 from roadmap.config.recipes import RECIPES
-from roadmap.ladder.convnext import (
+from roadmap.ladder import Step
+from tests.helpers.convnext import (
     GROUPS,
     REGIMES,
-    Step,
     change_of,
     find_regime,
     find_step,

@@ -1,11 +1,10 @@
-"""Runs side by side: all finish, one that dies takes only itself down, a stopped study goes on to the same weights."""
+"""Runs side by side: one that dies takes down only itself; a stopped study goes on."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from roadmap.config.runtime import cores
 from roadmap.runs.folder import RunFolder
+from tests.helpers.launches import eventually
 
 ROOT = Path(__file__).parents[2]
 STEPS = ("2", "3", "4")
@@ -41,13 +41,16 @@ def folders(out: Path) -> list[RunFolder]:
     return [RunFolder(p.parent) for p in sorted((out / "side").glob("*/trial.json"))]
 
 
-def eventually(what: Callable[[], Any], seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not happen in time")
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """Its processes that run trials; they exist for seconds before they have imported torch."""
+    children = [int(p) for p in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    return [p for p in children if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+
+
+def has_handed_out(process: subprocess.Popen[str]) -> bool:
+    """Whether both workers have begun to exist and the process waits for their answers."""
+    state = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    return len(workers(process)) == 2 and state == "S"
 
 
 def records(out: Path) -> dict[str, dict[str, Any]]:
@@ -135,15 +138,14 @@ def test_a_stop_before_training_began_is_no_failure_and_loses_no_earlier_record(
     assert start(tmp_path, epochs=1).wait(timeout=240) == 0
     before = records(tmp_path)
     process = start(tmp_path, "--force", epochs=1)
-    time.sleep(1.5)  # its workers are still importing torch
+    eventually(lambda: has_handed_out(process))
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert records(tmp_path) == before
     new = tmp_path / "new"
     new.mkdir()
     process = start(new, epochs=1)
-    eventually(lambda: (new / "side" / "study.json").exists() and len(folders(new)) == 3)
-    time.sleep(1)
+    eventually(lambda: has_handed_out(process))
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 130

@@ -1,4 +1,4 @@
-"""Networks with random weights on memory, made quickly: built on the meta device, then filled, so that no initializer runs."""
+"""Networks with random weights, made quickly: built on the meta device, then filled, so that no initializer runs."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 
 def fill(model: nn.Module) -> nn.Module:
-    """Random weights that leave no part of the network without effect: every gain, scale, bias and statistic is away from its initial value."""
+    """Fill in random weights that leave no part of the network without effect.
+
+    Every gain, scale, bias and statistic is away from its initial value.
+    """
     with torch.no_grad():
         for name, t in [*model.named_parameters(), *model.named_buffers()]:
             last = name.rpartition(".")[2]
@@ -27,7 +30,10 @@ def fill(model: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """These networks are small: on a shared machine more threads only wait for each other (measured: 2.5 s for a forward pass of 0.06 s)."""
+    """One thread for these small networks.
+
+    On a shared machine more threads only wait for each other: 2.5 s for a forward pass of 0.06 s.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,4 +1,7 @@
-"""The ends of the ladder are the public networks: torchvision's ResNet-50 at step 0, timm's ConvNeXt at step 9, its ConvNeXt V2 at step 11."""
+"""The ends of the ladder are the public networks.
+
+torchvision's ResNet-50 at step 0, timm's ConvNeXt at step 9, its ConvNeXt V2 at step 11.
+"""
 
 from collections.abc import Callable
 
@@ -8,9 +11,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from roadmap.ladder.convnext import resolve
 from roadmap.model import build_model
 from roadmap.model.state_dict_formats import from_torchvision_resnet
+from tests.helpers.convnext import resolve
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 Difference = Callable[[Tensor, Tensor], float]
@@ -42,10 +45,8 @@ def test_step_0_is_torchvisions_resnet50(training: bool, on_memory: OnMemory, di
 def test_last_steps_are_timms_networks(
     step: str, regime: str, name: str, training: bool, on_memory: OnMemory, difference: Difference
 ) -> None:
-    theirs, ours = (
-        on_memory(lambda: timm.create_model(name)),
-        on_memory(lambda: build_model(step, regime, drop_path_rate=0.0)),
-    )
+    theirs = on_memory(lambda: timm.create_model(name))
+    ours = on_memory(lambda: build_model(step, regime, drop_path_rate=0.0))
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():

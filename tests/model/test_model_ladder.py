@@ -7,7 +7,7 @@ import pytest
 from roadmap.config.fields import diff
 from roadmap.config.model import ModelSpec
 from roadmap.config.recipe import Recipe
-from roadmap.ladder.convnext import GROUPS, REGIMES, STEPS, change_of, ladder, path, recipe_changes, recipe_of, resolve
+from tests.helpers.convnext import GROUPS, REGIMES, STEPS, change_of, ladder, path, recipe_changes, recipe_of, resolve
 
 
 def test_the_ladder_ends_with_v2() -> None:

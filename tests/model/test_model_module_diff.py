@@ -5,8 +5,9 @@ from functools import lru_cache
 
 import pytest
 
-from roadmap.ladder.convnext import REGIMES, STEPS, Regime, Step, ladder, resolve, structure_of
-from roadmap.model.module_diff import inventory, role, structure_diff
+from roadmap.ladder import Regime, Step
+from roadmap.model.module_diff import inventory, module_diff, role
+from tests.helpers.convnext import REGIMES, STEPS, ladder, resolve, structure_of
 
 CHANGES = [
     pytest.param(s, r, id=f"{r.name}-{s.name}") for r in REGIMES.values() for s in ladder(side_steps=True) if s.parent
@@ -17,7 +18,7 @@ CHANGES = [
 def computed(step: str, regime: str) -> frozenset[str]:
     parent = STEPS[step].parent
     assert parent is not None
-    return structure_diff(resolve(parent, regime), resolve(step, regime), REGIMES[regime].image_size).roles
+    return module_diff(resolve(parent, regime), resolve(step, regime), REGIMES[regime].image_size).roles
 
 
 def disagreement(step: Step, regime: Regime) -> frozenset[str]:
@@ -38,7 +39,7 @@ def test_a_wrong_declaration_is_noticed(step: Step, regime: Regime) -> None:
 
 
 def test_a_step_changes_its_block_everywhere_it_stands() -> None:
-    diff = structure_diff(resolve("move-up-depthwise"), resolve("kernel-7"), 224)
+    diff = module_diff(resolve("move-up-depthwise"), resolve("kernel-7"), 224)
     assert len(diff.changed) == sum(resolve("kernel-7").depths)
     assert {role(name) for name in diff.changed} == {"block.conv_dw"}
 

@@ -1,5 +1,6 @@
 """What timm's tools ask of a network: the registry, feature maps, classifiers, checkpointing, parameter groups."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 
 import roadmap.model.registry
 from roadmap.config.errors import ConfigError
-from roadmap.ladder.convnext import REGIMES, ladder, resolve
 from roadmap.ladder.published import VARIANTS, variant_spec
 from roadmap.model import ModernizableResNet, build_model, export_weights
-from roadmap.model.state_dict_formats import LAYOUTS
+from roadmap.model.state_dict_formats import FORMATS
+from tests.helpers.convnext import REGIMES, ladder, resolve
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 STEPS = [s.name for s in ladder(side_steps=True)]
@@ -71,12 +72,12 @@ def test_a_variant_knows_where_its_published_weights_are(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name in ("timm", "torchvision", "official_v1")])
-def test_timms_loader_takes_every_layout_for_a_registered_network(
-    layout: str, tmp_path: Path, on_memory: OnMemory
+@pytest.mark.parametrize("format_name", [name for name in FORMATS if name in ("timm", "torchvision", "official_v1")])
+def test_timms_loader_takes_every_format_for_a_registered_network(
+    format_name: str, tmp_path: Path, on_memory: OnMemory
 ) -> None:
     source = on_memory(lambda: ModernizableResNet(variant_spec("convnext_tiny")))
-    torch.save(export_weights(source, layout), tmp_path / "w.pth")
+    torch.save(export_weights(source, format_name), tmp_path / "w.pth")
     model = timm.create_model(
         "roadmap_convnext_tiny",
         pretrained=True,
@@ -107,9 +108,8 @@ def test_features_only_gives_four_maps_from_every_step(step: str) -> None:
         16,
         32,
     ]
-    assert [m.shape for m in maps] == [
-        (2, c, 64 // s, 96 // s) for c, s in zip(spec.stage_channels, (4, 8, 16, 32), strict=True)
-    ]
+    expected = [(2, c, 64 // s, 96 // s) for c, s in zip(spec.stage_channels, (4, 8, 16, 32), strict=True)]
+    assert [m.shape for m in maps] == expected
 
 
 @pytest.mark.parametrize("step", ["baseline", "inverted-bottleneck", "grn"])
@@ -127,9 +127,7 @@ def test_features_are_the_stages_outputs_and_can_be_chosen(step: str, extractor:
     ).eval()
     inner = features.model if extractor == "getter" else features
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
-    flat = {
-        k.replace(".", "_", 1) if k.startswith("stages.") else k.replace("stem.", "stem_"): v for k, v in state.items()
-    }
+    flat = {re.sub(r"^(stages|stem)\.", r"\1_", name): value for name, value in state.items()}
     inner.load_state_dict(flat if extractor == "list" else state, strict=True)
     for found, wanted in zip(features(x), [expected[1], expected[3]], strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
@@ -149,9 +147,9 @@ def test_intermediates_are_the_stages_outputs() -> None:
     assert [m.shape[1] for m in model.forward_intermediates(x, indices=2, intermediates_only=True)] == list(
         model.spec.stage_channels[2:]
     )
-    assert [m.shape[1] for m in model.forward_intermediates(x, indices=[0, -2], intermediates_only=True)] == [
-        model.spec.stage_channels[i] for i in (0, 2)
-    ]
+    maps = model.forward_intermediates(x, indices=[0, -2], intermediates_only=True)
+    channels = model.spec.stage_channels
+    assert [m.shape[1] for m in maps] == [channels[0], channels[2]]
     early, maps = model.forward_intermediates(x, indices=[1], stop_early=True)
     assert torch.equal(early, maps[0])
     for wrong in ([4], 5, 0, []):
@@ -250,10 +248,8 @@ def test_parameter_groups_are_timms(step: str, theirs: str, coarse: bool) -> Non
 def test_layer_decay_orders_every_step_from_stem_to_head(step: str) -> None:
     model = build_model(step, "micro")
     groups = param_groups_layer_decay(model, 0.05, model.no_weight_decay(), layer_decay=0.5)
-    scale = {n: g["lr_scale"] for g in groups for n in g["param_names"]} if "param_names" in groups[0] else {}
-    if not scale:
-        by_id = {id(p): n for n, p in model.named_parameters()}
-        scale = {by_id[id(p)]: g["lr_scale"] for g in groups for p in g["params"]}
+    by_id = {id(p): n for n, p in model.named_parameters()}
+    scale = {by_id[id(p)]: g["lr_scale"] for g in groups for p in g["params"]}
     blocks = sum(model.spec.depths)
     assert set(scale) == {n for n, _ in model.named_parameters()}
     assert scale["head.fc.weight"] == 1 and scale["stem.0.weight"] == pytest.approx(0.5 ** (blocks + 1))

@@ -14,13 +14,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from onebox import TRIAL, Cluster, lines
-
-ROOT = Path(__file__).parents[2]
-TOOLS = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd")
-
+from tests.slurm.onebox import TRIAL, Cluster, cluster_in, lines
 
 # The tests of submission need no processor, so what trains in the background does so meanwhile.
 ORDER = {"test_submitting": 1, "test_faults": 2, "test_ladder": 3}
@@ -33,32 +27,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ORDER.get(item.path.stem, 0))
 
 
+def epochs(run: Path) -> list[int]:
+    return [m["epoch"] for m in lines(run / "metrics.jsonl")]
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    if missing := [t for t in TOOLS if shutil.which(t) is None]:
-        pytest.skip(f"{', '.join(missing)} missing: apt-get install slurm-wlm slurmdbd munge mariadb-server")
-    if os.getuid():
-        pytest.skip("the cluster of these tests is started as root")
     folder = Path(tempfile.mkdtemp(prefix="roadmap-slurm-"))
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
-    environment = {
-        **kept,
-        "SLURM_CONF": str(folder / "cluster" / "slurm.conf"),
-        "CLUSTER_PORT": "27800",
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "XDG_CONFIG_HOME": str(folder / "config"),
-    }
-    found = Cluster(folder, environment)
-    found.script("up")
     try:
-        yield found
+        with cluster_in(folder, port=27800) as cluster:
+            yield cluster
     finally:
-        found.call("scancel", "--user=root", status=None)
-        for process in found.started:
-            process.kill()
-        found.script("down")
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -80,7 +59,11 @@ def ladder(cluster: Cluster) -> str:
 
 @pytest.fixture(scope="session")
 def time_limited(cluster: Cluster) -> str:
-    """A run that its time limit comes over; looked at by one of the last tests. It stands still until Slurm's warning waits for it: no machine is fast enough to finish before."""
+    """A run that its time limit comes over; looked at by one of the last tests.
+
+    It stands still until Slurm's warning waits for it, so that no machine is fast enough to finish
+    before.
+    """
     cluster.submit("time-limited", "--nodelist", "n1", "--time", "1", "--signal-seconds", "10")
     run = cluster.runs("time-limited")[0]
     cluster.wait_for_epoch(run)
@@ -103,8 +86,6 @@ def ends_as_undisturbed(cluster: Cluster, undisturbed: subprocess.Popen[bytes]) 
         assert json.loads((run / "record.json").read_text())["status"] == "finished"
         assert hash_of(RunFolder(run)) == hash_of(RunFolder(other))
         assert (run / "losses.jsonl").read_bytes() == (other / "losses.jsonl").read_bytes()
-        assert [m["epoch"] for m in lines(run / "metrics.jsonl")] == [
-            m["epoch"] for m in lines(other / "metrics.jsonl")
-        ]
+        assert epochs(run) == epochs(other)
 
     return check

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from onebox import SHORT, TRIAL, Cluster, events, lines
+
+from tests.slurm.onebox import SHORT, TRIAL, Cluster, events, lines
 
 Check = Callable[[Path], None]
 
@@ -35,16 +36,8 @@ def test_preemption_by_the_urgent_partition(cluster: Cluster, ends_as_undisturbe
 
 def test_a_node_that_dies_with_its_steps_of_one_and_of_two_nodes(cluster: Cluster, ends_as_undisturbed: Check) -> None:
     """The run of two nodes is preempted first, so that its ranks also agree on a stop."""
-    trial = (
-        "--step",
-        "9",
-        "--regime",
-        "micro",
-        "--epochs",
-        "12",
-        "--recipe",
-        "cifar-adamw",
-    )  # four iterations an epoch
+    # Four iterations an epoch.
+    trial = ("--step", "9", "--regime", "micro", "--epochs", "12", "--recipe", "cifar-adamw")
     cluster.submit("two-nodes-disturbed", "--nodes", "2", "--gpus-per-node", "1", trial=trial)
     both = cluster.runs("two-nodes-disturbed")[0]
     cluster.wait_for_epoch(both, 2)
@@ -85,7 +78,9 @@ def test_a_refused_requeue_leaves_the_run_saved_and_says_how_to_go_on_and_it_goe
     ends_as_undisturbed(run)
 
 
-def test_a_run_begun_locally_goes_on_on_slurm_and_after_the_drill(cluster: Cluster, ends_as_undisturbed: Check) -> None:
+def test_a_run_begun_locally_goes_on_on_slurm_and_after_the_preemption_test(
+    cluster: Cluster, ends_as_undisturbed: Check
+) -> None:
     process = cluster.background(sys.executable, "-m", "roadmap", "run", *TRIAL, "--name", "moved")
     cluster.wait("the folder", lambda: (cluster.folder / "runs" / "moved" / "study.json").exists())
     run = cluster.runs("moved")[0]
@@ -98,8 +93,8 @@ def test_a_run_begun_locally_goes_on_on_slurm_and_after_the_drill(cluster: Clust
     cluster.wait("its resume", lambda: len(lines(run / "attempts.jsonl")) == 2)
     saved = lines(run / "attempts.jsonl")[1]["from_iteration"]
     cluster.wait("training", lambda: json.loads((run / "heartbeat.json").read_text()).get("iteration", 0) > saved)
-    drill = cluster.roadmap("preemption-test", "--study", "moved", "--signal", "TERM", "--wait", "120")
-    assert "nothing was lost" in drill.stdout and "requeued" in drill.stdout, drill.stdout
+    test = cluster.roadmap("preemption-test", "--study", "moved", "--signal", "TERM", "--wait", "120")
+    assert "nothing was lost" in test.stdout and "requeued" in test.stdout, test.stdout
     cluster.wait_for_states("moved", "done", seconds=180)
     ends_as_undisturbed(run)
 
@@ -114,32 +109,21 @@ def test_a_run_that_was_signalled_before_training_is_back_in_the_queue(cluster: 
 
 
 def test_a_step_that_slurm_could_not_create_is_tried_again(cluster: Cluster) -> None:
-    """Slurm's answer just after a node's death, here from a function that stands before srun the first time."""
-    profile = cluster.folder / "config" / "roadmap" / "slurm.yaml"
-    profile.parent.mkdir(parents=True, exist_ok=True)
+    """Slurm's answer just after a node's death, here from a function before srun."""
     mark = cluster.folder / "failed-once"
-    profile.write_text(
-        json.dumps(
-            {
-                "onebox": {
-                    "setup": f'srun() {{ [ -e {mark} ] && command srun "$@" && return; touch {mark}; echo "srun: error: Unable to create step for job 1: reason" >&2; return 1; }}'
-                }
-            }
-        )
-    )
-    cluster.submit("no-step", trial=SHORT)
-    profile.unlink()
+    refused = 'echo "srun: error: Unable to create step for job 1: reason" >&2; return 1'
+    setup = f'srun() {{ [ -e {mark} ] && command srun "$@" && return; touch {mark}; {refused}; }}'
+    with cluster.profile(onebox={"setup": setup}):
+        cluster.submit("no-step", trial=SHORT)
     run = cluster.runs("no-step")[0]
     cluster.wait_for_states("no-step", "done")
-    assert mark.exists() and [e["restart"] for e in events(run, "start")] == [1]
+    assert mark.exists()
+    assert [e["restart"] for e in events(run, "start")] == [1]
 
 
 def test_restarts_without_progress_are_capped(cluster: Cluster) -> None:
-    (cluster.folder / "config" / "roadmap").mkdir(parents=True, exist_ok=True)
-    profile = cluster.folder / "config" / "roadmap" / "slurm.yaml"
-    profile.write_text("capped:\n  restarts: 1\nother:\n  partition: main\n")
-    cluster.submit("capped", "--profile", "capped", trial=SHORT)
-    profile.unlink()
+    with cluster.profile(capped={"restarts": 1}, other={"partition": "main"}):
+        cluster.submit("capped", "--profile", "capped", trial=SHORT)
     run = cluster.runs("capped")[0]
     for starts in (1, 2):
         cluster.wait("its start", lambda starts=starts: len(events(run, "start")) == starts)

@@ -11,7 +11,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from onebox import SHORT, SMALL, Cluster, events
+
+from tests.slurm.onebox import SHORT, SMALL, Cluster, events
 
 HELD = (*SHORT, "--hold")
 
@@ -23,7 +24,7 @@ def submission_files(cluster: Cluster, study: str) -> list[Path]:
 def queued(cluster: Cluster, study: str) -> list[str]:
     """Ids of the study's jobs in the queue."""
     rows = cluster.call("squeue", "--noheader", "--array", "--format=%i %j").stdout.splitlines()
-    return [job for job, name in (r.split() for r in rows) if name.startswith(study + "-")]
+    return [row.split()[0] for row in rows if row.split()[1].startswith(study + "-")]
 
 
 def test_a_dry_run_shows_the_script_and_submits_nothing(cluster: Cluster) -> None:
@@ -121,8 +122,11 @@ def with_sbatch(folder: Path, lines: str) -> dict[str, str]:
 @pytest.mark.parametrize("taken", [False, True], ids=["before it takes the job", "after, so that its answer is lost"])
 def test_the_controller_restarts_while_a_run_is_submitted(cluster: Cluster, tmp_path: Path, taken: bool) -> None:
     script, where = Path(__file__).with_name("cluster"), cluster.folder / "cluster"
-    restart = f"[[ -e {tmp_path}/once ]] || {{ touch {tmp_path}/once; {script} stop-controller {where}; (sleep 3; {script} start-controller {where}) > /dev/null 2>&1 & }}"
-    lost = f'[[ -e {tmp_path}/once ]] && exec $REAL "$@"; $REAL "$@" > /dev/null; {restart}; echo "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)" >&2; exit 1'
+    once, later = tmp_path / "once", f"(sleep 3; {script} start-controller {where}) > /dev/null 2>&1 &"
+    restart = f"[[ -e {once} ]] || {{ touch {once}; {script} stop-controller {where}; {later} }}"
+    words = "Batch job submission failed: Unable to contact slurm controller (connect failure)"
+    answer = f'echo "sbatch: error: {words}" >&2; exit 1'
+    lost = f'[[ -e {once} ]] && exec $REAL "$@"; $REAL "$@" > /dev/null; {restart}; {answer}'
     study = f"restarted-{taken}"
     environment = with_sbatch(
         tmp_path, lost if taken else f'{restart}; SLURM_CONF={where}/slurm.conf exec timeout 5 $REAL "$@"'
@@ -163,7 +167,7 @@ def test_jobs_whose_submitter_died_train_all_the_same(cluster: Cluster, tmp_path
     assert "to submit: 0" in again.stdout and len(submission_files(cluster, "orphan")) == 1
 
 
-def test_the_code_is_frozen_and_the_environment_is_clean(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_runs_the_snapshot_of_the_code_and_the_environment_is_clean(cluster: Cluster, tmp_path: Path) -> None:
     """Submitted from inside a job, from a copy of the package that is spoilt before the job starts."""
     root = Path(__file__).parents[2]
     for name in ("roadmap", "experiments"):
@@ -176,24 +180,25 @@ def test_the_code_is_frozen_and_the_environment_is_clean(cluster: Cluster, tmp_p
         "RANK": "3",
         "WORLD_SIZE": "8",
     }
-    cluster.submit("frozen", trial=HELD, **{**inside, "WORLD_SIZE": "1"})
-    (tmp_path / "roadmap" / "spec.py").write_text("raise SystemExit('edited after the submission')")
-    cluster.call("scontrol", "release", queued(cluster, "frozen")[0])
-    state = cluster.wait_for_states("frozen", "done", "failed")[0]
+    cluster.submit("snapshot", trial=HELD, **{**inside, "WORLD_SIZE": "1"})
+    (tmp_path / "roadmap" / "config" / "trial.py").write_text("raise SystemExit('edited after the submission')")
+    cluster.call("scontrol", "release", queued(cluster, "snapshot")[0])
+    state = cluster.wait_for_states("snapshot", "done", "failed")[0]
     assert state["state"] == "done"
-    copies = list((cluster.folder / "runs" / "frozen" / "code").iterdir())
-    assert len(copies) == 1 and json.loads((copies[0] / "frozen.json").read_text())["from"] == str(tmp_path)
-    record = json.loads((cluster.runs("frozen")[0] / "record.json").read_text())
+    copies = list((cluster.folder / "runs" / "snapshot" / "code").iterdir())
+    assert len(copies) == 1 and json.loads((copies[0] / "snapshot.json").read_text())["from"] == str(tmp_path)
+    record = json.loads((cluster.runs("snapshot")[0] / "record.json").read_text())
     assert (record["world_size"], record["hardware"]["cores"] <= len(os.sched_getaffinity(0))) == (1, True)
 
 
-def test_the_record_of_a_frozen_run_names_the_commit_it_was_submitted_at(cluster: Cluster) -> None:
+def test_the_record_of_a_submitted_run_names_the_commit_it_was_submitted_at(cluster: Cluster) -> None:
     cluster.submit("commit", trial=SHORT)
     cluster.wait_for_states("commit", "done")
     record = json.loads((cluster.runs("commit")[0] / "record.json").read_text())
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     ).stdout.strip()
-    frozen = json.loads(next((cluster.folder / "runs" / "commit" / "code").glob("*/frozen.json")).read_text())
-    assert record["git_commit"] == frozen["git_commit"] == head
-    assert record["git_dirty"] == frozen["git_dirty"]
+    snapshot = next((cluster.folder / "runs" / "commit" / "code").glob("*/snapshot.json"))
+    noted = json.loads(snapshot.read_text())
+    assert record["git_commit"] == noted["git_commit"] == head
+    assert record["git_dirty"] == noted["git_dirty"]

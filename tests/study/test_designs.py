@@ -19,11 +19,11 @@ from roadmap.config.errors import ConfigError
 from roadmap.config.recipes import find_recipe
 from roadmap.config.trial import Trial
 from roadmap.data.registry import resolve_data
-from roadmap.ladder.convnext import REGIMES, STEPS, change_of, find_regime, find_step, ladder, path, resolve
 from roadmap.study.designs import Comparison, Key, aliases, design
 from roadmap.study.expand import Study, expand
 from roadmap.study.file import EXPERIMENTS, read_plan
 from roadmap.study.plan import CONTROLS, Override, Plan, declared
+from tests.helpers.convnext import REGIMES, STEPS, change_of, find_regime, find_step, ladder, path, resolve
 
 Command = Callable[..., Any]
 STUDIES = sorted(EXPERIMENTS.glob("*.yaml"))
@@ -520,7 +520,7 @@ def test_a_control_on_the_command_line_is_one_word(command: Command) -> None:
 
 
 def test_a_study_notes_what_it_compares_beside_its_trials(tmp_path: Path) -> None:
-    from roadmap.runs.folder import write_study
+    from roadmap.runs.study_folder import write_study
 
     study = expand(plan_of(design="one-at-a-time", base="9", changes=({"kernel_size": [3, 7]},), controls=("a-a",)))
     folder = write_study(tmp_path, study.name, study.question, study.regime, study.trials, header=study.header())

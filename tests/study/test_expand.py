@@ -9,12 +9,11 @@ import pytest
 
 from roadmap.config.errors import ConfigError, RoadmapError
 from roadmap.data.file_index import DataError
-from roadmap.ladder.convnext import REGIMES, find_step, ladder
-from roadmap.runs.folder import write_study
 from roadmap.runs.io import RunError
-from roadmap.study.designs import step_recipe
+from roadmap.runs.study_folder import write_study
 from roadmap.study.expand import Study, expand, images_to_train
 from roadmap.study.file import DEFAULT_STUDY, EXPERIMENTS, Plan, read_plan
+from tests.helpers.convnext import REGIMES, find_step, ladder, step_recipe
 
 STUDIES = sorted(EXPERIMENTS.glob("*.yaml"))
 LADDERS = [path for path in STUDIES if read_plan(path).design == "ladder"]

@@ -1,4 +1,4 @@
-"""What only a GPU shows: an iteration that never waits for the device, runs that resume, and a diverged one that stops."""
+"""What only a GPU shows: iterations that never wait for the device, bf16, and a diverged run that stops in time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from roadmap.bench.subjects import batches, trainer
+from roadmap.bench.benchmarks import batches, trainer
 from roadmap.config.runtime import Runtime
-from roadmap.ladder.convnext import ladder
 from roadmap.train.loop import CHECK_EVERY_ON_GPU, Trainer
+from tests.helpers.convnext import ladder
 from tests.helpers.small_runs import make_run, make_trial, train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]

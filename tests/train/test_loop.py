@@ -19,12 +19,12 @@ from roadmap.config.runtime import Runtime
 from roadmap.config.seeds import GROUP, INIT, derive
 from roadmap.config.trial import Trial
 from roadmap.data.pipeline import Pipeline
-from roadmap.ladder.convnext import ladder
 from roadmap.model.network import ModernizableResNet
 from roadmap.train.batchnorm import group_momentum
 from roadmap.train.distributed import Ranks
 from roadmap.train.loop import Diverged, StopSignal, Trainer
 from roadmap.train.optimizer import make_optimizer, make_schedule
+from tests.helpers.convnext import ladder
 from tests.helpers.small_runs import make_run, make_trial, on_ranks, train
 
 BATCHNORM_STEP, LAYERNORM_STEP = "inverted-bottleneck", "separate-downsampling"
@@ -45,7 +45,10 @@ def twenty_losses(trial: Trial, ranks: Ranks | None = None) -> list[float]:
 
 
 def plain_losses(trial: Trial) -> list[float]:
-    """The same training written as anyone would: torch's AdamW (the fused kernel: the other rounds differently, which tiny gradients under Adam amplify), gradients of the groups added up, no trainer."""
+    """The losses of the same training written as anyone would: gradients of the groups added up, no trainer.
+
+    AdamW is torch's fused kernel: the other rounds differently, which tiny gradients under Adam amplify.
+    """
     recipe = trial.recipe
     torch.manual_seed(derive(trial.seed, INIT))
     model = ModernizableResNet(trial.model)
@@ -70,12 +73,10 @@ def plain_losses(trial: Trial) -> list[float]:
     )
     found = []
     for i in range(20):
-        lr = (
-            recipe.lr * i / warmup
-            if i < warmup
-            else recipe.min_lr
-            + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * (i - warmup) / (total - warmup))) / 2
-        )
+        lr = recipe.lr * i / warmup
+        if i >= warmup:
+            cosine = (1 + math.cos(math.pi * (i - warmup) / (total - warmup))) / 2
+            lr = recipe.min_lr + (recipe.lr - recipe.min_lr) * cosine
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad()
@@ -227,7 +228,8 @@ def test_one_dimensional_parameters_get_no_weight_decay(step: Any) -> None:
     optimizer = make_optimizer(model, trial.recipe)
     decay = {p: g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert len(decay) == len(list(model.parameters()))
-    assert all(decay[p] == (0 if p.ndim <= 1 else trial.recipe.weight_decay) for p in model.parameters())
+    for p in model.parameters():
+        assert decay[p] == (0 if p.ndim <= 1 else trial.recipe.weight_decay)
     assert all(g["fused"] for g in optimizer.param_groups)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -35,7 +36,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, RunFolde
 
 
 def train_until(folder: RunFolder, iteration: int, act: Callable[[], object]) -> None:
-    """Train, and let something happen in the middle of an iteration: after a forward, before the update. For a process of its own."""
+    """Train, and let something happen in the middle of an iteration: after a forward pass, before the update.
+
+    For a process of its own.
+    """
     plain, acted = Trainer.group_loss, []
 
     def group_loss(self: Trainer, *args: object) -> object:
@@ -53,15 +57,26 @@ def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def timeless(folder: RunFolder) -> list[dict[str, object]]:
+    """The run's metrics without what depends on the clock."""
+    metrics = folder.metrics()
+    for line in metrics:
+        del line["images_per_second"]
+    return metrics
+
+
 def ends_as(folder: RunFolder, undisturbed: tuple[str, RunFolder]) -> None:
     expected, other = undisturbed
     record = train(folder)
     assert record["status"] == "finished"
     assert hash_of(folder) == expected
     assert [m["epoch"] for m in folder.metrics()] == [1, 2]
-    timeless = [{k: v for k, v in m.items() if k != "images_per_second"} for m in folder.metrics()]
-    assert timeless == [{k: v for k, v in m.items() if k != "images_per_second"} for m in other.metrics()]
+    assert timeless(folder) == timeless(other)
     assert (folder.path / "losses.jsonl").read_bytes() == (other.path / "losses.jsonl").read_bytes()
+
+
+def signalled_at(folder: RunFolder, iteration: int, number: int) -> None:
+    train_until(folder, iteration, lambda: os.kill(os.getpid(), number))
 
 
 def killed_at(folder: RunFolder, iteration: int) -> int:
@@ -89,18 +104,19 @@ def test_a_run_killed_at_twenty_random_points_and_again_ends_with_the_same_bits(
     ends_as(folder, undisturbed)
 
 
-@pytest.mark.parametrize(
-    ("call", "count"),
-    [
-        pytest.param(call, count, marks=[] if (call, count) in (("fsync", 1), ("replace", 2)) else pytest.mark.slow)
-        for call in ("fsync", "replace")
-        for count in range(1, 7)
-    ],
-)
+QUICK = [("fsync", 1), ("replace", 2)]
+CALLS = itertools.product(("fsync", "replace"), range(1, 7))
+LONG = [pytest.param(*call, marks=pytest.mark.slow) for call in CALLS if call not in QUICK]
+
+
+@pytest.mark.parametrize(("call", "count"), [*QUICK, *LONG])
 def test_a_run_killed_inside_a_save_ends_with_the_same_bits(
     call: str, count: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
 ) -> None:
-    """Each save makes two files whole (checksum, checkpoint), each with two fsyncs and one rename: kill before the count-th of them."""
+    """Killed before the count-th fsync or rename.
+
+    Each save makes two files whole (checksum, checkpoint), each with two fsyncs and one rename.
+    """
     folder = make_run(tmp_path, make_trial())
     plain, seen = getattr(os, call), 0
 
@@ -129,7 +145,7 @@ def test_a_stop_signal_saves_at_the_boundary_and_the_run_goes_on_from_there(
     number: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
 ) -> None:
     folder = make_run(tmp_path, make_trial())
-    assert in_child(lambda: train_until(folder, 4, lambda: os.kill(os.getpid(), number))) == 0
+    assert in_child(lambda: signalled_at(folder, 4, number)) == 0
     record = folder.record()
     assert record is not None
     assert record["status"] == "interrupted", record["error"]
@@ -144,7 +160,7 @@ def test_a_stop_signal_saves_at_the_boundary_and_the_run_goes_on_from_there(
 
 def test_a_signal_before_the_first_iteration_loses_nothing(tmp_path: Path, undisturbed: tuple[str, RunFolder]) -> None:
     folder = make_run(tmp_path, make_trial())
-    assert in_child(lambda: train_until(folder, 0, lambda: os.kill(os.getpid(), signal.SIGTERM))) == 0
+    assert in_child(lambda: signalled_at(folder, 0, signal.SIGTERM)) == 0
     ends_as(folder, undisturbed)
 
 

@@ -18,13 +18,17 @@ from roadmap.config.errors import lookup
 class Metric:
     """One number of a finished run on the test split.
 
-    name what `--metric` takes title in a heading and in a sentence: 'top-1' unit of the metric
-    ('%'); empty where there is none to print. `difference_unit` is that of a difference of two:
-    percentage points for percent higher_is_better whether a positive effect is a gain key of a
-    record's `metrics`, of the last weights; `averaged_key` of the moving average's (EMA), which
-    counts where there is one curve, averaged_curve the names of the same per epoch in a record's
-    curves decimals how many are printed proportion a percentage of test images: only then is there
-    a floor from counting whole images, and a binomial sampling error
+    name              what `--metric` takes
+    title             in a heading and in a sentence: 'top-1'
+    unit              of the metric ('%'); empty where there is none to print
+    difference_unit   of a difference of two: percentage points for percent
+    higher_is_better  whether a positive effect is a gain
+    key               of a record's `metrics`, of the last weights
+    averaged_key      of the moving average's (EMA), which counts where there is one
+    curve, averaged_curve  the names of the same per epoch, in a record's curves
+    decimals          how many are printed
+    proportion        a percentage of test images: only then is there a floor from counting whole
+                      images, and a binomial sampling error
     """
 
     name: str

@@ -1,6 +1,7 @@
-"""The pairs that are timed: our network against its public twin, our iteration against a bare one and against the loops people write.
+"""The pairs that are timed.
 
-Images are random, (N, 3, 224, 224); nothing is loaded, so only the engine is measured.
+Our network against its public twin, our iteration against a bare one and against the loops people
+write. Images are random, (N, 3, 224, 224); nothing is loaded, so only the engine is measured.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from roadmap.config.recipes import find_recipe
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.data.registry import NAMED
-from roadmap.ladder.convnext import recipe_of, resolve
-from roadmap.model.network import build_model
+from roadmap.ladder.convnext import CONVNEXT, convnext_spec
+from roadmap.model.build import build_model
 from roadmap.train.distributed import Ranks
 from roadmap.train.loop import Trainer
 
@@ -43,9 +44,13 @@ class _NoImages:
 
 
 def trainer(step: str, device: str, batch: int, **recipe: Any) -> Trainer:
-    """A trainer of the ResNet-50 regime's step, one group a batch, mixup and all as the recipe says."""
-    chosen = replace(find_recipe(recipe_of(step, "resnet50")), **{"batch_size": batch, "group_size": batch, **recipe})
-    trial = Trial(model=resolve(step), recipe=chosen, data=NAMED["imagenet"], seed=0, regime="resnet50", step=step)
+    """A trainer of a step in the ResNet-50 regime: one group a batch, all else the recipe's."""
+    chosen = replace(
+        find_recipe(CONVNEXT.recipe_name(step, "resnet50")), **{"batch_size": batch, "group_size": batch, **recipe}
+    )
+    trial = Trial(
+        model=convnext_spec(step), recipe=chosen, data=NAMED["imagenet"], seed=0, regime="resnet50", step=step
+    )
     made = Trainer(trial, _NoImages(), Ranks.start(device), Runtime(device=device))  # type: ignore[arg-type]
     made.model.train()
     return made
@@ -67,7 +72,7 @@ def forward_backward(model: nn.Module, images: Tensor) -> Callable[[], None]:
 
 
 def networks(device: str, pairs: int) -> Iterator[Ratio]:
-    """C3: step 0 against torchvision's resnet50, the last step of the paper against timm's convnext_tiny, both memory formats."""
+    """Step 0 against torchvision's resnet50, step 9 against timm's convnext_tiny."""
     import timm
     import torchvision
 
@@ -90,7 +95,7 @@ def networks(device: str, pairs: int) -> Iterator[Ratio]:
 
 
 def iteration(device: str, pairs: int) -> Iterator[Ratio]:
-    """C4: a whole training iteration with EMA over the bare forward and backward of the same network."""
+    """A training iteration with EMA over the bare forward and backward of the same network."""
     batch = 128 if device == "cuda" else 8
     ours = trainer("separate-downsampling", device, batch, ema_decay=0.9999)
     stream = batches(ours.ranks.device, batch)
@@ -111,7 +116,7 @@ def iteration(device: str, pairs: int) -> Iterator[Ratio]:
 
 
 def loops(device: str, pairs: int) -> Iterator[Ratio]:
-    """G1, G2: our iteration against loops as in public reference scripts, on one GPU. How many times faster is 1 / ratio."""
+    """Our iteration against loops of public reference scripts: ours is 1 / ratio times as fast."""
     for step, label, theirs in (
         ("baseline", "a plain AMP loop (NCHW, loss read each iteration)", _plain_loop),
         ("separate-downsampling", "an AMP loop with channels_last, EMA V2 and unfused AdamW", _timm_loop),

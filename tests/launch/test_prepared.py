@@ -1,0 +1,127 @@
+"""One prepared run, trained as it was launched: its settings, its exit status, a folder that is held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from roadmap.config.runtime import Runtime
+from roadmap.launch import prepared
+from roadmap.launch.prepared import TRY_LATER, Launch, run_prepared, train_prepared
+from roadmap.launch.slurm import job as slurm_job
+from roadmap.launch.slurm.job import Attempt
+from roadmap.launch.slurm.launcher import SlurmLauncher
+from roadmap.launch.slurm.resources import SlurmResources
+from roadmap.launch.status import study_states
+from roadmap.runs.folder import RunFolder
+from roadmap.runs.io import RunError, RunHeld, write_json
+from roadmap.runs.record import LOST_PEER
+from roadmap.train.distributed import is_lost_peer
+from tests.helpers.launches import submitted
+
+
+@pytest.fixture
+def run(study: Path) -> RunFolder:
+    return RunFolder(study / study_states(study)[0].run)
+
+
+def executes(monkeypatch: pytest.MonkeyPatch, *outcomes: dict[str, Any] | RunError) -> list[Runtime]:
+    """Training ends so, call by call; returns the settings of each call."""
+    calls: list[Runtime] = []
+
+    def execute(folder: RunFolder, runtime: Runtime) -> dict[str, Any]:
+        calls.append(runtime)
+        outcome = outcomes[len(calls) - 1]
+        if isinstance(outcome, RunError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr("roadmap.train.execute.execute", execute)
+    monkeypatch.setattr(prepared, "HELD_WAIT", 0.0)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("finished", 0), ("failed", 1), ("diverged", 1), ("interrupted", TRY_LATER)]
+)
+def test_a_scheduler_learns_from_the_exit_status_whether_to_start_a_run_again(
+    status: str, code: int, run: RunFolder, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executes(monkeypatch, {"status": status, "error": "why"})
+    assert command("run", "--folder", run.path).status == code
+
+
+def test_a_prepared_run_has_the_settings_it_was_launched_with_else_the_given_ones(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = executes(monkeypatch, {"status": "finished"}, {"status": "finished"})
+    run_prepared(run, Runtime(workers=7))
+    Launch(launcher="export", runtime=Runtime(workers=3, data_dir=Path("/data"))).write(run)
+    run_prepared(run, Runtime(workers=7))
+    assert calls == [Runtime(workers=7), Runtime(workers=3, data_dir=Path("/data"))]
+
+
+def test_a_run_that_a_dying_process_holds_is_waited_for_and_other_refusals_are_not(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = executes(monkeypatch, RunHeld("held"), RunHeld("held"), {"status": "finished"})
+    assert train_prepared(run, Runtime())["status"] == "finished"
+    assert len(calls) == 3
+    calls = executes(monkeypatch, RunError("not writable"))
+    with pytest.raises(RunError, match="not writable"):
+        train_prepared(run, Runtime())
+    calls = executes(monkeypatch, *[RunHeld("held")] * prepared.HELD_TRIES)
+    with pytest.raises(RunHeld):
+        train_prepared(run, Runtime())
+    assert len(calls) == prepared.HELD_TRIES
+    executes(monkeypatch, RunHeld("held"))
+    with pytest.raises(RunHeld):
+        train_prepared(run, Runtime(), patient=False)
+
+
+def test_a_second_holder_of_a_run_is_refused_by_type(run: RunFolder) -> None:
+    with run.lease(), pytest.raises(RunHeld), run.lease():
+        pass
+
+
+def test_what_an_older_folder_was_submitted_with_is_still_known(study: Path, run: RunFolder) -> None:
+    submission = submitted(study, "7")
+    write_json(run.path / "slurm.json", {"submission": submission.name, "machine": {"workers": 2}, "restarts": 5})
+    launch = SlurmLauncher().last_launch(run)
+    assert launch is not None
+    assert (launch.launcher, launch.runtime, launch.submission) == ("slurm", Runtime(workers=2), submission.name)
+    assert SlurmLauncher().stored_resources(launch.resources) == SlurmResources()
+    newer = Launch(launcher="slurm", runtime=Runtime(workers=3), resources={"nodes": 2})
+    newer.write(run)
+    assert SlurmLauncher().last_launch(run) == newer
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer"), True),
+        (dist.DistNetworkError("the client socket has timed out"), True),
+        (ConnectionResetError(), True),
+        (RuntimeError("shape '[3]' is invalid for input of size 4"), False),
+        (ValueError("gloo"), False),
+    ],
+)
+def test_a_lost_peer_is_told_from_the_runs_own_faults(error: Exception, lost: bool) -> None:
+    assert is_lost_peer(error) == lost
+
+
+@pytest.mark.parametrize(
+    ("kind", "another_failed", "lost"), [(LOST_PEER, False, True), (LOST_PEER, True, False), (None, False, False)]
+)
+def test_a_rank_that_lost_another_is_interrupted_unless_that_one_failed_by_itself(
+    kind: str | None, another_failed: bool, lost: bool, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_job, "PEER_SECONDS", 0)
+    if another_failed:
+        write_json(run.path / "failed-rank-1-7-0.json", {"error": "out of memory"})
+    record = {"status": "failed", "error": "Connection closed by peer", "error_kind": kind}
+    assert slurm_job._lost_a_peer(run, Attempt("7", 0, 0, 2), record) == lost
