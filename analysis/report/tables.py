@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+RULES = {True: " :-- ", False: " --: "}  # of Markdown: words are set flush left, numbers flush right
+
+
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """A column of the tables that people read: a heading and a text for each row.
@@ -238,7 +241,7 @@ def markdown(frame: pd.DataFrame, metric: Metric, caption: Caption) -> str:
     shown = columns(frame, metric)
     facts = [f"- {fact.label}: {markdown_text(fact.text)}" for fact in caption.facts]
     headings = [column.heading for column in shown]
-    rules = [" :-- " if column.words else " --: " for column in shown]
+    rules = [RULES[column.words] for column in shown]
     rows = zip(*(column.texts for column in shown), strict=True)
     lines = [f"# {markdown_text(caption.title)}", "", *facts, "", *_markdown_table(headings, rules, rows)]
     if caption.crossed:

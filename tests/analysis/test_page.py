@@ -9,6 +9,8 @@ import time
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +88,7 @@ class Page(HTMLParser):
 
 
 def without_curves(draft: Draft) -> Draft:
-    trials = [{name: value for name, value in trial.items() if name != "curves"} for trial in draft.trials]
-    return replace(draft, trials=trials)
+    return replace(draft, trials=[trial | {"curves": None} for trial in draft.trials])
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +141,8 @@ def test_the_headline_says_how_much_ran_and_what_is_resolved(whole: Sample) -> N
 
 def test_the_headline_of_a_loss_calls_less_a_gain() -> None:
     found = sample(metric=LOSS)
-    top = max(
-        (r for r in found.results if r.effect.verdict in ("gain", "loss")), key=lambda r: abs(r.effect.value or 0)
-    )
-    assert top.effect.verdict == "gain" and (top.effect.value or 0) < 0
+    effects = [result.effect for result in found.results if result.effect.verdict in ("gain", "loss")]
+    assert {(effect.verdict, (effect.value or 0) < 0) for effect in effects} == {("gain", True), ("loss", False)}
     text = Page(found.page()).text
     assert "−0.1524" in text and "nats" in text and "The change lowers test loss" in text
     assert not re.search(r"top-?1|points against|accuracy", text, re.IGNORECASE)
@@ -200,7 +199,7 @@ def test_markup_in_names_is_escaped() -> None:
 def test_a_study_without_judged_values_still_has_a_page() -> None:
     labels = ("id", "fingerprint", "regime", "step", "change", "seed")
     draft = replace(Draft.of(load_results(DIGITS)), comparisons=[])
-    missing = [{**{name: trial[name] for name in labels}, "status": "missing"} for trial in draft.trials]
+    missing = [dict(zip(labels, itemgetter(*labels)(trial), strict=True), status="missing") for trial in draft.trials]
     for study in (draft.read(), replace(draft, trials=missing).read()):
         found = Sample(study, analyse(study))
         text = Page(found.page()).text
@@ -255,12 +254,17 @@ def test_more_images_per_second_are_better_and_more_macs_worse(whole: Sample) ->
 
 def test_latency_is_a_cost_where_it_was_measured(whole: Sample) -> None:
     times = [Latency(2.0, 1.0, 3.0, 5), Latency(1.0, 1.0, 3.0, 5)]
-    timed = whole.with_results(lambda i, result: replace(result, latency=times[i]) if i < 2 else result)
+
+    def with_time(i: int, result: Result) -> Result:
+        return replace(result, latency=times[i]) if i < 2 else result
+
+    timed = whole.with_results(with_time)
     assert "latency" not in [measure.key for measure in measures(whole.results)]
     (latency,) = [measure for measure in measures(timed.results) if measure.key == "latency"]
     assert [point.cost for point in points(timed.results, latency)] == [2.0, 1.0]
     (column,) = [c for c in columns(timed.views, TOP1, "core-hours") if c.heading == "ms an image"]
-    assert [column.cell(view).text for view in timed.views[:3]] == ["2.00 [1.00, 3.00]", "1.00 [1.00, 3.00]", "–"]
+    shown = [column.cell(view).text for view in timed.views[:3]]
+    assert shown == ["2.00 [1.00, 3.00]", "1.00 [1.00, 3.00]", "–"]
     assert "ms an image" not in [c.heading for c in columns(whole.views, TOP1, "core-hours")]
 
 
@@ -281,8 +285,10 @@ def test_speeds_of_different_machines_share_no_axis_and_no_mean() -> None:
     def moves(trial: dict[str, Any]) -> bool:
         return trial["step"] == "layernorm" or (trial["step"], trial["seed"]) == ("kernel-7", 0)
 
-    trials = [trial | elsewhere if moves(trial) else trial for trial in draft.trials]
-    study = replace(draft, trials=trials).read()
+    def moved_trial(trial: dict[str, Any]) -> dict[str, Any]:
+        return trial | elsewhere if moves(trial) else trial
+
+    study = replace(draft, trials=list(map(moved_trial, draft.trials))).read()
     found = Sample(study, analyse(study))
     at = {result.step: i for i, result in enumerate(found.results)}
     mixed, moved = found.results[at["kernel-7"]].speed, found.results[at["layernorm"]].speed
@@ -313,7 +319,10 @@ def text_sizes(element: ET.Element, size: float = 0.0) -> list[float]:
     """Of every text below the element: its own size or the one that it inherits."""
     stated = re.search(r"([\d.]+)px", element.get("style", ""))
     size = float(stated[1]) if stated else size
-    return ([size] if element.tag.endswith("}text") else []) + [s for child in element for s in text_sizes(child, size)]
+    sizes = [size] if element.tag.endswith("}text") else []
+    for child in element:
+        sizes += text_sizes(child, size)
+    return sizes
 
 
 def test_the_single_figures_are_whole_the_same_each_time_and_legible(whole: Sample) -> None:
@@ -347,19 +356,20 @@ def lines_of(panels: list[Panel]) -> list[tuple[str, list[tuple[float, float]]]]
     """(style, points) of every curve: what is clipped to a plot."""
     root = ET.fromstring(drawn(panels))
     paths = [path for group in root.iter(f"{SVG}g") if group.get("clip-path") for path in group.iter(f"{SVG}path")]
-    numbers = [[float(n) for n in path.attrib["d"][1:].split()] for path in paths]
-    return [
-        (path.attrib["style"], list(zip(n[::2], n[1::2], strict=True))) for path, n in zip(paths, numbers, strict=True)
-    ]
+    return [(path.attrib["style"], points_of(path)) for path in paths]
+
+
+def points_of(path: ET.Element) -> list[tuple[float, float]]:
+    numbers = list(map(float, path.attrib["d"][1:].split()))
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
 def test_a_curve_shows_its_losses_to_scale_with_round_ticks() -> None:
     panels = [Panel("a", [run(0, [2.2, 1.6, 1.0, 0.4])], [0]), Panel("b", [run(0, [0.4, 2.2])], [0])]
     (_, points), (_, other) = lines_of(panels)
-    assert [a - b for a, b in zip([x for x, _ in points[1:]], [x for x, _ in points], strict=False)] == pytest.approx(
-        [points[0][0]] * 3, abs=0.11
-    )
-    falls = [b - a for (_, a), (_, b) in zip(points, points[1:], strict=False)]
+    steps = [b - a for (a, _), (b, _) in pairwise(points)]
+    falls = [b - a for (_, a), (_, b) in pairwise(points)]
+    assert steps == pytest.approx([points[0][0]] * 3, abs=0.11)
     assert falls == pytest.approx([falls[0]] * 3, abs=0.11) and falls[0] > 10, "y grows downwards"
     assert [y for _, y in other] == [points[3][1], points[0][1]], "panels share their axes"
     words = ["".join(e.itertext()) for e in ET.fromstring(drawn(panels)).iter(f"{SVG}text")]
@@ -369,7 +379,7 @@ def test_a_curve_shows_its_losses_to_scale_with_round_ticks() -> None:
 def test_an_unfinished_run_is_red_ends_with_a_cross_and_does_not_stretch_the_axes() -> None:
     fine, bad = run(0, [3.0, 2.0, 1.0]), run(1, [3.0, 1e30, None, float("nan")], status="diverged")
     alone, both = lines_of([Panel("a", [fine], [0, 1])]), lines_of([Panel("a", [fine, bad], [0, 1])])
-    assert [y for _, y in both[0][1]] == [y for _, y in alone[0][1]]
+    assert both[0][1][0][1] == alone[0][1][0][1] and both[0][1][-1][1] == alone[0][1][-1][1]
     assert "#b3261e" in both[1][0] and "dasharray" in both[1][0] and "#b3261e" not in both[0][0]
     assert len(both[1][1]) == 2 and max(abs(n) for pair in both[1][1] for n in pair) < 1e5, (
         "a number that browsers can draw"
@@ -406,7 +416,8 @@ def test_a_legend_of_many_seeds_has_room() -> None:
 
 def test_markup_in_the_names_of_curves_is_escaped() -> None:
     root = ET.fromstring(drawn([Panel(HOSTILE, [run(0, [2.0, 1.0], status=HOSTILE + "\x07")], [0])]))
-    assert {e.tag for e in root.iter()} <= {SVG + tag for tag in ("svg", "g", "defs", "clipPath", "path", "text")}
+    known = {SVG + tag for tag in ("svg", "g", "defs", "clipPath", "path", "text")}
+    assert {e.tag for e in root.iter()} <= known
 
 
 def test_curves_of_a_loss_are_the_losses(whole: Sample) -> None:
@@ -446,7 +457,10 @@ def test_a_share_is_resolved_where_its_interval_excludes_0(low: float | None, hi
 
 def test_an_inlined_figure_keeps_to_itself() -> None:
     parts = '<path id="a" d="M 1.23456 2" style="fill: #2b6c99"/><use xlink:href="#a" clip-path="url(#a)"/>'
-    svg = f'<?xml version="1.0"?><!DOCTYPE svg><svg viewBox="0 0 72 72" width="1"><metadata>x</metadata><style type="text/css">*{{a: b}}</style>{parts}</svg>'
+    svg = (
+        '<?xml version="1.0"?><!DOCTYPE svg><svg viewBox="0 0 72 72" width="1"><metadata>x</metadata><style '
+        f'type="text/css">*{{a: b}}</style>{parts}</svg>'
+    )
     found = inline(svg, "p", 'says "A" & <B>')
     assert found.startswith("<svg") and "<style" not in found and "metadata" not in found
     assert (

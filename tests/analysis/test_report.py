@@ -19,6 +19,7 @@ from analysis.results.analyse import analyse
 from analysis.results.results import Analysis, Findings, Result, Role, Score
 from analysis.stats.error_term import error_term
 from roadmap.config.errors import RoadmapError
+from roadmap.config.trial import Trial
 from roadmap.ladder import find_ladder
 from roadmap.runs.metric import LOSS, TOP1
 from tests.helpers.study_files import make_trial, write_runs
@@ -90,7 +91,11 @@ def test_the_measured_figure_shows_means_counts_and_what_did_not_run(study_folde
 
 def test_a_step_without_a_finished_run_is_an_empty_row(tmp_path: Path) -> None:
     trials = [make_trial(step, seed) for step in ("recipe", "gelu") for seed in range(3)]
-    folder = write_runs(tmp_path, trials, lambda t: {} if t.step == "recipe" else {"status": "failed", "error": "x"})
+
+    def values(trial: Trial) -> dict[str, object]:
+        return {} if trial.step == "recipe" else {"status": "failed", "error": "x"}
+
+    folder = write_runs(tmp_path, trials, values)
     report_study(folder, tmp_path / "out")
     words = texts(tmp_path / "out" / "ladder.svg")
     assert (

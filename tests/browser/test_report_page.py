@@ -84,7 +84,8 @@ def test_a_page_has_no_serious_fault_of_accessibility(
     browser.driver.execute_script((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
     browser.driver.set_script_timeout(60)
     found = browser.driver.execute_async_script(
-        "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(done, e => done({violations: [{id: String(e), impact: 'critical', nodes: []}]}))"
+        "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(done, e => "
+        "done({violations: [{id: String(e), impact: 'critical', nodes: []}]}))"
     )
     serious = [
         (v["id"], v["impact"], [n["html"][:120] for n in v["nodes"][:3]])
@@ -172,7 +173,8 @@ def test_without_scripts_the_page_is_complete(report: Path, browser: Browser) ->
 def test_print_shows_what_is_folded_and_cuts_nothing(report: Path, browser: Browser) -> None:
     browser.open(report, 1032, "dark", "print")
     hidden = browser.ask(
-        "[...document.querySelectorAll('details.row > div')].filter(e => e.getBoundingClientRect().height < 20 || !e.checkVisibility({contentVisibilityAuto: true})).length"
+        "[...document.querySelectorAll('details.row > div')].filter(e => e.getBoundingClientRect().height < "
+        "20 || !e.checkVisibility({contentVisibilityAuto: true})).length"
     )
     assert hidden == 0
     assert browser.ask(
@@ -262,7 +264,8 @@ def test_a_live_page_swaps_its_numbers_and_keeps_the_readers_place(
 def test_every_figure_is_one_image_with_its_numbers_in_words(report: Path, browser: Browser) -> None:
     browser.open(report)
     names = browser.ask(
-        "[...document.querySelectorAll('svg.figure')].map(s => [s.getAttribute('role'), s.getAttribute('aria-label').length])"
+        "[...document.querySelectorAll('svg.figure')].map(s => [s.getAttribute('role'), "
+        "s.getAttribute('aria-label').length])"
     )
     assert names and all(role == "img" and length > 40 for role, length in names)
     assert "n = 3" in browser.ask("document.querySelector('#ladder svg').getAttribute('aria-label')")

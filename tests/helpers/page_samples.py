@@ -114,7 +114,8 @@ def digits() -> Draft:
     """The committed study without controls and single changes."""
     draft = Draft.of(load_results(DIGITS))
     trials = [trial for trial in draft.trials if not trial["change"]]
-    return replace(draft, trials=trials, comparisons=[c for c in draft.comparisons if not c["child"][1]])
+    comparisons = [c for c in draft.comparisons if not c["child"][1]]
+    return replace(draft, trials=trials, comparisons=comparisons)
 
 
 def sample_study(*, epochs: int = 16) -> Draft:
@@ -125,12 +126,10 @@ def sample_study(*, epochs: int = 16) -> Draft:
     """
     draft = digits()
     steps = list(dict.fromkeys(trial["step"] for trial in draft.trials))
-    return replace(
-        draft,
-        trials=[_trial(trial, epochs) for trial in draft.trials],
-        comparisons=[_comparison(child, parent) for parent, child in pairwise(steps)],
-        undefined={"gelu + norm=layer": "needs norms=one"},
-    )
+    trials = [_trial(trial, epochs) for trial in draft.trials]
+    comparisons = [_comparison(child, parent) for parent, child in pairwise(steps)]
+    undefined = {"gelu + norm=layer": "needs norms=one"}
+    return replace(draft, trials=trials, comparisons=comparisons, undefined=undefined)
 
 
 def _comparison(child: str, parent: str) -> dict[str, Any]:
@@ -156,13 +155,12 @@ def _curves(top1: float, seed: int, epochs: int, *, ema: bool = False) -> dict[s
     across = list(range(1, epochs + 1))
     rise = [1 - math.exp(-5 * epoch / epochs) for epoch in across]
     points = list(zip(across, rise, strict=True))
-    curves: dict[str, list[float]] = {
-        "epoch": list(across),
-        "train_loss": [round(2.3 - (1.9 + 0.05 * seed) * r + 0.03 * math.sin(e * (seed + 1)), 4) for e, r in points],
-        "top1": [round(top1 * r + 0.4 * math.sin(e * (seed + 2)), 2) for e, r in points],
-        "loss": [round(2.3 - 2.0 * r, 4) for _, r in points],
-    }
-    return curves | ({"ema_top1": [round(top1 * r**1.2, 2) for r in rise]} if ema else {})
+    train = [round(2.3 - (1.9 + 0.05 * seed) * r + 0.03 * math.sin(e * (seed + 1)), 4) for e, r in points]
+    tested = [round(top1 * r + 0.4 * math.sin(e * (seed + 2)), 2) for e, r in points]
+    loss = [round(2.3 - 2.0 * r, 4) for r in rise]
+    averaged = [round(top1 * r**1.2, 2) for r in rise]
+    curves: dict[str, list[float]] = {"epoch": list(across), "train_loss": train, "top1": tested, "loss": loss}
+    return curves | ({"ema_top1": averaged} if ema else {})
 
 
 def sample_of(study: Study, metric: Metric = TOP1) -> Sample:
@@ -193,37 +191,25 @@ PROTOCOL = (
 
 def _effect(result: Result, place: int) -> Effect:
     value, proof = result.effect.value or 0.0, _proof(result, place)
-    open_ = abs(value) < (1.0 if result.metric.proportion else 0.05)
-    verdict = "unresolved" if open_ else "gain" if result.metric.gain(value) else "loss"
-    p, p_holm = (0.5, 1.0) if open_ else (0.0001, 0.0004)
-    judged = proof.controlled
-    return replace(
-        result.effect,
-        proof=proof,
-        sampling_se=0.6 if result.metric.proportion else None,
-        p=p,
-        p_holm=p_holm if judged else None,
-        verdict=verdict if judged else None,
-    )
+    sampling_se, least = (0.6, 1.0) if result.metric.proportion else (None, 0.05)
+    resolved = "gain" if result.metric.gain(value) else "loss"
+    p, p_holm, verdict = (0.5, 1.0, "unresolved") if abs(value) < least else (0.0001, 0.0004, resolved)
+    measured = replace(result.effect, proof=proof, sampling_se=sampling_se, p=p)
+    return replace(measured, p_holm=p_holm, verdict=verdict) if proof.controlled else measured
 
 
 def _proof(result: Result, place: int) -> Proof:
     status = DOUBTS.get(result.step, Status.CONTROLLED)
-    bundle = {f"recipe.setting_{k}": (str(k), str(k + 1)) for k in range(17)}
-    is_bundle = result.step == "recipe"
-    return Proof(
-        status=status,
-        declared=("recipe.*",) if is_bundle else (f"model.toggle_{place}",),
-        changed=bundle if is_bundle else {f"model.toggle_{place}": ('"all"', '"one"')},
-        confounds=(_other_commit(),) if status is Status.CONFOUNDED else (),
-        unsaid=("resolved",) if status is Status.UNPROVEN else (),
-        same=("data.name", "recipe.lr", "git_commit"),
-        notes=(Note(Remark.BUNDLE, tuple(bundle)),) if is_bundle else (),
-    )
-
-
-def _other_commit() -> Confound:
-    return Confound(Cause.DIFFERS, "git_commit", ('"9aa09cb5"',), ('"12ab34cd"',))
+    toggle = f"model.toggle_{place}"
+    proof = Proof(status, (toggle,), {toggle: ('"all"', '"one"')}, same=("data.name", "recipe.lr", "git_commit"))
+    if result.step == "recipe":
+        bundle = {f"recipe.setting_{k}": (str(k), str(k + 1)) for k in range(17)}
+        notes = (Note(Remark.BUNDLE, tuple(bundle)),)
+        return replace(proof, declared=("recipe.*",), changed=bundle, notes=notes)
+    if status is Status.CONFOUNDED:
+        commit = Confound(Cause.DIFFERS, "git_commit", ('"9aa09cb5"',), ('"12ab34cd"',))
+        return replace(proof, confounds=(commit,))
+    return replace(proof, unsaid=("resolved",)) if status is Status.UNPROVEN else proof
 
 
 def sample(*, epochs: int = 16, metric: Metric = TOP1) -> Sample:
@@ -238,7 +224,11 @@ def hostile_sample() -> Sample:
     trials.append({**trials[0], "id": "variant" + HOSTILE, "change": HOSTILE})
     found = sample_of(replace(draft, name=HOSTILE, question=HOSTILE, trials=trials).read())
     first = next(i for i, result in enumerate(found.results) if result.effect.proof)
-    return found.with_results(lambda i, result: _hostile(result) if i == first else result)
+    return Sample(found.study, replace(found.analysis, results=_with_hostile(found.results, first)))
+
+
+def _with_hostile(results: list[Result], first: int) -> list[Result]:
+    return [*results[:first], _hostile(results[first]), *results[first + 1 :]]
 
 
 def _hostile(result: Result) -> Result:
