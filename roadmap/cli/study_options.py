@@ -13,7 +13,7 @@ from roadmap.config.errors import RoadmapError
 
 if TYPE_CHECKING:
     from roadmap.study.expand import Study
-    from roadmap.study.file import Plan
+    from roadmap.study.plan import Plan
 
 DEFAULT_STUDY = "digits"
 LONGEST_NAME = 100

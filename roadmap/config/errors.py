@@ -47,7 +47,9 @@ def nearest(name: object, legal: Iterable[object]) -> str:
     asked = str(name).lower()
     longer = [text for text in by_text if len(asked) > 2 and text.startswith(asked)]
     close = list(dict.fromkeys([*longer, *difflib.get_close_matches(asked, list(by_text), n=3, cutoff=0.5)]))[:3]
-    return f"did you mean {' or '.join(repr(by_text[c]) for c in close)}?" if close else "choose one of these"
+    if not close:
+        return "choose one of these"
+    return f"did you mean {' or '.join(repr(by_text[text]) for text in close)}?"
 
 
 def listing(names: Iterable[object]) -> str:

@@ -12,7 +12,18 @@ import functools
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import annotated_types
 import pydantic
@@ -104,7 +115,7 @@ def config(cls: type[T]) -> type[T]:
             raise _refusal(made, e, values) from None
 
     made.__init__ = init
-    return made
+    return cast(type[T], made)
 
 
 def _refusal(cls: type, error: pydantic.ValidationError, given: Mapping[str, Any]) -> ConfigError:
@@ -209,7 +220,8 @@ def legal(annotation: Any) -> str:
         return f"legal: {count} values, each {legal(kind.item).removeprefix('legal: ')}{ending}"
     if kind.base in (int, float):
         low, high = kind.interval
-        numbers = "odd integers" if kind.odd else "integers" if kind.base is int else "numbers"
+        whole = "odd integers" if kind.odd else "integers"
+        numbers = whole if kind.base is int else "numbers"
         return f"legal: {numbers} from {low} to {high}{ending}"
     return f"legal: one line of text{ending}" if kind.base is str else f"legal: {kind.base}{ending}"
 
@@ -323,11 +335,15 @@ def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def _as_json(value: Any) -> Any:
-    return [_as_json(v) for v in value] if isinstance(value, tuple) else value
+    if not isinstance(value, tuple):
+        return value
+    return [_as_json(one) for one in value]
 
 
 def _from_json(value: Any) -> Any:
-    return tuple(_from_json(v) for v in value) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    return tuple(_from_json(one) for one in value)
 
 
 def from_plain(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -358,7 +374,7 @@ def neutral_settings(cls: type) -> dict[str, Any]:
 
 def version_of(*classes: type) -> int:
     """Return the version of trials made of these configs: that of their youngest field."""
-    return max(f.metadata["since"] for cls in classes for f in dataclasses.fields(cls))
+    return max(int(f.metadata["since"]) for cls in classes for f in dataclasses.fields(cls))
 
 
 # Words ----------------------------------------------------------------------------------------------------------------

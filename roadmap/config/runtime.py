@@ -6,38 +6,40 @@ None of them decides what is trained, so none is part of a trial's fingerprint. 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
+
+from roadmap.config.fields import config, plain, setting
+
+PATHS = ("data_dir", "init")
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class Runtime:
-    """Where and how a run executes.
+    """Where and how a run executes. Raises ConfigError."""
 
-    data_dir: folder of the data set. workers: loader processes. device: auto, cpu or cuda. threads:
-    CPU threads, 0 for all.
-    channels_last: memory format of the features. checkpoint_every: epochs between checkpoints.
-    init: file of initial weights; which one it must be is part of the trial.
-    """
-
-    data_dir: Path | None = None
-    download: bool = False
-    workers: int = 0
-    device: str = "auto"
-    threads: int = 0
-    compile: bool = False
-    channels_last: bool = True
-    checkpoint_every: int = 1
-    init: Path | None = None
+    data_dir: Path | None = setting("folder of the data set", default=None)
+    download: bool = setting("let torchvision or timm fetch the data set", default=False)
+    workers: Annotated[int, Interval(ge=0, le=1024)] = setting("loader processes", default=0)
+    device: Literal["auto", "cpu", "cuda"] = setting("what trains", default="auto")
+    threads: Annotated[int, Interval(ge=0, le=4096)] = setting("CPU threads; 0 for all", default=0)
+    compile: bool = setting("torch.compile the network", default=False)
+    channels_last: bool = setting("memory format of the features", default=True)
+    checkpoint_every: Annotated[int, Interval(ge=1, le=1_000_000)] = setting("epochs between checkpoints", default=1)
+    init: Path | None = setting("file of initial weights; which one it must be is part of the trial", default=None)
 
     def to_json(self) -> dict[str, Any]:
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+        """Return the settings as JSON holds them."""
+        return {name: str(value) if name in PATHS and value else value for name, value in plain(self).items()}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Runtime:
-        settings: dict[str, Any] = {k: Path(v) if k in ("data_dir", "init") and v else v for k, v in values.items()}
-        return cls(**settings)
+    def from_json(cls, values: Mapping[str, Any]) -> Runtime:
+        """Read what `to_json` wrote. Raises ConfigError."""
+        paths = {name: Path(values[name]) for name in PATHS if values.get(name)}
+        return cls(**{**values, **paths})
 
 
 def cores() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -88,7 +89,7 @@ class Trial:
         """The run folder's name: readable, and unique by the fingerprint's first 10 digits."""
         change = [self.change.replace("=", "-")] if self.change else []
         words = "-".join([self.step or "trial", *change, f"seed{self.seed}"])
-        label = "".join(c if c.isalnum() or c in "-._" else "-" for c in words)[:80].lstrip(".-")
+        label = re.sub(r"[^\w.-]", "-", words)[:80].lstrip(".-")
         return f"{label}-{self.fingerprint[:10]}"
 
     def to_json(self) -> dict[str, Any]:

@@ -28,9 +28,8 @@ TOKENS, BLOCK = "tokens", "block"
 def _step(
     number: int | None, name: str, parent: str | None, title: str, group: str, source: str, **overrides: object
 ) -> Step:
-    step_id = None if number is None else str(number)
     return Step(
-        id=step_id,
+        id=None if number is None else str(number),
         name=name,
         parent=parent,
         title=title,
@@ -47,7 +46,7 @@ _STEPS = (
     _step(0, "vit", None, "ViT with a class token", "start", "2010.11929"),
     _step(1, "stochastic-depth", "vit", "stochastic depth", BLOCK, "2012.12877, Table 9"),
     _step(2, "layer-scale", "stochastic-depth", "LayerScale", BLOCK, "2204.07118, Section 3", init_values=1e-6),
-    _step(3, "bare-class-token", "layer-scale", "class token without position", TOKENS, "2204.07118", no_embed_class=True),
+    _step(3, "bare-class-token", "layer-scale", "bare class token", TOKENS, "2204.07118", no_embed_class=True),
     _step(4, "average-pooling", "bare-class-token", "average pooling", TOKENS, "2205.01580", **AVERAGE),
     _step(5, "registers", "average-pooling", "four registers", TOKENS, "2309.16588", reg_tokens=4),
     _step(6, "qk-norm", "registers", "queries and keys normalized", BLOCK, "2302.05442", qk_norm=True),

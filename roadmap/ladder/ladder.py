@@ -220,4 +220,5 @@ class Ladder:
     def printed_regime(self, regime: str) -> Regime:
         """Return the regime whose printed numbers stand beside this one's: itself, or the first one with numbers."""
         here = self.find_regime(regime)
-        return here if here.paper else next((r for r in self.all_regimes if r.paper), here)
+        printed = [regime for regime in (here, *self.all_regimes) if regime.paper]
+        return printed[0] if printed else here

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from roadmap.config.fields import from_plain, plain
+from roadmap.config.fields import from_plain, neutral_settings, plain
 from roadmap.config.model import ModelSpec
 from roadmap.model.build import TIMM_SPEC, timm_from_metadata
 from roadmap.model.network import ModernizableResNet
@@ -63,7 +63,11 @@ def load(path: str | Path) -> Any:
             f"weights.file {path} has no spec inside; legal: files that roadmap.save wrote; "
             "build the network and use load_weights"
         )
-    spec = from_plain(ModelSpec, {**plain(ModelSpec()), **_entry(path, metadata, SPEC)}, f"{path}: spec")
+    spec = from_plain(
+        ModelSpec,
+        {**plain(ModelSpec()), **neutral_settings(ModelSpec), **_entry(path, metadata, SPEC)},
+        f"{path}: spec",
+    )
     head = _entry(path, metadata, HEAD)
     with torch.device("meta"):
         model = ModernizableResNet(

@@ -47,7 +47,8 @@ def write_study(
         fcntl.flock(lock, fcntl.LOCK_EX)  # two calls at once shall both be noted
         known = read_json(folder / "study.json") or {"trials": []}
         _refuse_other_regime(known, regime, folder)
-        planned = {t["id"]: t for t in known["trials"]} | {t.id: _noted(t) for t in trials}
+        planned = {t["id"]: t for t in known["trials"]}
+        planned |= {t.id: _noted(t) for t in trials}
         named = {"name": study, "question": question, "regime": regime}
         content = {**_joined(known, header or {}), **named, "trials": list(planned.values())}
         if content != known:

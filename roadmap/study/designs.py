@@ -203,7 +203,8 @@ def _fraction(plan: Plan, factors: int) -> list[tuple[bool, ...]]:
     if runs.shape[1] != factors:
         text = f"{where}, {runs.shape[1]} factors for {factors} changes; legal: one generator a change; correct it"
         raise ConfigError(text)
-    return sorted((tuple(bool(x > 0) for x in run) for run in runs), key=any)
+    patterns: list[tuple[bool, ...]] = [tuple(map(bool, run > 0)) for run in runs]
+    return sorted(patterns, key=any)
 
 
 def aliases(plan: Plan) -> list[str]:
@@ -405,7 +406,8 @@ def crossings(cells: Sequence[Cell]) -> list[Comparison]:
 def _steps(plan: Plan) -> list[Step]:
     of = plan.of_ladder
     if plan.steps is not None:
-        return [of.steps[name] for name in dict.fromkeys(of.find_step(key).name for key in plan.steps)]
+        names = dict.fromkeys(of.find_step(key).name for key in plan.steps)
+        return [of.steps[name] for name in names]
     order = of.order(side_steps=plan.side_steps)
     if plan.through is None:
         return order

@@ -52,8 +52,8 @@ class Study:
             "design": self.design,
             "notes": list(self.notes),
             "points": list(self.points),
-            "comparisons": [c.to_json() for c in self.comparisons],
-            "crossings": [c.to_json() for c in self.crossings],
+            "comparisons": list(map(Comparison.to_json, self.comparisons)),
+            "crossings": list(map(Comparison.to_json, self.crossings)),
             "undefined": dict(self.undefined),
         }
 
@@ -80,7 +80,7 @@ def expand(plan: Plan, *, data_dir: Path | None = None) -> Study:
         comparisons=_with_plans(comparisons, first),
         crossings=_with_plans(crossings(cells), first),
         notes=tuple(f"aliased: {line}" for line in aliases(plan)),
-        points=tuple(words(point) for point in points(plan)),
+        points=tuple(map(words, points(plan))),
     )
 
 

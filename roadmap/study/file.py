@@ -80,7 +80,7 @@ def _strict_loader() -> Any:
     class Strict(yaml.SafeLoader):
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
-                line = self.peek_event().start_mark.line + 1
+                line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
                 raise yaml.YAMLError(f"line {line}: aliases are not used in study files")
             return super().compose_node(parent, index)
 
@@ -126,7 +126,7 @@ def _as_plan_holds_it(key: str, value: Any) -> Any:
     if key == "model" and isinstance(value, str):
         return (value,)
     if isinstance(value, list):
-        return tuple(str(v) if key in ("steps", "set") else v for v in value)
+        return tuple(map(str, value)) if key in ("steps", "set") else tuple(value)
     return value
 
 
@@ -160,14 +160,13 @@ def _overrides_schema() -> dict[str, Any]:
     """Return the schema of each override: a value, or a list of values."""
     toggles = pydantic.TypeAdapter(ModelSpec).json_schema()["properties"]
     fields = pydantic.TypeAdapter(Recipe).json_schema()["properties"]
-    return {
-        **{name: _one_or_several(schema) for name, schema in toggles.items()},
-        **{f"{FIELD}{name}": _one_or_several(schema) for name, schema in fields.items()},
-    }
+    schemas = {**toggles, **{f"{FIELD}{name}": schema for name, schema in fields.items()}}
+    return {name: _one_or_several(schema) for name, schema in schemas.items()}
 
 
 def _one_or_several(schema: Mapping[str, Any]) -> dict[str, Any]:
     one = {key: value for key, value in schema.items() if key not in ("description", "default", "title")}
-    none = [{"const": "none"}] if any(part.get("type") == "null" for part in one.get("anyOf", [])) else []
+    may_be_none = any(part.get("type") == "null" for part in one.get("anyOf", []))
+    none = [{"const": "none"}] if may_be_none else []
     several = {"type": "array", "items": {"anyOf": [one, *none]}}
     return {"description": schema.get("description", ""), "anyOf": [one, *none, several]}

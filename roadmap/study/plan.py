@@ -240,24 +240,28 @@ class Plan:
     def spec_class(self) -> SpecClass:
         """What networks the overrides are for."""
         if self.model:
-            return TimmSpec if all(name.startswith(TIMM) for name in self.model) else ModelSpec
+            all_timm = all(name.startswith(TIMM) for name in self.model)
+            return TimmSpec if all_timm else ModelSpec
         where = self.of_ladder
         return type(where.regimes.get(self.regime, where.regimes[where.default_regime]).base)
 
     @cached_property
     def alternatives(self) -> tuple[Mapping[str, Arm], ...]:
         """Of each change {name: the overrides that its values stand for}."""
-        return tuple({name: self._parsed(name, value) for name, value in change.items()} for change in self.changes)
+        return tuple(map(self._all_parsed, self.changes))
 
     @cached_property
     def crossed(self) -> Mapping[str, Arm]:
         """The values that the design is crossed with, by name."""
-        return {name: self._parsed(name, value) for name, value in (self.cross or {}).items()}
+        return self._all_parsed(self.cross or {})
 
     @cached_property
     def common(self) -> Arm:
         """What is set on everything."""
         return tuple(parse_text(text, self.spec_class) for text in self.set)
+
+    def _all_parsed(self, values: Mapping[str, Any]) -> Mapping[str, Arm]:
+        return {name: self._parsed(name, value) for name, value in values.items()}
 
     def _parsed(self, name: str, value: Any) -> Arm:
         return tuple(parse_override(name, one, self.spec_class) for one in values_of(name, value, self.spec_class))
