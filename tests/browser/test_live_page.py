@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from analysis.report.serve import HOST, server
+from roadmap.config.trial import Trial
 from roadmap.runs.folder import RunFolder
 from tests.helpers.study_files import make_record, make_trial, write_runs
 
@@ -23,9 +24,11 @@ STEPS = ("move-up-depthwise", "kernel-7")
 
 def test_an_open_page_shows_a_run_that_ends_without_being_touched(browser: Browser, tmp_path: Path) -> None:
     trials = [make_trial(step, seed) for step in STEPS for seed in range(2)]
-    folder = write_runs(
-        tmp_path / "runs", trials, lambda t: {"top1": 80.0 + t.seed} if t.step == STEPS[0] else None, name="live"
-    )
+
+    def values(trial: Trial) -> dict[str, object] | None:
+        return {"top1": 80.0 + trial.seed} if trial.step == STEPS[0] else None
+
+    folder = write_runs(tmp_path / "runs", trials, values, name="live")
     text = "document.querySelector('main').textContent"
     with server(folder, port=0, refresh=1) as pages:
         thread = threading.Thread(target=pages.serve_forever)
