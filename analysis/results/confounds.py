@@ -20,6 +20,7 @@ from analysis.results.circumstances import CIRCUMSTANCES, CODE, DIRTY, all_circu
 from analysis.study import Run
 from roadmap.config.errors import listing
 
+TIMM = "model.timm"  # the setting that only a network of timm has
 UNSAID = "not recorded"
 Planned = Mapping[str, Sequence[Any]]  # {setting: (parent's value, child's)}
 Values = dict[str, set[str]]  # compared name -> the values that runs have, as JSON
@@ -208,6 +209,7 @@ def prove(
     runs = [*child, *parent]
     code = code_names(runs)
     after, before = _values(child, code), _values(parent, code)
+    after, before = _with_timms_defaults(after, before), _with_timms_defaults(before, after)
     allowed = list(declared) if planned is None else list(planned)
     changed: dict[str, tuple[str, str]] = {}
     same: list[str] = []
@@ -270,6 +272,14 @@ def _values(runs: Sequence[Run], code: Sequence[str]) -> Values:
             if name not in CODE or name in code:
                 values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
     return values
+
+
+def _with_timms_defaults(mine: Values, theirs: Values) -> Values:
+    """Add the keywords that one timm network sets and another does not: there timm's default stands, as null says."""
+    if TIMM not in mine or TIMM not in theirs:
+        return mine
+    keywords = [name for name in theirs if name.startswith("model.") and name not in mine]
+    return {**mine, **dict.fromkeys(keywords, {"null"})}
 
 
 def _described(run: Run) -> Iterator[tuple[str, Any]]:
