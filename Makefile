@@ -23,7 +23,7 @@ ladder: setup
 	roadmap report digits
 
 # Every study that ships, at the size of the embedded digits; finished runs are not trained again.
-STUDIES = digits resnet200 kernel norm-batch models open-points micro-design
+STUDIES = digits resnet200 kernel norm-batch models open-points micro-design deit
 studies: setup
 	for s in $(STUDIES); do n=$$s-digits; test $$s != digits || n=digits; \
 	  roadmap run --study $$s --digits --jobs $(JOBS) || exit 1; \

@@ -73,8 +73,8 @@ DEIT = Ladder(
     source="arXiv 2010.11929, 2204.07118",
     all_steps=_STEPS,
     all_regimes=(
-        _regime("small", "ViT-S/16, 224 px", 224, _vit("vit_small_patch16_224"), "convnext-300ep", "imagenet", 0.05),
-        _regime("micro", "tiny ViT, 16 px", 16, _vit("vit_tiny_patch16_224", **_SMALL), "digits-adamw", "digits", 0.05),
+        _regime("small", "ViT-S/16", 224, _vit("vit_small_patch16_224"), "convnext-300ep", "imagenet", 0.05),
+        _regime("micro", "tiny ViT", 16, _vit("vit_tiny_patch16_224", **_SMALL), "digits-adamw", "digits", 0.05),
     ),
     end="rms-norm",
 )  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from timm.layers import RmsNorm
 from torch import nn
 
 from roadmap.config.model import AnySpec, TimmSpec
@@ -18,8 +19,9 @@ from roadmap.model.layers import ACTIVATIONS, NORMS
 
 _BLOCK = re.compile(r"^(?:stages\.\d+\.)?blocks\.\d+")  # ours, and those of timm's transformers
 _STAGE = re.compile(r"^stages\.\d+\.")
-_NORM_TYPES = tuple(type(build(1)) for build in NORMS.values())
-_ACTIVATION_TYPES = tuple(type(build()) for build in ACTIVATIONS.values())
+# Ours, and those of timm's networks.
+_NORM_TYPES = (*(type(build(1)) for build in NORMS.values()), nn.LayerNorm, RmsNorm)
+_ACTIVATION_TYPES = (*(type(build()) for build in ACTIVATIONS.values()), nn.SiLU)
 
 
 @dataclass(frozen=True)
