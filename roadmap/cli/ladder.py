@@ -15,7 +15,7 @@ from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import find_recipe
 from roadmap.ladder import Ladder, Regime, Step, find_ladder
 from roadmap.ladder.ladder import RECIPE
-from roadmap.study.plan import FIELD, Override, parse_text
+from roadmap.study.overrides import FIELD, Override, parse_text
 
 if TYPE_CHECKING:
     from roadmap.model.module_diff import ModuleDiff

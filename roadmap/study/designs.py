@@ -19,7 +19,9 @@ from roadmap.config.recipes import find_recipe
 from roadmap.ladder import Step
 from roadmap.ladder.ladder import RECIPE
 from roadmap.ladder.published import FINETUNE, FINETUNE_HEAD_SCALE, PUBLISHED_RECIPE, find_variant
-from roadmap.study.plan import A_A, FIELD, STEP, TIMM, Arm, Override, Plan, declared, words
+from roadmap.study.fractions import fraction
+from roadmap.study.overrides import FIELD, Arm, Override, declared, words
+from roadmap.study.plan import A_A, STEP, TIMM, Plan
 
 A_A_SEEDS = 1000  # an A/A control's seeds are the study's own, further on by a multiple of this
 
@@ -133,7 +135,7 @@ def _arms(plan: Plan) -> Design:
     """Compare the base with one cell for each change."""
     if plan.design == "single" and plan.set:
         return _against_base(_cell_of(_base(plan), plan), [plan.common])
-    return _against_base(_base_cell(plan), list(_listed(plan)))
+    return _against_base(_base_cell(plan), list(listed(plan)))
 
 
 def _leave_one_out(plan: Plan) -> Design:
@@ -175,11 +177,11 @@ def _undone(step: Step, top: Step, plan: Plan) -> Arm:
 
 def _factorial(plan: Plan) -> Design:
     """Compare every combination of the changes, or the runs of a fractional factorial, with the base."""
-    arms = list(_listed(plan))
+    arms = list(listed(plan))
     if plan.fraction is None:
         patterns = list(itertools.product((False, True), repeat=len(arms)))
     else:
-        patterns = _fraction(plan, len(arms))
+        patterns = fraction(plan, len(arms))
     combined = [_combined(arms, pattern) for pattern in patterns]
     return _against_base(_base_cell(plan), [arm for arm in combined if arm])
 
@@ -187,50 +189,6 @@ def _factorial(plan: Plan) -> Design:
 def _combined(arms: Sequence[Arm], pattern: Sequence[bool]) -> Arm:
     chosen = [arm for arm, on in zip(arms, pattern, strict=True) if on]
     return tuple(itertools.chain.from_iterable(chosen))
-
-
-def _fraction(plan: Plan, factors: int) -> list[tuple[bool, ...]]:
-    """Return the runs that pyDOE3 makes from the generators, the base first where it is among them."""
-    from pyDOE3 import fracfact
-
-    assert plan.fraction is not None
-    where = f"study {plan.name}.fraction is {plan.fraction!r}"
-    try:
-        runs = fracfact(plan.fraction)
-    except (ValueError, IndexError, KeyError, TypeError) as e:  # whichever it is, it is about the generators
-        text = f"{where}, which pyDOE3 refuses ({e}); legal: generators such as 'a b c abc'; correct it"
-        raise ConfigError(text) from e
-    if runs.shape[1] != factors:
-        text = f"{where}, {runs.shape[1]} factors for {factors} changes; legal: one generator a change; correct it"
-        raise ConfigError(text)
-    patterns: list[tuple[bool, ...]] = [tuple(map(bool, run > 0)) for run in runs]
-    return sorted(patterns, key=any)
-
-
-def aliases(plan: Plan) -> list[str]:
-    """Say which effects a fractional factorial cannot tell apart; empty where it can tell all.
-
-    One that is the same in all runs is aliased with the mean. Effects with the same column, up to its sign, cannot be
-    told apart; pyDOE3's own list does not see the sign.
-    """
-    if plan.fraction is None:
-        return []
-    from pyDOE3 import fracfact
-
-    names = [words(arm) for arm in _listed(plan)]
-    runs = fracfact(plan.fraction)
-    groups: dict[tuple[float, ...], list[str]] = {(1.0,) * len(runs): ["the mean"]}
-    for size in range(1, len(names) + 1):
-        for effect in itertools.combinations(range(len(names)), size):
-            column = tuple(runs[:, effect].prod(axis=1))
-            opposite = tuple(-x for x in column)
-            told = " x ".join(names[i] for i in effect)
-            if opposite in groups and column not in groups:
-                groups[opposite].append(f"−({told})")
-            else:
-                groups.setdefault(column, []).append(told)
-    mean, *others = groups.values()
-    return [" = ".join(effects) for effects in (*others, [*mean[1:], mean[0]]) if len(effects) > 1]
 
 
 def _grid(plan: Plan) -> Design:
@@ -277,7 +235,7 @@ def _different(arm: Arm, other: Arm) -> Arm:
     return tuple(mine for mine in arm if mine not in other)
 
 
-def _listed(plan: Plan) -> Iterator[Arm]:
+def listed(plan: Plan) -> Iterator[Arm]:
     """Yield the plan's changes as arms; a list of values is one arm each."""
     for change in plan.alternatives:
         several = [name for name, alternatives in change.items() if len(alternatives) > 1]

@@ -16,8 +16,10 @@ from roadmap.config.trial import Trial
 from roadmap.data.registry import resolve_data, training_images
 from roadmap.ladder.ladder import RECIPE
 from roadmap.runs.io import file_digest
-from roadmap.study.designs import Cell, Comparison, Key, aliases, crossings, design, points
-from roadmap.study.plan import FIELD, Override, Plan, words
+from roadmap.study.designs import Cell, Comparison, Key, crossings, design, listed, points
+from roadmap.study.fractions import aliases
+from roadmap.study.overrides import FIELD, Override, words
+from roadmap.study.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,7 @@ def expand(plan: Plan, *, data_dir: Path | None = None) -> Study:
         undefined=undefined,
         comparisons=_with_plans(comparisons, first),
         crossings=_with_plans(crossings(cells), first),
-        notes=tuple(f"aliased: {line}" for line in aliases(plan)),
+        notes=tuple(f"aliased: {line}" for line in aliases(plan, listed(plan))),
         points=tuple(map(words, points(plan))),
     )
 

@@ -12,7 +12,8 @@ import pydantic
 from roadmap.config.errors import ConfigError, listing, nearest, refuse
 from roadmap.config.model import ModelSpec
 from roadmap.config.recipe import Recipe
-from roadmap.study.plan import CONTROLS, DESIGNS, FIELD, Plan, PlanError
+from roadmap.study.overrides import FIELD
+from roadmap.study.plan import CONTROLS, DESIGNS, Plan, PlanError
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 DEFAULT_STUDY = EXPERIMENTS / "digits.yaml"

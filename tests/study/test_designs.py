@@ -19,10 +19,12 @@ from roadmap.config.errors import ConfigError
 from roadmap.config.recipes import find_recipe
 from roadmap.config.trial import Trial
 from roadmap.data.registry import resolve_data
-from roadmap.study.designs import Comparison, Key, aliases, design
+from roadmap.study.designs import Comparison, Key, design, listed
 from roadmap.study.expand import Study, expand
 from roadmap.study.file import EXPERIMENTS, read_plan
-from roadmap.study.plan import CONTROLS, Override, Plan, declared
+from roadmap.study.fractions import aliases
+from roadmap.study.overrides import Override, declared
+from roadmap.study.plan import CONTROLS, Plan
 from tests.helpers.convnext import REGIMES, STEPS, change_of, find_regime, find_step, ladder, path, resolve
 
 Command = Callable[..., Any]
@@ -354,17 +356,18 @@ def test_a_fractional_factorial_has_the_runs_that_its_generators_make_and_the_ba
 def test_aliases_are_in_the_changes_own_words() -> None:
     plan = plan_of(design="factorial", base="6", fraction="a b ab", changes=FACTORS)
     third = "norm=layer conv_bias=true"
-    assert aliases(plan) == [
+    assert aliases(plan, listed(plan)) == [
         f"activation=gelu = activations=one x {third}",
         f"activations=one = activation=gelu x {third}",
         f"{third} = activation=gelu x activations=one",
         f"activation=gelu x activations=one x {third} = the mean",
     ]
-    assert expand(plan).notes == tuple(f"aliased: {line}" for line in aliases(plan))
+    assert expand(plan).notes == tuple(f"aliased: {line}" for line in aliases(plan, listed(plan)))
 
 
 def test_an_alias_with_the_other_sign_is_an_alias() -> None:
-    found = aliases(plan_of(design="factorial", base="6", fraction="a b -ab", changes=FACTORS))
+    plan = plan_of(design="factorial", base="6", fraction="a b -ab", changes=FACTORS)
+    found = aliases(plan, listed(plan))
     third = "norm=layer conv_bias=true"
     assert (
         found[0] == f"activation=gelu = −(activations=one x {third})"

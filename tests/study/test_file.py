@@ -19,7 +19,8 @@ from roadmap.config.errors import ConfigError
 from roadmap.config.model import ModelSpec
 from roadmap.study.expand import expand
 from roadmap.study.file import EXPERIMENTS, json_schema, read_plan
-from roadmap.study.plan import CONTROLS, DESIGNS, Plan, parse_override, values_of
+from roadmap.study.overrides import parse_override, values_of
+from roadmap.study.plan import CONTROLS, DESIGNS, Plan
 
 STUDIES = sorted(EXPERIMENTS.glob("*.yaml"))
 BY_NAME = pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
