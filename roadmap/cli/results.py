@@ -90,13 +90,13 @@ def write_comparison(a: str, b: str, *, runs: Path, out: Path | None) -> int:
     return 0
 
 
-def serve_report(name: str | None, *, runs: Path, port: int, every: float) -> int:
+def serve_report(name: str | None, *, metric: str, runs: Path, port: int, every: float) -> int:
     """Serve the page until Ctrl-C."""
     from analysis.report.serve import HOST, server
 
     source = find_study(name, runs).records_folder()
     age = round(every)
-    with server(source, port=port, refresh=age) as pages:
+    with server(source, port=port, refresh=age, metric=api.find_metric(metric)) as pages:
         url = f"http://{HOST}:{pages.server_address[1]}/"
         print(f"{url} shows {source.name}, {age} s old at most; Ctrl-C ends it", flush=True)
         try:

@@ -97,7 +97,7 @@ def _report(args: argparse.Namespace) -> int:
     from roadmap.cli import results
 
     if args.serve:
-        return results.serve_report(args.study, runs=args.runs, port=args.port, every=args.every)
+        return results.serve_report(args.study, metric=args.metric, runs=args.runs, port=args.port, every=args.every)
     if args.compare:
         return results.write_comparison(*args.compare, runs=args.runs, out=args.out)
     if args.paper:

@@ -21,6 +21,7 @@ import pytest
 from analysis.report.serve import HOST, server
 from roadmap.config.errors import RoadmapError
 from roadmap.runs.folder import RunFolder
+from roadmap.runs.metric import Metric
 from tests.helpers.small_studies import small_study
 from tests.helpers.study_files import make_record, make_trial
 
@@ -89,7 +90,7 @@ def test_a_served_page_shows_a_record_that_has_changed(tmp_path: Path) -> None:
 def test_the_page_is_made_once_within_its_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    def make(source: Path, refresh: int) -> str:
+    def make(source: Path, refresh: int, metric: Metric) -> str:
         made.append(1)
         return f"page {len(made)}"
 
@@ -117,7 +118,7 @@ REQUESTS = [
 def test_only_the_page_is_served_and_only_under_loopbacks_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, host: str, status: int
 ) -> None:
-    monkeypatch.setattr("analysis.report.serve.live_page", lambda source, refresh: "the page")
+    monkeypatch.setattr("analysis.report.serve.live_page", lambda source, refresh, metric: "the page")
     with serving(tmp_path) as port:
         found, body, _ = fetch(port, path, host)
     assert found == status
