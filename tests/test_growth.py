@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,33 +17,6 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("roadmap", "analysis", "experiments", "tests", "results", "docs", "pyproject.toml", "Makefile", "README.md")
-FOLLOWS_GRN = "GlobalResponseNorm}\n"
-
-# The four places that docs/extending.md names: (file, the text that the new one follows, the new text).
-TOGGLE = (
-    (
-        "roadmap/config/model.py",
-        '    grn: bool = setting("Global Response Normalization before the block\'s last 1x1", default=False)\n',
-        '    squeeze_excite: bool = setting("squeeze and excitation", default=False, since=2, neutral=False)\n',
-    ),
-    (
-        "roadmap/model/layers.py",
-        FOLLOWS_GRN,
-        "\n\ndef _squeeze(channels: int) -> nn.Module:\n    from timm.layers import SqueezeExcite\n\n"
-        "    return SqueezeExcite(channels)\n\n\n"
-        "SQUEEZES: dict[bool, Callable[[int], nn.Module]] = {False: nn.Identity, True: _squeeze}\n",
-    ),
-    (
-        "roadmap/model/block.py",
-        "        self.grn = RESPONSE_NORMS[spec.grn](hidden)\n",
-        "        if spec.squeeze_excite:\n            self.grn = nn.Sequential(self.grn, SQUEEZES[True](hidden))\n",
-    ),
-    (
-        "roadmap/ladder/convnext.py",
-        "_STEPS = (\n",
-        "",
-    ),
-)
 STEP = """    Step(
         id="12",
         name="squeeze-excite",
@@ -54,9 +26,27 @@ STEP = """    Step(
         source="arXiv 1709.01507",
         evidence="inferred",
         overrides={"squeeze_excite": True},
-        structure=frozenset({"-block.mlp.grn", "+block.mlp.grn.0", "+block.mlp.grn.1.fc1", "+block.mlp.grn.1.fc2"}),
+        structure=frozenset({"+block.mlp.se.fc1", "+block.mlp.se.act", "+block.mlp.se.fc2", "+block.mlp.se.gate"}),
     ),
 """
+GRN_FIELD = '    grn: bool = setting("Global Response Normalization before the block\'s last 1x1", default=False)\n'
+GRN_TABLE = "RESPONSE_NORMS: dict[bool, Callable[[int], nn.Module]] = {False: nn.Identity, True: GlobalResponseNorm}\n"
+GRN_SLOT = "        self.grn = RESPONSE_NORMS[spec.grn](hidden)\n"
+LAST_STEP = '        structure=frozenset({"+block.mlp.grn", "-block.gamma"}),\n    ),\n'
+FIELD = '    squeeze_excite: bool = setting("squeeze and excitation", default=False, since=2, neutral=False)\n'
+TABLE = "SQUEEZES: dict[bool, Callable[[int], nn.Module]] = {False: nn.Identity, True: SqueezeExcite}\n"
+SLOT = "        self.se = SQUEEZES[spec.squeeze_excite](hidden)\n"
+
+# The four places that docs/extending.md names: (file, what stands there, what stands there then).
+EDITS = (
+    ("roadmap/config/model.py", GRN_FIELD, GRN_FIELD + FIELD),
+    ("roadmap/model/layers.py", GRN_TABLE, GRN_TABLE + TABLE),
+    ("roadmap/model/layers.py", "import LayerNorm2d\n", "import LayerNorm2d, SqueezeExcite\n"),
+    ("roadmap/model/block.py", GRN_SLOT, GRN_SLOT + SLOT),
+    ("roadmap/model/block.py", "self.fc2(self.grn(x))", "self.fc2(self.se(self.grn(x)))"),
+    ("roadmap/model/block.py", "RESPONSE_NORMS, Pointwise", "RESPONSE_NORMS, SQUEEZES, Pointwise"),
+    ("roadmap/ladder/convnext.py", LAST_STEP, LAST_STEP + STEP),
+)
 # What must notice that there is another toggle and another step, and nothing else.
 NOTICING = {
     "tests/model/test_model_toggles.py::test_every_toggle_is_varied_here",
@@ -67,18 +57,10 @@ NOTICING = {
 
 def grow(tree: Path) -> None:
     """Add the toggle and its step to the tree, by its four places."""
-    for name, before, added in TOGGLE[:3]:
-        path = tree / name
-        text = path.read_text()
-        assert text.count(before) == 1, f"{name} no longer has the place that docs/extending.md names"
-        path.write_text(text.replace(before, before + added))
-    block = tree / "roadmap/model/block.py"
-    block.write_text(block.read_text().replace("RESPONSE_NORMS, Pointwise", "RESPONSE_NORMS, SQUEEZES, Pointwise"))
-    ladder = tree / "roadmap/ladder/convnext.py"
-    text = ladder.read_text()
-    end = re.search(r"^_STEPS = \(\n.*?^\)\n", text, re.MULTILINE | re.DOTALL)
-    assert end
-    ladder.write_text(text[: end.end() - 2] + STEP + text[end.end() - 2 :])
+    for name, before, after in EDITS:
+        text = (tree / name).read_text()
+        assert text.count(before) == 1, f"{name} no longer has the place that docs/extending.md names: {before}"
+        (tree / name).write_text(text.replace(before, after))
 
 
 @pytest.fixture(scope="module")
