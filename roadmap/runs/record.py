@@ -144,24 +144,6 @@ class Record:
             known["hardware"] = self.hardware.to_json()
         return {**known, "metrics": dict(self.metrics), **({"damaged": True} if self.damaged else {}), **self.extra}
 
-    def __getitem__(self, name: str) -> Any:
-        """A value by its name in record.json, a metric's by its own.
-
-        Raises KeyError for other names.
-        """
-        if name in self.metrics:
-            return self.metrics[name]
-        return getattr(self, name) if name in _DEFAULTS else self.extra[name]
-
-    def __contains__(self, name: object) -> bool:
-        """Whether a value of that name is known."""
-        return self.get(str(name)) is not None
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """As `record[name]`; `default` where nothing is known."""
-        value = self[name] if name in self.metrics or name in _DEFAULTS else self.extra.get(name)
-        return default if value is None else value
-
     def replace(self, **values: Any) -> Record:
         """A copy with other values."""
         return dataclasses.replace(self, **values)

@@ -228,9 +228,9 @@ def test_an_image_that_is_damaged_while_training_fails_the_run_and_is_named(
     path.write_bytes(path.read_bytes()[:100])
     record = execute(folder, Runtime(data_dir=images, workers=workers, device="cpu"))
     assert record == folder.record()
-    assert record["status"] == "failed"
-    assert record["error"].startswith(f"image {path} cannot be decoded: ")
-    assert record["error"].endswith("; legal: whole images; replace or remove it")
+    assert record.status == "failed"
+    assert record.error.startswith(f"image {path} cannot be decoded: ")
+    assert record.error.endswith("; legal: whole images; replace or remove it")
 
 
 def test_a_killed_loader_worker_fails_the_run_with_a_clear_error(short_run: tuple[RunFolder, Path]) -> None:
@@ -253,9 +253,9 @@ def test_a_killed_loader_worker_fails_the_run_with_a_clear_error(short_run: tupl
     record = execute(folder, Runtime(data_dir=images, workers=1, device="cpu"))
     killer.join()
     assert killed
-    assert record["status"] == "failed"
+    assert record.status == "failed"
     assert (
-        f"DataLoader worker (pid {killed[0]}) is killed by signal: Killed" in record["error"]
-        or f"DataLoader worker (pid(s) {killed[0]}) exited unexpectedly" in record["error"]
+        f"DataLoader worker (pid {killed[0]}) is killed by signal: Killed" in record.error
+        or f"DataLoader worker (pid(s) {killed[0]}) exited unexpectedly" in record.error
     )
     assert folder.record() == record

@@ -61,4 +61,4 @@ def test_the_last_step_learns_from_photographs_and_leaves_its_record(cifar: Path
     losses = [json.loads(line)["train_loss"] for line in metrics.read_text().splitlines()]
     assert len(losses) == 8
     assert losses[-1] < losses[0] - 0.2
-    assert record["top1"] > 15
+    assert record["metrics"]["top1"] > 15

@@ -84,8 +84,8 @@ def test_a_killed_worker_leaves_a_failed_record_and_only_its_run_is_left_to_do(
         == f"its process was killed by SIGKILL; see {victim.log}; start it again to go on from its last checkpoint"
     )
     assert failed["fingerprint"] == victim.trial().fingerprint
-    assert {r["status"] for r in found.values()} == {"finished"}
-    assert {r["hardware"]["threads"] for r in found.values()} == {max(1, cores() // 2)}
+    assert {r.status for r in found.values()} == {"finished"}
+    assert {r.hardware.threads for r in found.values()} == {max(1, cores() // 2)}
 
     answer = command(*words(tmp_path, epochs=4))
     assert answer.status == 0, answer.err
@@ -118,7 +118,7 @@ def test_a_stopped_study_saves_itself_and_goes_on_to_the_same_weights(tmp_path: 
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     left = records(stopped)
-    assert "interrupted" in {r["status"] for r in left.values()} <= {"interrupted", "finished"}
+    assert "interrupted" in {r.status for r in left.values()} <= {"interrupted", "finished"}
     assert len(left) <= 2  # the third was not handed out
 
     assert start(stopped, epochs=6).wait(timeout=240) == 0
@@ -149,4 +149,4 @@ def test_a_stop_before_training_began_is_no_failure_and_loses_no_earlier_record(
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 130
-    assert {r["status"] for r in records(new).values()} == {"interrupted"}
+    assert {r.status for r in records(new).values()} == {"interrupted"}

@@ -22,6 +22,7 @@ from roadmap.config.trial import Trial
 from roadmap.model.build import build_network, save_timm
 from roadmap.model.complexity import complexity, params_of
 from roadmap.runs.folder import RunFolder
+from roadmap.runs.record import Record
 from roadmap.study.expand import expand
 from roadmap.study.file import Plan
 
@@ -188,15 +189,16 @@ def test_a_damaged_description_in_a_file_is_refused(spec: str, size: dict[str, s
 
 
 def test_a_timm_network_trains_through_the_command_line_and_predicts(command: Command, tmp_path: Path) -> None:
-    [record] = command("run", "--variant", "timm/test_vit", *WORDS, "--json").json()
-    assert (record["status"], record["step"], record["image_size"], record["test_images"]) == (
+    [written] = command("run", "--variant", "timm/test_vit", *WORDS, "--json").json()
+    record = Record.from_json(written)
+    assert (record.status, record.step, record.image_size, record.test_images) == (
         "finished",
         "timm/test_vit",
         32,
         500,
     )
-    assert record["resolved"]["model"] == {"timm": "test_vit", "drop_path_rate": 0.0, "num_classes": 10, "in_chans": 1}
-    assert (record["params"], record["macs"]) == (
+    assert record.resolved["model"] == {"timm": "test_vit", "drop_path_rate": 0.0, "num_classes": 10, "in_chans": 1}
+    assert (record.params, record.macs) == (
         complexity(TimmSpec(timm="test_vit", num_classes=10, in_chans=1), 32).params,
         complexity(TimmSpec(timm="test_vit", num_classes=10, in_chans=1), 32).macs,
     )
@@ -240,6 +242,6 @@ def test_a_timm_network_resumes_to_the_same_bits(name: str, tmp_path: Path) -> N
     (broken.path / "weights.safetensors").unlink()
     assert broken.newest_checkpoint() < newest
     again = execute(broken, Runtime(device="cpu"))
-    assert (again["top1"], again["loss"]) == (record["top1"], record["loss"])
+    assert (again.metrics["top1"], again.metrics["loss"]) == (record.metrics["top1"], record.metrics["loss"])
     a, b = (roadmap.load(run.path / "weights.safetensors").state_dict() for run in (whole, broken))
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)

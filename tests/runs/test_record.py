@@ -49,14 +49,9 @@ def test_what_a_newer_version_adds_is_kept() -> None:
     assert record.to_json()["watts"] == 7.5
 
 
-def test_a_value_is_found_by_its_name_in_the_file() -> None:
+def test_a_record_of_version_1_has_its_metrics_together() -> None:
     record = Record.from_json(dict(OLD))
-    assert (record["status"], record["top1"], record.get("ema_top1"), record.get("no such", 3)) == (
-        "finished",
-        91.5,
-        None,
-        3,
-    )
+    assert (record.status, record.metrics["top1"], record.metrics.get("ema_top1")) == ("finished", 91.5, None)
 
 
 def test_every_committed_record_survives_a_round_trip() -> None:

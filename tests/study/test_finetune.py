@@ -69,7 +69,7 @@ def test_fine_tuning_follows_table_6_and_its_trial_names_the_weights(
     assert (trial.model.num_classes, trial.model.grn, trial.model.layer_scale) == (2, True, None)
     record = finished[0].record()
     assert record is not None
-    assert (record["status"], record["init"]) == ("finished", trial.init)
+    assert (record.status, record.init) == ("finished", trial.init)
 
 
 def test_training_began_at_the_weights_of_the_file(finished: tuple[RunFolder, Path], weights: Path) -> None:

@@ -52,20 +52,21 @@ KEYS = (
 def test_a_finished_run_leaves_a_full_record_and_metrics(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(**SHORT))
     record = train(folder)
-    assert [k for k in KEYS if record.get(k) is None] == []
+    written = record.to_json()
+    assert [key for key in KEYS if {**written, **written["metrics"]}.get(key) is None] == []
     assert record == folder.record()
-    assert (record["status"], record["test_images"], record["device_batch"], record["epochs"], record["attempts"]) == (
+    assert (record.status, record.test_images, record.device_batch, record.epochs, record.attempts) == (
         "finished",
         500,
         64,
         1,
         1,
     )
-    assert 0 <= record["top1"] <= record["top5"] <= 100
-    assert record["git_commit"] == git_state()["git_commit"]
-    assert {"torch", "timm", "torchvision", "python"} <= set(record["packages"])
+    assert 0 <= record.metrics["top1"] <= record.metrics["top5"] <= 100
+    assert record.git_commit == git_state()["git_commit"]
+    assert {"torch", "timm", "torchvision", "python"} <= set(record.packages)
     assert folder.trial() == make_trial(**SHORT)
-    assert hashlib.sha256(json.dumps(record["resolved"], sort_keys=True).encode()).hexdigest() == record["fingerprint"]
+    assert hashlib.sha256(json.dumps(record.resolved, sort_keys=True).encode()).hexdigest() == record.fingerprint
     (line,) = folder.metrics()
     assert (line["epoch"], line["iteration"], line["split"]) == (1, 9, "validation")
 
@@ -76,7 +77,7 @@ def test_a_finished_trial_is_not_trained_again_unless_forced_and_then_nothing_is
     before = hash_of(folder)
     assert train(folder) == first
     again = execute(folder, Runtime(), force=True)
-    assert again["finished_at"] >= first["finished_at"]
+    assert again.finished_at >= first.finished_at
     assert hash_of(folder) == before, "the same trial trained again gives the same bits"
     assert json.loads((folder.path / "previous" / "1" / "record.json").read_text()) == first.to_json()
 
@@ -85,9 +86,9 @@ def test_a_failing_run_leaves_a_record_with_its_error(tmp_path: Path, monkeypatc
     monkeypatch.setattr("roadmap.data.pipeline.Samples.__getitem__", lambda self, key: 1 / 0)
     folder = make_run(tmp_path, make_trial(**SHORT))
     record = train(folder)
-    assert record["status"] == "failed"
-    assert "ZeroDivisionError: division by zero" in record["error"]
-    assert record["params"] > 0
+    assert record.status == "failed"
+    assert "ZeroDivisionError: division by zero" in record.error
+    assert record.params > 0
     assert folder.record() == record
 
 
@@ -113,7 +114,7 @@ def test_two_processes_started_together_train_a_run_once(tmp_path: Path) -> None
     def race() -> None:
         time.sleep(max(0.0, start_at - time.time()))
         try:
-            answer = train(folder)["status"]
+            answer = train(folder).status
         except RunError as e:
             answer = str(e)
         (tmp_path / f"{os.getpid()}.answer").write_text(answer)
@@ -138,15 +139,15 @@ def test_a_dead_owners_lease_is_free(tmp_path: Path) -> None:
             os.kill(os.getpid(), 9)
 
     assert in_child(die_holding) == -9
-    assert train(folder)["status"] == "finished"
+    assert train(folder).status == "finished"
 
 
 def test_the_best_epoch_is_chosen_on_the_validation_split(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(epochs=3, accuracy="best", ema_decay=None))
     record = train(folder)
     top1 = [m["top1"] for m in folder.metrics()]
-    assert record["accuracy_epoch"] == top1.index(max(top1)) + 1
-    assert record["test_images"] == 500
+    assert record.accuracy_epoch == top1.index(max(top1)) + 1
+    assert record.test_images == 500
 
 
 def test_ten_thousand_lines_written_by_many_processes_are_all_whole(tmp_path: Path) -> None:

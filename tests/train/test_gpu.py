@@ -33,9 +33,9 @@ def test_an_iteration_never_waits_for_the_device(step: str) -> None:
 @pytest.mark.parametrize("step", ladder(), ids=lambda s: s.name)
 def test_every_step_trains_in_bf16(step: object, tmp_path: Path) -> None:
     record = train(make_run(tmp_path, make_trial(step.name, epochs=2)), device="cuda")  # type: ignore[attr-defined]
-    assert (record["status"], record["precision"]) == ("finished", "bf16")
-    assert record["hardware"]["device"] == torch.cuda.get_device_name()
-    assert record["peak_memory_bytes"] > 0
+    assert (record.status, record.precision) == ("finished", "bf16")
+    assert record.hardware.device == torch.cuda.get_device_name()
+    assert record.peak_memory_bytes > 0
 
 
 def test_a_gpu_run_in_fp32_agrees_with_the_cpu(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_within_the_next_look(
 
     monkeypatch.setattr(Trainer, "group_loss", group_loss)
     record = train(make_run(tmp_path, make_trial()), device="cuda")
-    assert record["status"] == "diverged"
+    assert record.status == "diverged"
     assert CHECK_EVERY_ON_GPU >= 10
 
 
@@ -62,4 +62,4 @@ def test_a_compiled_run_trains(tmp_path: Path) -> None:
     record = train(
         make_run(tmp_path, make_trial(epochs=1, warmup_epochs=0)), **vars(Runtime(device="cuda", compile=True))
     )
-    assert record["status"] == "finished"
+    assert record.status == "finished"

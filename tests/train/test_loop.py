@@ -127,9 +127,9 @@ def test_a_run_on_two_ranks_is_the_run_of_one_process_in_accuracy_and_batchnorm_
     on_ranks(2, lambda: train(together) and None)
     other = together.record()
     assert other is not None
-    assert (other["status"], other["world_size"], other["test_images"]) == ("finished", 2, 500)
-    assert other["loss"] == pytest.approx(record["loss"], abs=1e-3)
-    assert other["top1"] == pytest.approx(record["top1"], abs=0.5)
+    assert (other.status, other.world_size, other.test_images) == ("finished", 2, 500)
+    assert other.metrics["loss"] == pytest.approx(record.metrics["loss"], abs=1e-3)
+    assert other.metrics["top1"] == pytest.approx(record.metrics["top1"], abs=0.5)
     from roadmap.train.checkpoints import CheckpointStore
 
     for part in ("model", "ema"):
@@ -184,9 +184,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(
     monkeypatch.setattr(Trainer, "group_loss", group_loss)
     folder = make_run(tmp_path, make_trial(**recipe))
     record = train(folder)
-    assert record["status"] == "diverged"
-    assert record["error"].startswith("loss is not finite in iteration 6 or before; the weights before it are kept")
-    assert record.get("top1") is None
+    assert record.status == "diverged"
+    assert record.error.startswith("loss is not finite in iteration 6 or before; the weights before it are kept")
+    assert record.metrics.get("top1") is None
     assert all(torch.equal(a, b) for a, b in zip(weights[0], weights[1], strict=True))
 
 

@@ -68,7 +68,7 @@ def timeless(folder: RunFolder) -> list[dict[str, object]]:
 def ends_as(folder: RunFolder, undisturbed: tuple[str, RunFolder]) -> None:
     expected, other = undisturbed
     record = train(folder)
-    assert record["status"] == "finished"
+    assert record.status == "finished"
     assert hash_of(folder) == expected
     assert [m["epoch"] for m in folder.metrics()] == [1, 2]
     assert timeless(folder) == timeless(other)
@@ -148,14 +148,13 @@ def test_a_stop_signal_saves_at_the_boundary_and_the_run_goes_on_from_there(
     assert in_child(lambda: signalled_at(folder, 4, number)) == 0
     record = folder.record()
     assert record is not None
-    assert record["status"] == "interrupted", record["error"]
+    assert record.status == "interrupted", record.error
     assert (
-        record["error"]
-        == f"stopped by {signal.Signals(number).name} at iteration 5 of 18; saved; start it again to go on"
+        record.error == f"stopped by {signal.Signals(number).name} at iteration 5 of 18; saved; start it again to go on"
     )
     assert [p.name for p in folder.checkpoints.glob("*.pt")] == ["checkpoint-000000005.pt"]
     ends_as(folder, undisturbed)
-    assert folder.record()["attempts"] == 2  # type: ignore[index]
+    assert folder.record().attempts == 2  # type: ignore[index]
 
 
 def test_a_signal_before_the_first_iteration_loses_nothing(tmp_path: Path, undisturbed: tuple[str, RunFolder]) -> None:
@@ -181,8 +180,8 @@ def wall_seconds(folder: RunFolder, *, force: bool = False) -> tuple[float, floa
     """Train to the end: what the record says it took, and what this attempt took."""
     started = time.monotonic()
     record = execute(folder, Runtime(), force=force)
-    assert record["status"] == "finished"
-    return record["wall_seconds"], time.monotonic() - started
+    assert record.status == "finished"
+    return record.wall_seconds, time.monotonic() - started
 
 
 @pytest.mark.parametrize(
@@ -220,7 +219,7 @@ def test_negative_control_without_its_heartbeat_a_killed_attempt_is_not_counted_
     path.unlink() if heartbeat is None else path.write_text(heartbeat)
     total, last = wall_seconds(folder)
     assert total <= last
-    assert folder.record()["attempts"] == 2  # type: ignore[index]
+    assert folder.record().attempts == 2  # type: ignore[index]
 
 
 def test_a_forced_run_counts_its_time_anew(tmp_path: Path) -> None:
