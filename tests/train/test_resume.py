@@ -31,7 +31,7 @@ ITERATIONS = 18  # of make_trial: 2 epochs of 1,166 // 128
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, RunFolder]:
     """Hash and folder of the run that nothing happened to."""
     folder = make_run(tmp_path_factory.mktemp("undisturbed"), make_trial())
-    assert train(folder)["status"] == "finished"
+    assert train(folder).status == "finished"
     return hash_of(folder), folder
 
 
