@@ -17,7 +17,7 @@ import pytest
 from roadmap.launch.slurm import job as slurm_job
 from roadmap.launch.slurm import submit as slurm
 from roadmap.launch.slurm.job import Attempt, idle_restarts
-from roadmap.launch.slurm.queue import clean_environment
+from roadmap.launch.slurm.queue import SlurmError, clean_environment
 from roadmap.launch.slurm.resources import SlurmResources
 from roadmap.launch.status import study_states
 from roadmap.runs.folder import RunFolder
@@ -262,3 +262,29 @@ def test_a_stale_temporary_file_of_submitit_is_removed_and_a_missing_pickle_made
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
+
+
+@pytest.mark.parametrize(
+    ("said", "tries"),
+    [("", 2), ("sbatch: error: Unable to contact slurm controller", 2), ("sbatch: error: invalid partition", 1)],
+)
+def test_a_submission_that_got_no_answer_is_tried_again_and_a_refused_one_is_not(
+    said: str, tries: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[int] = []
+
+    def sbatch(*_: object) -> str:
+        asked.append(1)
+        if len(asked) == 1:
+            raise SlurmError("sbatch failed", said)
+        return "7"
+
+    monkeypatch.setattr(slurm, "_sbatch", sbatch)
+    monkeypatch.setattr(slurm, "RETRY_WAITS", (0,))
+    monkeypatch.setattr(slurm, "live_jobs", dict)
+    if tries == 1:
+        with pytest.raises(SlurmError):
+            slurm._sbatch_patiently(tmp_path, [], SlurmResources(), tmp_path)
+    else:
+        assert slurm._sbatch_patiently(tmp_path, [], SlurmResources(), tmp_path) == "7"
+    assert len(asked) == tries

@@ -189,7 +189,8 @@ def _sbatch_patiently(folder: Path, runs: Sequence[RunFolder], shape: SlurmResou
         try:
             return _sbatch(folder, runs, shape, code)
         except SlurmError as e:
-            if not UNREACHABLE.search(e.said):
+            # One that ended without a word, killed by a time limit, may have been taken all the same.
+            if e.said and not UNREACHABLE.search(e.said):
                 raise
         time.sleep(wait)
         with contextlib.suppress(SlurmError):
