@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +78,12 @@ def test_a_killed_worker_leaves_a_failed_record_and_only_its_run_is_left_to_do(
     found = records(tmp_path)
     assert len(found) == 3
     failed = found.pop(victim.path.name)
-    assert failed["status"] == "failed"
+    assert failed.status == "failed"
     assert (
-        failed["error"]
+        failed.error
         == f"its process was killed by SIGKILL; see {victim.log}; start it again to go on from its last checkpoint"
     )
-    assert failed["fingerprint"] == victim.trial().fingerprint
+    assert failed.fingerprint == victim.trial().fingerprint
     assert {r.status for r in found.values()} == {"finished"}
     assert {r.hardware.threads for r in found.values()} == {max(1, cores() // 2)}
 
@@ -93,8 +93,14 @@ def test_a_killed_worker_leaves_a_failed_record_and_only_its_run_is_left_to_do(
     assert "resumed after epoch " in answer.err and "3 of 3 runs finished" in answer.out
     again = records(tmp_path)
     assert {k: again[k] for k in found} == found
-    assert again[victim.path.name]["status"] == "finished" and again[victim.path.name]["attempts"] == 2
+    assert again[victim.path.name].status == "finished" and again[victim.path.name].attempts == 2
     assert [m["epoch"] for m in victim.metrics()] == list(range(1, 5))
+
+
+def metrics_of(folder: RunFolder) -> Mapping[str, float | None]:
+    record = folder.record()
+    assert record
+    return record.metrics
 
 
 def weights(folder: RunFolder) -> dict[str, Any]:
@@ -130,7 +136,7 @@ def test_a_stopped_study_saves_itself_and_goes_on_to_the_same_weights(tmp_path: 
         assert all(
             torch.equal(torch.as_tensor(left_weights[k]), torch.as_tensor(right_weights[k])) for k in left_weights
         )
-        assert (a.record() or {})["top1"] == (b.record() or {})["top1"]
+        assert metrics_of(a) == metrics_of(b)
 
 
 @pytest.mark.slow
