@@ -27,6 +27,7 @@ from analysis.attribution.games import is_training
 from analysis.stats.error_term import CONFIDENCE
 from analysis.study import Run
 from roadmap.runs.metric import Metric
+from roadmap.runs.record import without_neutral
 
 if TYPE_CHECKING:
     import numpy as np
@@ -186,8 +187,9 @@ def _by_seed(runs: Sequence[Run], metric: Metric) -> dict[int, float]:
 
 def _stream(settings: Mapping[str, object]) -> int:
     """A number of a cell's settings alone: the cell draws the same errors in every lattice that has
-    it, so that one quantity has one interval."""
-    return int.from_bytes(hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).digest()[:8])
+    it, and when toggles have been added, so that one quantity has one interval."""
+    known = json.dumps(without_neutral(settings), sort_keys=True)
+    return int.from_bytes(hashlib.sha256(known.encode()).digest()[:8])
 
 
 def shapley_weights(trained: Mapping[int, object], size: int) -> tuple[list[Weights], int]:

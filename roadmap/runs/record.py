@@ -186,6 +186,17 @@ def with_neutral(resolved: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**resolved, **{part: {**_neutral_settings()[part], **resolved[part]} for part in known}}
 
 
+def without_neutral(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of settings by dotted name (`model.norm`) what an older record does not know of."""
+    return {name: value for name, value in settings.items() if not _is_neutral(name, value)}
+
+
+def _is_neutral(name: str, value: Any) -> bool:
+    part, _, field_name = name.partition(".")
+    younger = _neutral_settings().get(part, {})
+    return field_name in younger and younger[field_name] == value
+
+
 @functools.cache
 def _neutral_settings() -> dict[str, dict[str, Any]]:
     """The neutral values of the fields younger than version 1, by part of a trial.
