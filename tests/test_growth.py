@@ -18,11 +18,11 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 COPIED = ("roadmap", "analysis", "experiments", "tests", "results", "docs", "pyproject.toml", "Makefile", "README.md")
 STEP = """    Step(
-        id="12",
         name="squeeze-excite",
-        parent="grn",
+        parent="separate-downsampling",
         title="squeeze and excitation",
-        group=BEYOND,
+        group="micro design",
+        on_path=False,
         source="arXiv 1709.01507",
         evidence="inferred",
         overrides={"squeeze_excite": True},
@@ -47,11 +47,22 @@ EDITS = (
     ("roadmap/model/block.py", "RESPONSE_NORMS, Pointwise", "RESPONSE_NORMS, SQUEEZES, Pointwise"),
     ("roadmap/ladder/convnext.py", LAST_STEP, LAST_STEP + STEP),
 )
+# Tests that iterate over the ladder, its toggles or what is committed; none that trains or builds large networks.
+NOTICED_BY = (
+    "tests/config",
+    "tests/ladder/test_convnext.py",
+    "tests/study/test_golden.py",
+    "tests/study/test_file.py",
+    "tests/model/test_model_ladder.py",
+    "tests/model/test_model_module_diff.py",
+    "tests/model/test_model_toggles.py",
+    "tests/analysis/test_committed.py",
+    "tests/cli/test_ladder.py",
+)
 # What must notice that there is another toggle and another step, and nothing else.
 NOTICING = {
     "tests/model/test_model_toggles.py::test_every_toggle_is_varied_here",
     "tests/study/test_file.py::test_the_committed_schema_is_todays",
-    "tests/cli/test_ladder.py::test_the_kept_counts_are_those_of_the_networks",
 }
 
 
@@ -122,7 +133,7 @@ def test_the_new_step_is_there_and_builds(grown: Path, place: Path) -> None:
     status, rows = answer_of(in_tree(grown, place), "steps", "--regime", "micro")
     assert status == 0
     new = next(row for row in rows if row["name"] == "squeeze-excite")
-    old = next(row for row in rows if row["name"] == "grn")
+    old = next(row for row in rows if row["name"] == "separate-downsampling")
     assert new["params"] > old["params"]
 
 
@@ -182,7 +193,6 @@ def test_an_old_runs_trial_can_be_launched_again(grown: Path, place: Path) -> No
 
 def test_only_the_tests_that_should_notice_a_new_step_do(grown: Path) -> None:
     """In the grown tree golden fingerprints and committed tables hold, and every test that iterates over the ladder."""
-    parts = ["tests/config", "tests/ladder", "tests/study", "tests/model", "tests/analysis/test_committed.py"]
     command = [
         sys.executable,
         "-m",
@@ -193,7 +203,7 @@ def test_only_the_tests_that_should_notice_a_new_step_do(grown: Path) -> None:
         "-m",
         "not slow and not slurm and not gpu",
     ]
-    command += [*parts, "tests/cli/test_ladder.py", "-n", "2"]
+    command += NOTICED_BY
     environment = {**os.environ, "PYTHONPATH": str(grown)}
     found = subprocess.run(command, cwd=grown, env=environment, capture_output=True, text=True, timeout=580)
     failed = {line.split()[1] for line in found.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))}

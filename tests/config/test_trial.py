@@ -90,7 +90,10 @@ def test_every_field_that_decides_the_outcome_changes_the_fingerprint(part: str,
     before, after = altered(part, name)
     assert before.fingerprint != after.fingerprint
     assert before.id != after.id
-    assert name in before.identity()[part]
+    assert name in {
+        **before.identity()[part],
+        **after.identity()[part],
+    }  # a younger one is left out at its neutral value
 
 
 @pytest.mark.parametrize(("part", "name"), [(p, n) for p, n, identity in FIELDS if not identity])
