@@ -13,8 +13,10 @@ import pytest
 
 from roadmap.cli.cluster_options import LAUNCHER_NAMES
 from roadmap.config.errors import ConfigError
+from roadmap.launch import launchers
 from roadmap.launch.launchers import LAUNCHERS, every_launcher, find_launcher
 from roadmap.runs.folder import RunFolder
+from roadmap.study import find
 from tests.helpers.launches import eventually
 from tests.slurm.onebox import cluster_in
 
@@ -102,3 +104,7 @@ def test_a_launcher_knows_nothing_of_a_study_that_it_has_not_launched(name: str,
     launcher = find_launcher(name)
     assert launcher.where(study, runs) == {}
     assert list(launcher.recover(study)) == []
+
+
+def test_a_study_is_looked_for_in_the_folders_of_all_launchers() -> None:
+    assert set(find.LAUNCHERS) == set(launchers.LAUNCHERS)
