@@ -26,11 +26,12 @@ def study_of(header: Content, records: Sequence[Record]) -> Study:
     compared = list(header.get("comparisons", []))
     crossed = list(header.get("crossings", []))
     points = list(header.get("points", []))
+    described = {_label((c["step"], c["change"])): c for c in _described(header)}
     found: dict[str, dict[Label, Cell]] = {}
     taken: set[CellId] = set()
     for regime in regimes:
         own = [record for record in records if record.regime == regime]
-        found[regime] = _cells(regime, own, [*compared, *crossed], points, taken)
+        found[regime] = _cells(regime, own, [*compared, *crossed], described, taken)
     runs = [_run(record, found[record.regime]) for record in records]
     in_regimes = list(found.values())
     return Study(
@@ -60,7 +61,11 @@ def _run(record: Record, cells: Mapping[Label, Cell]) -> Run:
 
 
 def _cells(
-    regime: str, records: Sequence[Record], compared: Sequence[Content], points: Sequence[str], taken: set[CellId]
+    regime: str,
+    records: Sequence[Record],
+    compared: Sequence[Content],
+    described: Mapping[Label, Content],
+    taken: set[CellId],
 ) -> dict[Label, Cell]:
     """Every cell of a regime that has runs or is compared.
 
@@ -82,7 +87,7 @@ def _cells(
         most = counted.most_common(1)
         configuration = most[0][0] if most else f"{regime}: {change}"
         id_ = CellId(step, configuration, roles.get((step, change), ""))
-        cells[step, change] = _cell(_untaken(id_, taken), step, change, points)
+        cells[step, change] = _cell(_untaken(id_, taken), step, change, described.get((step, change)))
     return cells
 
 
@@ -96,12 +101,31 @@ def _untaken(id_: CellId, taken: set[CellId]) -> CellId:
     return unique
 
 
-def _cell(id_: CellId, step: str, change: str, points: Sequence[str]) -> Cell:
-    """Files note at which crossed value a cell stands by the end of its change's text."""
-    for point, text in enumerate(points):
-        if change == text or change.endswith(f" {text}"):
-            return Cell(id_, step, change, change.removesuffix(text).strip(), point)
-    return Cell(id_, step, change, change)
+def _cell(id_: CellId, step: str, change: str, described: Content | None) -> Cell:
+    """A cell as its study describes it; one that the study does not plan is what its run says."""
+    if described is None:
+        return Cell(id_, step, change, change)
+    return Cell(id_, step, change, described["arm"], described["point"], described["undone"])
+
+
+def _described(header: Content) -> Sequence[Content]:
+    """What the file says of its cells.
+
+    Files of before say it by the words of a change alone: this brings them up to date.
+    """
+    if header.get("cells"):
+        return list(header["cells"])
+    ends = [*header.get("comparisons", ()), *header.get("crossings", ())]
+    labels = dict.fromkeys(_label(c[side]) for c in ends for side in ("parent", "child"))
+    return [_from_words(step, change, list(header.get("points", ()))) for step, change in labels]
+
+
+def _from_words(step: str, change: str, points: Sequence[str]) -> Content:
+    ends_with = (i for i, text in enumerate(points) if f" {change}".endswith(f" {text}"))
+    point = next(ends_with, None)
+    arm = change if point is None else change.removesuffix(points[point]).strip()
+    undone = arm.removeprefix("without ") if arm.startswith("without ") else ""
+    return {"step": step, "change": change, "arm": arm, "point": point, "undone": undone}
 
 
 def _label(names: Sequence[Any]) -> Label:

@@ -3,8 +3,8 @@
 A run is never dropped: it is finished, failed or missing. records.jsonl holds all that analysis
 needs, so that tables and figures can be made again without runs/:
 
-    line 1      {"format": 2, "study": name, "question": text, "ladder": name, "regime": name} and
-                what else study.json says: design, notes, points, comparisons, crossings, undefined
+    line 1      {"format": 3, "study": name, "question": text, "ladder": name, "regime": name} and
+                what else study.json says: design, notes, points, cells, comparisons, crossings, undefined
     each other  a planned run's record, in planned order; its status is "missing" without one
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cells import Content, study_of
-from analysis.study import CellId, Comparison, Latency, LatencyTable, Run, Study
+from analysis.study import Cell, CellId, Comparison, Latency, LatencyTable, Run, Study
 from roadmap.config.errors import RoadmapError
 from roadmap.runs.io import read_lines
 from roadmap.runs.metric import METRICS
@@ -27,8 +27,8 @@ from roadmap.runs.record import FAILED, MISSING, Record
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 2
-READABLE = (1, FORMAT)  # format 1 held records of version 1, which `Record.from_json` brings up to date
+FORMAT = 3
+READABLE = (1, 2, FORMAT)  # 1 held records of version 1, which `Record.from_json` brings up to date; 1 and 2 no cells
 RECORDS = "records.jsonl"
 LABELS = ("id", "fingerprint", "regime", "step", "change", "seed")
 CURVES = ("epoch", "train_loss", *(metric.curve for metric in METRICS.values()))
@@ -214,6 +214,7 @@ def to_lines(study: Study) -> bytes:
         "design": study.design,
         "notes": list(study.notes),
         "points": list(study.points),
+        "cells": _distinct(_cell_to_json(cell) for cell in study.cells.values()),
         "comparisons": _comparisons_to_json(study.comparisons, label),
         "crossings": _comparisons_to_json(study.crossings, label),
         "undefined": {undefined.label: undefined.reason for undefined in study.undefined},
@@ -226,6 +227,16 @@ def to_lines(study: Study) -> bytes:
 def _distinct(contents: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each content once: a comparison holds in every regime of a study, and is written once."""
     return list({json.dumps(content): content for content in contents}.values())
+
+
+def _cell_to_json(cell: Cell) -> dict[str, Any]:
+    return {
+        "step": cell.step,
+        "change": cell.change,
+        "arm": cell.arm,
+        "point": cell.point,
+        "undone": cell.undone,
+    }
 
 
 def _comparisons_to_json(comparisons: Iterable[Comparison], label: Mapping[CellId, list[str]]) -> list[dict[str, Any]]:

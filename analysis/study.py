@@ -67,7 +67,7 @@ class Cell:
     it; both are for readers and files.
 
     arm: `change` without the value that the design is crossed with. point: which of the crossed
-    values, None in a design that is not crossed.
+    values, None in a design that is not crossed. undone: the step that the change takes back.
     """
 
     id: CellId
@@ -75,6 +75,17 @@ class Cell:
     change: str
     arm: str = ""
     point: int | None = None
+    undone: str = ""
+
+    @property
+    def as_change(self) -> str:
+        """What the cell has beside its base: 'with kernel_size=3', 'without stage-ratio'."""
+        return self.change if self.undone else f"with {self.change}"
+
+    @property
+    def in_words(self) -> str:
+        """'gelu with kernel_size=3', 'gelu without stage-ratio', or what of the two there is."""
+        return f"{self.step} {self.as_change}" if self.step and self.change else self.step or self.change
 
     @property
     def whole(self) -> bool:

@@ -71,19 +71,6 @@ def _printable(letter: str) -> str:
     return letter if letter.isprintable() else " "
 
 
-def with_words(name: str, change: str) -> str:
-    """A cell in words: 'gelu with kernel_size=3', 'gelu without stage-ratio', or what of the two
-    there is."""
-    if not name or not change:
-        return name or change
-    return f"{name} {as_change(change)}"
-
-
-def as_change(text: str) -> str:
-    """What a cell has beside its base: 'with kernel_size=3', 'without stage-ratio'."""
-    return text if text.startswith("without ") else f"with {text}"
-
-
 def plain(value: Any) -> str:
     """A setting as a proof holds it, JSON or not, without the quotes of a word."""
     text = one_line(value)

@@ -31,7 +31,7 @@ from analysis.figures.style import (
     styled,
 )
 from analysis.results.results import Analysis, Result, Role
-from analysis.wording import as_change, scaled, signed
+from analysis.wording import scaled, signed
 from roadmap.ladder import find_ladder
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _name(result: Result, *, grouped: bool) -> Name:
     """
     indent = 0.12 if result.role in (Role.SIDE, Role.VARIANT) else 0.0
     left = (GROUPS if grouped else MARGIN) + indent
-    words = as_change(result.what) if result.role is Role.VARIANT else result.what
+    words = result.as_change if result.role is Role.VARIANT else result.what
     letter, lines = (LETTER, 2) if grouped else (LETTER * SMALL / NORMAL, 3)
     letters = int((GROUPS + NAMES - left - 0.1) / letter)
     return Name(left, textwrap.wrap(words, letters, max_lines=lines, placeholder=" …", break_on_hyphens=False))

@@ -33,7 +33,7 @@ def title_of(result: Result) -> str:
     averaged = f" ({result.metric.title} of the averaged weights)" if result.score.averaged else ""
     named = {
         Role.SIDE: f"{what} (side step)",
-        Role.VARIANT: f"with {what}",
+        Role.VARIANT: one_line(result.as_change),
         Role.CONTROL: f"{what} (control)",
         Role.UNDEFINED: f"{what} (not defined)",
     }

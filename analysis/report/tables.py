@@ -17,7 +17,6 @@ from analysis.results.results import Role
 from analysis.stats.comparisons import UNRESOLVED
 from analysis.wording import (
     NONE,
-    as_change,
     markdown_text,
     median_text,
     number,
@@ -89,8 +88,8 @@ def columns(frame: pd.DataFrame, metric: Metric) -> list[Column]:
 
 
 def _shared(frame: pd.DataFrame, metric: Metric) -> list[Column]:
-    def what(kind: str, text: str, averaged: bool, note: str | None) -> str:
-        return _what(kind, text, note) + (f" ({metric.title} of the EMA)" if averaged else "")
+    def what(kind: str, text: str, as_change: str, averaged: bool, note: str | None) -> str:
+        return _what(kind, text, as_change, note) + (f" ({metric.title} of the EMA)" if averaged else "")
 
     return [
         Column(
@@ -102,7 +101,7 @@ def _shared(frame: pd.DataFrame, metric: Metric) -> list[Column]:
         ),
         Column(
             heading="what changed",
-            texts=each(frame, what, "kind", "what", "averaged", "effect_note"),
+            texts=each(frame, what, "kind", "what", "as_change", "averaged", "effect_note"),
             words=True,
         ),
         Column(heading="params (M)", texts=each(frame, _millions, "params"), narrow="M params"),
@@ -185,12 +184,12 @@ def _id(id_: str | None) -> str:
     return id_ or ""
 
 
-def _what(kind: str, text: str, note: str | None) -> str:
+def _what(kind: str, text: str, as_change: str, note: str | None) -> str:
     """What a row changed, and as what it counts; `note` says why it cannot be built."""
     what = one_line(text)
     named = {
         Role.SIDE: f"{what} (side step)",
-        Role.VARIANT: as_change(what),
+        Role.VARIANT: one_line(as_change),
         Role.CONTROL: f"{what} (control)",
         Role.UNDEFINED: f"{what}: {one_line(note)}",
     }

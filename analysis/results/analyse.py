@@ -14,7 +14,6 @@ from analysis.results.paper import PRINTED, beside_paper, paper_numbers
 from analysis.results.results import Analysis, Effect, PaperNumbers, Result, Role, Runs, Score, Setup, Speed
 from analysis.stats.comparisons import summarize
 from analysis.study import Cell, CellId, Kind, Outcome, Run, Study
-from analysis.wording import with_words
 from roadmap.ladder import Ladder, Regime, find_ladder
 from roadmap.runs.metric import TOP1, Metric
 
@@ -201,7 +200,7 @@ def _named(asked: _Asked, cell: Cell, kind: Kind | None, runs: Sequence[Run]) ->
     else:
         run = runs[0].id if runs else ""
         what = cell.change or (step.title if step else cell.step or run)
-        label = with_words(cell.step, cell.change) or what
+        label = cell.in_words or what
     named = Result(role=role, cell=cell, what=what, label=label, group=OTHER)
     if step is not None:
         named = replace(named, id=step.id, step=step.name, group=step.group)

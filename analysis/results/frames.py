@@ -47,6 +47,7 @@ def _row(result: Result) -> dict[str, Any]:
         "id": result.id,
         "step": result.step,
         "what": result.what,
+        "as_change": result.as_change,
         "label": result.label,
         "group": result.group,
         "parent": result.effect.parent or result.parent_step,

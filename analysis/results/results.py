@@ -218,6 +218,11 @@ class Result:
         return self.runs.n
 
     @property
+    def as_change(self) -> str:
+        """What the row has beside its base: 'with kernel_size=3', 'without stage-ratio'."""
+        return self.what if self.cell is not None and self.cell.undone else f"with {self.what}"
+
+    @property
     def is_step(self) -> bool:
         """Whether the row is a step as it is: on the path or beside it, with nothing set on top."""
         bare = self.cell is None or self.cell.whole

@@ -74,8 +74,9 @@ def _joined(known: Mapping[str, Any], header: Mapping[str, Any]) -> dict[str, An
     """Return the design as it is asked for now, with the comparisons and undefined cells of earlier calls."""
     asked = {key: header.get(key, known.get(key, usual)) for key, usual in _USUAL.items()}
     compared = {key: _renewed(known.get(key, []), header.get(key, [])) for key in ("comparisons", "crossings")}
+    cells = {(c["step"], c["change"]): c for c in (*known.get("cells", ()), *header.get("cells", ()))}
     undefined = {**known.get("undefined", {}), **header.get("undefined", {})}
-    return {**asked, **compared, "undefined": undefined}
+    return {**asked, "cells": list(cells.values()), **compared, "undefined": undefined}
 
 
 _USUAL: Mapping[str, Any] = {"design": "ladder", "ladder": "convnext", "notes": [], "points": []}

@@ -33,7 +33,8 @@ class Cell:
     """What a study trains with every seed.
 
     build: makes the network from toggles. arm: the change; common: what all cells have; cross: where it stands in a
-    crossed study. seeds: other ones than the study's (the A/A control). control: the toggle that does nothing.
+    crossed study. undone: the step of its path that the arm takes back. seeds: other ones than the study's (the A/A
+    control). control: the toggle that does nothing.
     """
 
     step: str
@@ -42,6 +43,7 @@ class Cell:
     arm: Arm = ()
     common: Arm = ()
     cross: Arm = ()
+    undone: str = ""
     title: str = ""
     seeds: tuple[int, ...] | None = None
     control: str = ""
@@ -49,7 +51,12 @@ class Cell:
     @property
     def change(self) -> str:
         """The label of all that is set on top of the step."""
-        return _joined(words(self.common), self.title or words(self.arm), words(self.cross))
+        return _joined(words(self.common), self._own, words(self.cross))
+
+    @property
+    def _own(self) -> str:
+        """What the cell has for itself, in words."""
+        return self.title or (f"without {self.undone}" if self.undone else words(self.arm))
 
     @property
     def key(self) -> Key:
@@ -59,17 +66,22 @@ class Cell:
     @property
     def label(self) -> str:
         """How a reader names the cell."""
-        own = _joined(self.title or words(self.arm), words(self.cross))
-        taken_back = self.title.startswith(WITHOUT)
-        return _joined(self.step, "with" if own and not taken_back else "", own)
+        own = _joined(self._own, words(self.cross))
+        return _joined(self.step, "with" if own and not self.undone else "", own)
 
     @property
     def overrides(self) -> dict[str, Any]:
         """Everything set on top of the step, the change last."""
         return {o.name: o.value for o in (*self.common, *self.cross, *self.arm)}
 
+    def to_json(self, points: Sequence[Arm] = ()) -> dict[str, Any]:
+        """Return what study.json says of the cell, so that nobody reads it out of `change`.
 
-WITHOUT = "without "
+        points: the combinations that the design is crossed with; the cell stands at one of them.
+        """
+        at = points.index(self.cross) if self.cross else None
+        arm = _joined(words(self.common), self._own)
+        return {"step": self.step, "change": self.change, "arm": arm, "point": at, "undone": self.undone}
 
 
 def _joined(*parts: str) -> str:
@@ -150,7 +162,7 @@ def _leave_one_out(plan: Plan) -> Design:
     for step in plan.of_ladder.path(top)[1:]:
         arm = _undone(step, top, plan)
         if arm:
-            cell = replace(base, arm=arm, title=f"{WITHOUT}{step.name}")
+            cell = replace(base, arm=arm, undone=step.name)
             cells.append(cell)
             comparisons.append(Comparison(child=cell.key, parent=base.key, declared=declared(arm), kind="change"))
     return cells, comparisons

@@ -28,7 +28,7 @@ class Study:
 
     undefined: why a cell cannot be built, by its label. comparisons: what is compared with what. notes: what a reader
     must know of the design. points: labels of what it is crossed with. crossings: how each cell differs from the same
-    one at the first point.
+    one at the first point. cells: what study.json says of each cell, labels and all.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Study:
     notes: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
     crossings: tuple[Comparison, ...] = ()
+    cells: tuple[Mapping[str, Any], ...] = ()
     init: str | None = None
 
     def header(self) -> dict[str, Any]:
@@ -54,6 +55,7 @@ class Study:
             "design": self.design,
             "notes": list(self.notes),
             "points": list(self.points),
+            "cells": list(map(dict, self.cells)),
             "comparisons": list(map(Comparison.to_json, self.comparisons)),
             "crossings": list(map(Comparison.to_json, self.crossings)),
             "undefined": dict(self.undefined),
@@ -83,6 +85,7 @@ def expand(plan: Plan, *, data_dir: Path | None = None) -> Study:
         crossings=_with_plans(crossings(cells), first),
         notes=tuple(f"aliased: {line}" for line in aliases(plan, listed(plan))),
         points=tuple(map(words, points(plan))),
+        cells=tuple(cell.to_json(points(plan)) for cell in cells),
     )
 
 

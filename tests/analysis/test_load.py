@@ -9,6 +9,8 @@ from analysis.load import gather, load_results, load_runs, to_lines
 from roadmap.config.errors import RoadmapError
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.metric import LOSS, TOP1
+from roadmap.study.expand import expand
+from roadmap.study.plan import Plan
 from tests.helpers.study_files import Values, make_record, make_trial, write_runs
 
 
@@ -127,6 +129,40 @@ def test_records_of_the_first_format_are_read_as_those_of_today(study_folder: Pa
     old = [{**header, "format": 1}, *({**content, "version": 1, **content.pop("metrics")} for content in contents)]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
     assert load_results(tmp_path) == gather(study_folder)
+
+
+def planned_study(out: Path, **fields: object) -> Path:
+    """A study's folder as its plan leaves it, with a run of each trial."""
+    study = expand(Plan(name="planned", question="?", regime="micro", seeds=(0,), **fields))  # type: ignore[arg-type]
+    return write_runs(out, list(study.trials), lambda t: {}, name="planned", header=study.header())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"design": "leave-one-out", "base": "4"},
+        {"design": "single", "base": "9", "changes": ({"activation": "relu"},), "cross": {"recipe.epochs": [2, 3]}},
+    ],
+    ids=["leave-one-out", "crossed"],
+)
+def test_cells_of_the_second_format_are_brought_up_to_date(fields: dict[str, object], tmp_path: Path) -> None:
+    study = gather(planned_study(tmp_path, **fields))
+    header, *lines = to_lines(study).splitlines()
+    old = {key: value for key, value in json.loads(header).items() if key != "cells"} | {"format": 2}
+    (tmp_path / "records.jsonl").write_bytes(b"\n".join([json.dumps(old).encode(), *lines]))
+    assert load_results(tmp_path) == study
+    assert any(cell.undone or cell.point for cell in study.cells.values())
+
+
+def test_what_a_cell_is_comes_from_its_study_and_not_from_its_words(tmp_path: Path) -> None:
+    folder = planned_study(tmp_path, design="leave-one-out", base="4")
+    path = folder / "study.json"
+    content = json.loads(path.read_text())
+    for cell in content["cells"]:
+        cell["undone"] = ""
+    path.write_text(json.dumps(content))
+    words = {cell.in_words for cell in gather(folder).cells.values() if not cell.whole}
+    assert all(" with without " in text for text in words), words
 
 
 def test_two_cells_of_one_step_and_configuration_stay_two_cells(tmp_path: Path) -> None:

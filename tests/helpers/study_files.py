@@ -162,6 +162,7 @@ class Draft:
     crossings: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     points: list[str] = field(default_factory=list)
+    cells: list[dict[str, Any]] = field(default_factory=list)
     undefined: dict[str, str] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
 
