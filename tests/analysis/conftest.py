@@ -6,6 +6,7 @@ import pytest
 
 from roadmap.config.trial import Trial
 from roadmap.ladder import find_ladder
+from tests.helpers.page_samples import ATTRIBUTION, Sample, sample
 from tests.helpers.study_files import make_trial, write_runs
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
@@ -42,3 +43,15 @@ def study_folder(tmp_path: Path) -> Path:
         }
 
     return write_runs(tmp_path / "runs", trials, values)
+
+
+@pytest.fixture(scope="session")
+def whole() -> Sample:
+    """A study with everything that a page shows."""
+    return sample()
+
+
+@pytest.fixture(scope="session")
+def html(whole: Sample) -> str:
+    """Its page."""
+    return whole.page(ATTRIBUTION)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,15 @@ from typing import Any
 import pytest
 
 from analysis.load import gather
-from analysis.report.caption import Caption, measured_caption
+from analysis.report.caption import Caption
 from analysis.report.report import report_study
 from analysis.results.analyse import analyse
 from analysis.results.confounds import Cause
-from analysis.results.protocol import ProtocolKind
-from analysis.results.results import Result
 from analysis.wording import markdown_text
-from roadmap.config.data import Data
-from roadmap.config.recipes import find_recipe
 from roadmap.config.trial import Trial
-from roadmap.ladder import find_ladder
 from roadmap.study.designs import Comparison
-from roadmap.study.expand import expand
-from roadmap.study.plan import Plan
+from tests.helpers.comparisons import PATH, SCATTER, TOP, ladder_trials, shifted, table_of
 from tests.helpers.study_files import Values, make_trial, write_runs
-
-LADDER = find_ladder()
-PAPER_RESNET50 = LADDER.find_regime("resnet50").paper
-NINE = "separate-downsampling"
-Command = Callable[..., Any]
-SCATTER = (0.1, -0.1, 0.0)
-PATH = [s.name for s in LADDER.order()[:6]]
 
 
 def of_step(trials: list[Trial]) -> dict[str, list[Trial]]:
@@ -45,23 +31,6 @@ def of_step(trials: list[Trial]) -> dict[str, list[Trial]]:
     for t in trials:
         found.setdefault(t.step, []).append(t)
     return found
-
-
-def ladder_trials() -> list[Trial]:
-    return [make_trial(name, seed) for name in PATH for seed in range(3)]
-
-
-def shifted(trial: Trial, top: Mapping[str, float]) -> dict[str, Any]:
-    return {"top1": top[trial.step] + SCATTER[(trial.seed + PATH.index(trial.step)) % 3]}
-
-
-TOP = dict(zip(PATH, (80.0, 82.0, 82.0, 80.0, 80.05, 85.0), strict=True))
-
-
-def table_of(folder: Path) -> tuple[dict[str, Result], Caption]:
-    study = gather(folder)
-    analysis = analyse(study)
-    return {row.label: row for row in analysis.results}, measured_caption(study, analysis)
 
 
 def fact(caption: Caption, label: str) -> str:
@@ -314,163 +283,3 @@ def test_a_run_that_did_not_finish_is_in_no_mean_no_error_and_no_proof(tmp_path:
             theirs.runs.ids,
             theirs.effect,
         )
-
-
-# Beside the paper -----------------------------------------------------------------------------------------------------
-
-
-def paper_trial(
-    step: str,
-    seed: int,
-    *,
-    epochs: int | None = None,
-    size: int = 224,
-    batch: int | None = None,
-    recipe: str = "",
-    data: str = "imagenet",
-    validation: float = 0.0,
-) -> Trial:
-    named = find_recipe(recipe or LADDER.recipe_name(step, "resnet50"))
-    named = named.with_epochs(epochs) if epochs else named
-    named = named.with_batch_size(batch) if batch else named
-    images = Data(name=data, title=data, image_size=size, num_classes=1000, validation=validation)
-    return Trial(
-        model=LADDER.model(step, "resnet50"), recipe=named, data=images, seed=seed, regime="resnet50", step=step
-    )
-
-
-def beside(tmp_path: Path, trials: list[Trial], top1: float = 82.0) -> dict[str, Result]:
-    values = {"test_images": 50_000, "train_images": round(1_281_167 * (1 - trials[0].data.validation))}
-    folder = write_runs(
-        tmp_path,
-        trials,
-        lambda t: {**values, "top1": top1 + SCATTER[t.seed], "image_size": t.data.image_size},
-        regime="resnet50",
-    )
-    return table_of(folder)[0]
-
-
-def test_a_run_by_the_papers_protocol_has_a_z_and_nothing_to_list(tmp_path: Path) -> None:
-    rows = beside(tmp_path, [paper_trial(s, seed) for s in ("baseline", NINE) for seed in range(3)])
-    row = rows[NINE]
-    assert row.beside.difference == pytest.approx(82.0 - PAPER_RESNET50[NINE].top1)
-    std = PAPER_RESNET50[NINE].std
-    assert std is not None
-    se = (0.1**2 / 3 + std**2 / 3 + 0.01**2 / 12) ** 0.5
-    assert row.beside.z == pytest.approx(0.03 / se) and 0 < row.beside.p < 1
-    assert row.beside.protocol == () and row.beside.note == ""
-    assert rows["baseline"].beside.protocol == () and "prints no deviation" in rows["baseline"].beside.note
-
-
-@pytest.mark.parametrize(("change", "says"), [
-    ({"epochs": 90}, "epochs: 90, the paper's are 300"),
-    ({"batch": 1024}, "batch: 1024 images, the paper's are 4096"),
-    ({"recipe": "pytorch-90ep"}, "recipe: pytorch-90ep, the paper's for this step is convnext-300ep"),
-    ({"validation": 0.1}, "images: train_images 1,153,050, the paper's are 1,281,167"),
-    ({"recipe": "cifar-adamw"}, "recipe: cifar-adamw, the paper's for this step is convnext-300ep"),
-])  # fmt: skip
-def test_what_was_trained_otherwise_is_listed_beside_the_z(tmp_path: Path, change: dict[str, Any], says: str) -> None:
-    row = beside(tmp_path, [paper_trial(NINE, seed, **change) for seed in range(3)])[NINE]
-    assert says in [difference.text for difference in row.beside.protocol]
-    assert row.beside.difference == pytest.approx(82.0 - PAPER_RESNET50[NINE].top1) and row.beside.z is not None
-
-
-def test_the_baseline_trained_by_the_modern_recipe_is_not_the_papers_baseline(tmp_path: Path) -> None:
-    row = beside(tmp_path, [paper_trial("baseline", seed, recipe="convnext-300ep") for seed in range(3)])["baseline"]
-    differs = [d for d in row.beside.protocol if d.kind is ProtocolKind.RECIPE]
-    assert [(d.measured, d.paper) for d in differs] == [("convnext-300ep", "pytorch-90ep")]
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"size": 160}, "data: 160 px, the paper's are 224"),
-        ({"data": "imagefolder"}, "data: imagefolder, the paper's is ImageNet-1k"),
-    ],
-)
-def test_other_images_are_not_compared_with_the_paper(tmp_path: Path, change: dict[str, Any], says: str) -> None:
-    row = beside(tmp_path, [paper_trial(NINE, seed, **change) for seed in range(3)])[NINE]
-    assert row.beside.difference is row.beside.z is row.beside.p is None
-    assert says in [difference.text for difference in row.beside.protocol]
-
-
-def test_another_regime_is_never_compared_with_the_paper(tmp_path: Path) -> None:
-    rows, _ = table_of(write_runs(tmp_path, ladder_trials(), lambda t: shifted(t, TOP)))
-    for row in rows.values():
-        assert row.beside.difference is row.beside.z is None
-        assert row.beside.protocol[0].kind is ProtocolKind.NETWORK
-
-
-def test_a_step_without_a_finished_run_is_not_beside_the_paper(tmp_path: Path) -> None:
-    folder = write_runs(
-        tmp_path, [paper_trial(NINE, 0)], lambda t: {"status": "failed", "top1": 82.0, "error": "x"}, regime="resnet50"
-    )
-    row = table_of(folder)[0][NINE]
-    assert row.beside.difference is None and row.beside.protocol == () and row.paper.score == PAPER_RESNET50[NINE].top1
-
-
-# A crossed study ------------------------------------------------------------------------------------------------------
-
-CONTRAST = "change of separate-downsampling with norm=batch, less that in the first column"
-
-
-def crossed(out: Path, values: Callable[[Trial], Values]) -> Path:
-    """Two changes of 1.0 and 2.5 points, at 64 and at 16 images a forward pass."""
-    study = expand(
-        Plan(
-            name="crossed",
-            question="?",
-            design="one-at-a-time",
-            base="9",
-            regime="micro",
-            data="digits",
-            seeds=(0, 1, 2),
-            changes=({"norm": "batch"},),
-            cross={"recipe.group_size": [64, 16]},
-        )
-    )
-
-    def measured(t: Trial) -> dict[str, Any]:
-        change = (1.0 if t.recipe.group_size == 64 else 2.5) if "norm=batch" in t.change else 0.0
-        return {"top1": 90 + change + SCATTER[(t.seed + len(t.change)) % 3], **values(t)}
-
-    return write_runs(out, list(study.trials), measured, name="crossed", header=study.header())
-
-
-def contrast_of(folder: Path) -> str:
-    _, caption = table_of(folder)
-    assert caption.crossed is not None
-    return dict(caption.crossed.rows)[CONTRAST][1]
-
-
-def test_whether_a_change_depends_on_what_is_crossed_is_one_more_proven_comparison(
-    tmp_path: Path, command: Command
-) -> None:
-    folder = crossed(tmp_path, lambda _: {})
-    found = contrast_of(folder)
-    assert found.startswith("+1.50 [+1.") and found.endswith("]")
-    lines = command("check", str(folder)).out
-    assert "change of separate-downsampling with norm=batch recipe.group_size=16" in lines and lines.splitlines()[
-        -1
-    ].startswith("3 comparisons: 3 controlled, 0 not")
-
-
-@pytest.mark.parametrize("where", ["recipe.group_size=16", "norm=batch recipe.group_size=16"])
-def test_a_column_that_was_made_otherwise_leaves_no_answer_across_columns(
-    tmp_path: Path, command: Command, where: str
-) -> None:
-    """The whole second column by other code is controlled inside itself; one of its cells alone is not even that."""
-    folder = crossed(tmp_path, lambda t: {"git_commit": "f" * 40} if t.change.endswith(where) else {})
-    assert contrast_of(folder) == "+1.50 ‡"
-    answer = command("check", str(folder)).out
-    assert (
-        f"change of {NINE} with norm=batch recipe.group_size=16 against change of {NINE} with norm=batch "
-        "recipe.group_size=64: confounded: git_commit" in answer
-    )
-
-
-def test_records_that_do_not_say_how_the_columns_differ_leave_the_answer_unproven(tmp_path: Path) -> None:
-    folder = crossed(tmp_path, lambda _: {})
-    header = json.loads((folder / "study.json").read_text())
-    (folder / "study.json").write_text(json.dumps({k: v for k, v in header.items() if k != "crossings"}))
-    assert contrast_of(folder) == "+1.50 ?"
