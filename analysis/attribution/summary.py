@@ -54,15 +54,11 @@ def attribute(
     price, planned = _price(placed), len(set(seeds)) or _planned(study)
     toggles = training_toggles(study)
     solved = solve(lattice, placed, toggles)
-    two = Lattice(halves(lattice, toggles))
-    placed_two = place(two, studies, metric, placed.like) if two.size == 2 else None
-    # With the whole study's error, so that what stands in headline and table has one interval.
-    shares = (
-        _shares(two, placed_two, solve(two, placed_two, toggles, placed), price.of(1, planned)) if placed_two else None
-    )
+    cost = price.of(1, planned)
+    placed_two, shares = _recipe_and_architecture(lattice, placed, studies, toggles, cost)
     ids = _ids(placed, shares)
     listed = solved.missing[:LISTED]
-    missing = [_missing(lattice, cell, lattice.words(cell), ways, price.of(1, planned)) for cell, *ways in listed]
+    missing = [_missing(lattice, cell, lattice.words(cell), ways, cost) for cell, *ways in listed]
     on_cells = notes.on_cells(study, lattice, solved, shares, price, metric)
     on_runs = notes.on_runs(placed, placed_two, lattice, planned, ids)
     lacking = None if solved.legal_cells is None else len(solved.missing)
@@ -134,6 +130,20 @@ def _trained_cell(lattice: Lattice, cell: int, runs: Sequence[Run], metric: Metr
     mean = sum(run.value(metric) for run in runs) / len(runs)
     on = tuple(player.name for player in lattice.members(cell))
     return TrainedCell(lattice.words(cell), on, mean, len(runs), tuple(run.id for run in runs))
+
+
+def _recipe_and_architecture(
+    lattice: Lattice, placed: Placed, studies: Sequence[Study], toggles: frozenset[str], cost: str
+) -> tuple[Placed | None, Shares | None]:
+    """The game of two, where there is one: recipe against architecture. cost: of one cell.
+
+    With the whole study's error, so that what stands in headline and table has one interval.
+    """
+    two = Lattice(halves(lattice, toggles))
+    if two.size != 2:
+        return None, None
+    placed_two = place(two, studies, placed.metric, placed.like)
+    return placed_two, _shares(two, placed_two, solve(two, placed_two, toggles, placed), cost)
 
 
 def _shares(two: Lattice, placed: Placed, solved: Solved, cost: str) -> Shares:
