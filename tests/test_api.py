@@ -27,6 +27,7 @@ def test_a_study_that_ships_has_its_trials(place: Path) -> None:
         roadmap.Study.from_file("kernle")
 
 
+@pytest.mark.slow
 def test_a_study_runs_is_compared_drawn_and_reported(place: Path) -> None:
     (place / "mine.yaml").write_text(FILE)
     study = roadmap.Study.from_file("mine.yaml", runs=place / "out")

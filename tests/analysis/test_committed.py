@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from analysis.report.report import report_paper, report_study
+from tests.helpers.marks import slow_but
 
 RESULTS = Path(__file__).parents[2] / "results"
+STUDIES = sorted(path.parent for path in RESULTS.glob("*/records.jsonl"))
 TABLES = ("table.md", "table.csv", "table.tex")
 
 
@@ -21,7 +23,7 @@ def test_the_papers_tables_are_up_to_date(regime: str, tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("study", sorted(p.parent for p in RESULTS.glob("*/records.jsonl")), ids=lambda p: p.name)
+@pytest.mark.parametrize("study", slow_but(lambda p: p.name == "digits", STUDIES), ids=lambda p: p.name)
 def test_the_measured_tables_are_made_from_the_committed_records(study: Path, tmp_path: Path) -> None:
     report_study(study, tmp_path)
     for name in (*TABLES, "records.jsonl"):

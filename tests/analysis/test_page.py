@@ -175,6 +175,7 @@ sys.exit(f"imported {heavy}" if heavy else 0)
 """
 
 
+@pytest.mark.slow
 def test_a_page_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", PAGE], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

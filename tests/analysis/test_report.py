@@ -38,6 +38,7 @@ def squeezed(words: list[str]) -> str:
     return "".join("".join(words).split())
 
 
+@pytest.mark.slow
 def test_a_report_is_made_again_from_committed_results_to_the_byte(study_folder: Path, tmp_path: Path) -> None:
     first = report_study(study_folder, tmp_path / "a")
     second = report_study(tmp_path / "a", tmp_path / "b")
@@ -247,6 +248,7 @@ def test_the_papers_figure_takes_under_3_s_and_imports_nothing_heavy(tmp_path: P
     )
 
 
+@pytest.mark.slow
 def test_a_measured_report_imports_no_torch(study_folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", STUDY, str(tmp_path / "out"), str(study_folder)],

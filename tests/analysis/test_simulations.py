@@ -100,6 +100,7 @@ def within_reach(coverage: np.ndarray) -> bool:
     return abs(coverage.mean() - 0.95) <= 0.015 and bool(np.all(np.abs(coverage - 0.95) <= 0.015 + noise(0.95)))
 
 
+@pytest.mark.slow
 def test_without_effects_and_correlation_intervals_hold_and_false_verdicts_stay_below_5_percent() -> None:
     found = simulate(NULL, 0.0)
     assert within_reach(found.changes) and within_reach(found.means)

@@ -11,6 +11,7 @@ import pytest
 
 from roadmap.cli.counts import built, counts, networks
 from roadmap.ladder import Regime, find_ladder
+from tests.helpers.marks import slow_but
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 Command = Callable[..., Any]
@@ -53,14 +54,14 @@ def test_steps_counts_every_network_as_the_reference_does(command: Command, regi
         assert set(row["change"]) == set(CONVNEXT.overrides(CONVNEXT.steps[name], regime))
 
 
-@BY_REGIME
+@pytest.mark.parametrize("regime", slow_but("micro".__eq__, CONVNEXT.regimes))
 def test_the_kept_counts_are_those_of_the_networks(regime: str) -> None:
     where = CONVNEXT.find_regime(regime)
     for spec in networks(CONVNEXT, where):
         assert counts(spec, where.image_size) == built(spec, where.image_size)
 
 
-@pytest.mark.parametrize("regime", DEIT.all_regimes, ids=lambda r: r.name)
+@pytest.mark.parametrize("regime", slow_but(lambda r: r.name == "micro", DEIT.all_regimes), ids=lambda r: r.name)
 def test_the_kept_counts_are_those_of_timms_networks(regime: Regime) -> None:
     for spec in networks(DEIT, regime):
         assert counts(spec, regime.image_size) == built(spec, regime.image_size)

@@ -103,6 +103,7 @@ def recipe_of(target: str, cwd: Path) -> list[list[str]]:
     return [line.split() for line in dry.stdout.splitlines() if line.startswith("roadmap ")]
 
 
+@pytest.mark.slow
 def test_make_ladder_leaves_a_checkout_as_it_was(checkout: Path) -> None:
     commands = recipe_of("ladder", checkout)
     assert [words[1] for words in commands] == ["run", "report"]
@@ -116,6 +117,7 @@ def test_make_ladder_leaves_a_checkout_as_it_was(checkout: Path) -> None:
     assert git("status", "--porcelain", cwd=checkout) == ""
 
 
+@pytest.mark.slow
 def test_make_results_renews_only_what_is_committed(checkout: Path) -> None:
     committed = git("ls-files", "results", cwd=checkout).splitlines()
     assert "results/digits/ladder.png" in committed

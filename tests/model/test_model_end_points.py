@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from roadmap.model import build_model
 from roadmap.model.state_dict_formats import from_torchvision_resnet
 from tests.helpers.convnext import resolve
+from tests.helpers.marks import slow_but
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 Difference = Callable[[Tensor, Tensor], float]
@@ -41,7 +42,7 @@ def test_step_0_is_torchvisions_resnet50(training: bool, on_memory: OnMemory, di
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize(("step", "regime", "name"), ENDS)
+@pytest.mark.parametrize(("step", "regime", "name"), slow_but(lambda step, regime, _: regime == "resnet50", ENDS))
 def test_last_steps_are_timms_networks(
     step: str, regime: str, name: str, training: bool, on_memory: OnMemory, difference: Difference
 ) -> None:

@@ -19,6 +19,7 @@ from roadmap.ladder.published import VARIANTS, variant_spec
 from roadmap.model import ModernizableResNet, build_model, export_onnx, export_program, load, load_weights, save
 from roadmap.model.weights import WeightsError
 from tests.helpers.convnext import ladder, resolve
+from tests.helpers.marks import slow_but
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 STEPS = [s.name for s in ladder(side_steps=True)]
@@ -151,7 +152,7 @@ def check_onnx(model: nn.Module, path: Path, x: Tensor, size: int) -> None:
 
 @pytest.mark.parametrize(
     "step",
-    ["baseline", "grn", *(pytest.param(s, marks=pytest.mark.slow) for s in MILESTONES if s not in ("baseline", "grn"))],
+    slow_but(lambda step: step == "baseline", MILESTONES),
 )
 def test_onnxruntime_computes_the_same_for_any_batch(step: str, tmp_path: Path, on_memory: OnMemory) -> None:
     check_onnx(on_memory(micro(step)), tmp_path / "m.onnx", images(), 16)

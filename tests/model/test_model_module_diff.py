@@ -8,10 +8,12 @@ import pytest
 from roadmap.ladder import Regime, Step
 from roadmap.model.module_diff import inventory, module_diff, role
 from tests.helpers.convnext import REGIMES, STEPS, ladder, resolve, structure_of
+from tests.helpers.marks import slow_but
 
-CHANGES = [
+ALL_CHANGES = [
     pytest.param(s, r, id=f"{r.name}-{s.name}") for r in REGIMES.values() for s in ladder(side_steps=True) if s.parent
 ]
+CHANGES = slow_but(lambda _, regime: regime.name in ("resnet50", "micro"), ALL_CHANGES)
 
 
 @lru_cache

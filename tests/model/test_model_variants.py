@@ -23,12 +23,14 @@ from roadmap.model.complexity import complexity, on_meta, params_of
 from roadmap.model.layers import GlobalResponseNorm
 from roadmap.model.published import VARIANTS, models_page, variant_spec
 from tests.helpers.convnext import resolve
+from tests.helpers.marks import slow_but
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 IN_TIMM = [v.name for v in VARIANTS.values() if v.timm]
 HEAVY = ("convnext_large", "convnext_xlarge", "convnextv2_large", "convnextv2_huge")
 LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("convnext_large", "convnextv2_large")]
-AT_FULL_DEPTH = [name for name in IN_TIMM if name not in HEAVY] + LARGE
+FAST = ("convnext_tiny", "convnextv2_atto", "convnextv2_pico")
+AT_FULL_DEPTH = slow_but(lambda name: name in FAST, [name for name in IN_TIMM if name not in HEAVY] + LARGE)
 ROOT = Path(__file__).parents[2]
 
 
@@ -245,6 +247,7 @@ def test_grn_parameters_start_at_zero_and_never_decay() -> None:
     assert {id(p) for p in grn.values()} <= free
 
 
+@pytest.mark.slow
 def test_models_page_is_up_to_date() -> None:
     assert (ROOT / "docs" / "models.md").read_text() == models_page(), (
         "run python -m roadmap.model.published > docs/models.md"

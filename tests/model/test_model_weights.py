@@ -25,6 +25,7 @@ from roadmap.model import ModernizableResNet, build_model, export_weights, load_
 from roadmap.model.complexity import params_of
 from roadmap.model.state_dict_formats import FORMATS, from_ours, recognize, to_ours
 from roadmap.model.weights import WeightsError
+from tests.helpers.marks import slow_but
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 
@@ -145,7 +146,7 @@ def test_official_weights_load_strictly_and_give_the_official_outputs(
     "name",
     [
         "convnext_isotropic_small",
-        "convnext_isotropic_base",
+        pytest.param("convnext_isotropic_base", marks=pytest.mark.slow),
         pytest.param("convnext_isotropic_large", marks=pytest.mark.slow),
     ],
 )
@@ -192,7 +193,10 @@ def test_a_format_that_cannot_hold_the_network_says_so(kind: str, format_name: s
         export_weights(on_memory(network(kind)), format_name)
 
 
-@pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if v.timm])
+ONE_OF_EACH = ("convnext_tiny", "convnextv2_atto", "convnextv2_tiny")
+
+
+@pytest.mark.parametrize("name", slow_but(ONE_OF_EACH.__contains__, [n for n, v in VARIANTS.items() if v.timm]))
 def test_exported_weights_have_timms_names_and_shapes(name: str) -> None:
     with torch.device("meta"):
         ours, theirs = ModernizableResNet(VARIANTS[name].spec).state_dict(), timm.create_model(name).state_dict()

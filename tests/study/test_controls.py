@@ -151,6 +151,7 @@ def test_a_study_notes_what_it_compares_beside_its_trials(tmp_path: Path) -> Non
     assert noted["undefined"] == dict(study.undefined) and noted["design"] == "one-at-a-time"
 
 
+@pytest.mark.slow
 def test_a_no_op_toggle_trains_to_the_same_bits(command: Command, tmp_path: Path) -> None:
     """Two runs that differ in nothing but a name.
 
