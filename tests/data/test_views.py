@@ -25,14 +25,14 @@ from tests.helpers.convnext import resolve
 EMPTY = np.array([], dtype=int)
 
 
-def small_pipeline(count: int = 20, **settings: int) -> Pipeline:
+def small_pipeline(count: int = 20, workers: int = 0) -> Pipeline:
     """RGB images of 32 pixels; the test split is all of them."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     images = ArrayImages(pixels, list(range(count)))
     data = replace(NAMED["cifar10"], num_classes=count, validation=0.0)
     recipe = replace(find_recipe("cifar-adamw"), batch_size=16, group_size=4, epochs=1, warmup_epochs=0)
     trial = Trial(model=resolve("9", "micro", num_classes=count, in_chans=3), recipe=recipe, data=data, seed=0)
-    return Pipeline(trial, images, images, np.arange(count), EMPTY, **settings)
+    return Pipeline(trial, images, images, np.arange(count), EMPTY, workers)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda r: r.name)
@@ -86,7 +86,7 @@ def nothing_held(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_split_too_large_to_be_held_has_the_same_batches_from_lasting_workers(
     nothing_held: None, workers: int
 ) -> None:
-    held = HeldViews.__iter__(open_held(small_pipeline()))
+    held = open_held(small_pipeline())
     pipeline = small_pipeline(workers=workers)
     views = pipeline.views("test")
     assert isinstance(views, LoadedViews) and pipeline.views("test") is views
