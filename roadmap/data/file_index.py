@@ -14,6 +14,7 @@ import numpy as np
 from roadmap.config.errors import listing
 from roadmap.data.listing import IMAGE_SUFFIXES, DataError, Listing, Names, digest_of, stamp
 from roadmap.data.listing_cache import kept_or_made
+from roadmap.data.parquet import ParquetFiles, find_parquet
 from roadmap.data.tar_index import list_tar
 
 __all__ = ["IMAGE_SUFFIXES", "DataError", "Listing", "digest_of"]  # also read from here
@@ -34,17 +35,40 @@ def find_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Pa
             f"data folder {data_dir} does not exist; legal: a folder with {TRAIN_FOLDERS[0]}/ and {TEST_FOLDERS[0]}/; "
             "check --data-dir"
         )
-    for folder in folders:
-        if (data_dir / folder).is_dir():
-            return data_dir / folder
-    for folder in folders:
-        if (data_dir / f"{folder}.tar").is_file():
-            return data_dir / f"{folder}.tar"
+    if split := _present(data_dir, folders):
+        return split
     names = " or ".join(f"{folder}/" for folder in folders)
     raise DataError(
         f"data folder {data_dir} has no {names}; legal: CLASS/IMAGE below such a folder, or in such a .tar file; "
         "check --data-dir"
     )
+
+
+def _present(data_dir: Path, folders: tuple[str, ...]) -> Path | None:
+    """The first split's folder that there is, else the first tar file."""
+    places = [data_dir / folder for folder in folders]
+    tars = [data_dir / f"{folder}.tar" for folder in folders]
+    return next((p for p in (*places, *tars) if (p.is_file() if p.suffix == ".tar" else p.is_dir())), None)
+
+
+def parquet_splits(name: str, data_dir: Path | None) -> tuple[ParquetFiles, ParquetFiles] | None:
+    """(train, test) where the data lie in Parquet files, and in neither folders nor tar files.
+
+    ImageNet's own `test` has no labels: its test split is `validation`. Raises DataError.
+    """
+    if data_dir is None or _present(data_dir, TRAIN_FOLDERS):
+        return None
+    train = find_parquet(data_dir, TRAIN_FOLDERS)
+    if train is None:
+        return None
+    tests = TEST_FOLDERS[1:] if name == "imagenet" else TEST_FOLDERS
+    test = find_parquet(data_dir, tests)
+    if test is None:
+        raise DataError(
+            f"data folder {data_dir} has {train.files[0].name} and no {listing(f'{split}*.parquet' for split in tests)}"
+            "; legal: Parquet files of both splits; check --data-dir"
+        )
+    return train, test
 
 
 def list_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Listing:

@@ -93,12 +93,6 @@ class Listing:
     def __len__(self) -> int:
         return len(self.files)
 
-    def where(self, index: int) -> str:
-        """How a message names an image: its path, or the tar file's and the member's name."""
-        if self.shards:
-            return f"{self.files[index]} in {self.root / self.shards[self.shard[index]]}"
-        return str(self.root / self.files[index])
-
 
 def stamp(path: Path | str) -> tuple[int, int, int, int]:
     """(inode, bytes, time of the content's last change, time of the last change at all), times in ns.

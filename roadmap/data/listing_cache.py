@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,13 +98,14 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _write(path: Path, made: Listing) -> None:
     """Keep it, whole or not at all. Without it the listing is made again."""
-    names = {name: Names.of(getattr(made, name)) for name in NAMES}
-    buffers = {f"{name}.buffer": value.buffer for name, value in names.items()}
-    ends = {f"{name}.ends": value.ends for name, value in names.items()}
+    arrays: dict[str, Any] = {name: getattr(made, name) for name in ARRAYS}
+    for name in NAMES:
+        names = Names.of(getattr(made, name))
+        arrays |= {f"{name}.buffer": names.buffer, f"{name}.ends": names.ends}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as f:
-            np.savez(f, **buffers, **ends, **{name: getattr(made, name) for name in ARRAYS})
+            np.savez(f, **arrays)
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):

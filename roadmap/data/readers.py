@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,9 +22,10 @@ from PIL import Image, UnidentifiedImageError
 
 from roadmap.config.data import Data
 from roadmap.data.decode import REFERENCE, check_decoder, decode
-from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, DataError, Listing, list_split
+from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, DataError, Listing, list_split, parquet_splits
 from roadmap.data.listing_cache import cache_folder
-from roadmap.data.registry import DATA_SETS, IMAGE_FOLDERS, TIMM_PREFIXES, DataSet
+from roadmap.data.parquet import ParquetTable
+from roadmap.data.registry import DATA_SETS, IMAGE_FOLDERS, TIMM_PREFIXES, DataSet, is_timms_imagenet
 from roadmap.data.tar_index import Shards
 
 DIGITS_TEST_IMAGES = 500
@@ -68,38 +70,64 @@ class ArrayImages:
         return ArrayImages(np.stack(images), self.labels)
 
 
+class Source(Protocol):
+    """Encoded images by index, their labels, and when the files were last changed, in ns."""
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def times(self) -> np.ndarray: ...
+
+    def content(self, index: int) -> bytes: ...
+
+    def where(self, index: int) -> str:
+        """How a message names the image."""
+
+
 @dataclass(frozen=True)
-class FileImages:
-    """Images of a listing, files of their own or members of `shards`, decoded when asked for."""
+class Files:
+    """Files of their own, below a folder."""
 
     files: Listing
-    mode: str
-    decoder: str = REFERENCE
-    shards: Shards | None = None
-
-    @classmethod
-    def of(cls, files: Listing, mode: str, decoder: str) -> FileImages:
-        """Open what the files lie in. Raises DataError."""
-        return cls(files, mode, decoder, Shards(files) if files.shards else None)
 
     @property
     def labels(self) -> np.ndarray:
         return self.files.labels
 
-    def __len__(self) -> int:
-        return len(self.files)
+    @property
+    def times(self) -> np.ndarray:
+        return self.files.times
 
     def content(self, index: int) -> bytes:
-        """The encoded image."""
-        return self.shards.read(index) if self.shards else (self.files.root / self.files.files[index]).read_bytes()
+        return (self.files.root / self.files.files[index]).read_bytes()
+
+    def where(self, index: int) -> str:
+        return str(self.files.root / self.files.files[index])
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Images of a source, decoded when asked for."""
+
+    source: Source
+    mode: str
+    decoder: str = REFERENCE
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.source.labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
         try:
-            return decode(self.content(index), self.mode, self.decoder)
+            return decode(self.source.content(index), self.mode, self.decoder)
         except UNDECODABLE as e:
             problem = "of no known format" if isinstance(e, UnidentifiedImageError) else e
             raise DataError(
-                f"image {self.files.where(index)} cannot be decoded: {problem}; legal: whole images; "
+                f"image {self.source.where(index)} cannot be decoded: {problem}; legal: whole images; "
                 "replace or remove it"
             ) from e
 
@@ -134,7 +162,7 @@ def open_data(data: Data, *, data_dir: Path | None, download: bool = False) -> t
     if data.name == "digits":
         train, test = _digits()
     elif data.name in IMAGE_FOLDERS:
-        train, test = _file_splits(data, data_dir, mode)
+        train, test = _encoded_splits(data, data_dir, mode)
     elif data.name.startswith(TIMM_PREFIXES):
         train, test = _timm(data, "train", data_dir, download, mode), _timm_test(data, data_dir, download, mode)
     else:
@@ -153,10 +181,17 @@ def _check_labels(data: Data, labels: Labels) -> None:
         )
 
 
-def _file_splits(data: Data, data_dir: Path | None, mode: str) -> tuple[FileImages, FileImages]:
+def _encoded_splits(data: Data, data_dir: Path | None, mode: str) -> tuple[EncodedImages, EncodedImages]:
+    """(train, test) from folders, tar files or Parquet files, whichever there are."""
     check_decoder(data.decoder)
-    train, test = (list_split(data.name, data_dir, folders) for folders in (TRAIN_FOLDERS, TEST_FOLDERS))
-    return FileImages.of(train, mode, data.decoder), FileImages.of(test, mode, data.decoder)
+    sources: Sequence[Source]
+    if splits := parquet_splits(data.name, data_dir):
+        sources = [ParquetTable(split) for split in splits]
+    else:
+        listings = [list_split(data.name, data_dir, folders) for folders in (TRAIN_FOLDERS, TEST_FOLDERS)]
+        sources = [Shards(files) if files.shards else Files(files) for files in listings]
+    train, test = (EncodedImages(source, mode, data.decoder) for source in sources)
+    return train, test
 
 
 def decoder_difference(split: Split) -> int | None:
@@ -164,7 +199,7 @@ def decoder_difference(split: Split) -> int | None:
 
     None where the reference itself decodes.
     """
-    if not isinstance(split, FileImages) or split.decoder == REFERENCE:
+    if not isinstance(split, EncodedImages) or split.decoder == REFERENCE:
         return None
     chosen = np.linspace(0, len(split) - 1, min(COMPARED_IMAGES, len(split))).astype(int).tolist()
     reference = replace(split, decoder=REFERENCE)
@@ -270,12 +305,20 @@ def _from_map(dataset: Any, name: str, mode: str) -> Split:
 
 
 def _timm_test(data: Data, data_dir: Path | None, download: bool, mode: str) -> Split:
-    """The split `test`, or `validation` where there is no test or its labels are kept back (-1)."""
-    try:
-        test = _timm(data, "test", data_dir, download, mode)
-    except DataError:
-        return _timm(data, "validation", data_dir, download, mode)
-    return test if min(test.labels, default=-1) >= 0 else _timm(data, "validation", data_dir, download, mode)
+    """The split `test`, or `validation` where there is no test or its labels are kept back (-1), which is said."""
+    reason = "the labels of test are kept back"
+    if not is_timms_imagenet(data.name):
+        try:
+            test = _timm(data, "test", data_dir, download, mode)
+        except DataError as e:
+            reason = str(e).partition("; ")[0]
+        else:
+            if min(test.labels, default=-1) >= 0:
+                return test
+    validation = _timm(data, "validation", data_dir, download, mode)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"data {data.name!r}: its split validation is the test split ({reason})", file=sys.stderr)
+    return validation
 
 
 def _labels(dataset: Any) -> list[int]:
@@ -336,7 +379,9 @@ def cut_validation(labels: Labels, fraction: float, seed: int) -> tuple[np.ndarr
 def class_names(data: Data, *, data_dir: Path | None) -> list[str]:
     """The classes' names in the order of their labels: the folders', else the labels."""
     if data.name in IMAGE_FOLDERS:
-        return list(list_split(data.name, data_dir, TRAIN_FOLDERS).classes)
+        parquet = parquet_splits(data.name, data_dir)
+        names = parquet[0].classes if parquet else list_split(data.name, data_dir, TRAIN_FOLDERS).classes
+        return list(names) or [str(i) for i in range(data.num_classes)]
     return [str(i) for i in range(data.num_classes)]
 
 
@@ -348,8 +393,8 @@ def check_images(data: Data, *, data_dir: Path | None) -> int:
     """
     if data.name != "imagefolder":
         return 0
-    splits = _file_splits(data, data_dir, "RGB")
-    times = b"".join(split.files.times.tobytes() for split in splits)
+    splits = _encoded_splits(data, data_dir, "RGB")
+    times = b"".join(split.source.times.tobytes() for split in splits)
     seen = hashlib.sha256(f"{data.digest} {data.decoder} ".encode() + times).hexdigest()
     marker = cache_folder() / f"{seen}.checked"
     if marker.exists() or sum(map(len, splits)) > CHECK_ALL_UP_TO:

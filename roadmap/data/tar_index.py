@@ -65,7 +65,7 @@ def _members(path: Path, shard: int) -> Iterator[Member]:
     try:
         with tarfile.open(path, "r:") as archive:
             while (info := archive.next()) is not None:
-                archive.members.clear()  # tarfile keeps them all: 1 GB for a million
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps them all: 1 GB for a million
                 last = info.name
                 name = "/".join(part for part in info.name.split("/") if part not in ("", "."))
                 if "/" in name and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not info.isdir():
@@ -119,7 +119,10 @@ def _refuse_doubles(root: Path, shards: Sequence[str], members: Sequence[Member]
 
 
 class Shards:
-    """The tar files of a listing, open. Reads have no shared position, so forked loader workers may share them."""
+    """The images of a listing's tar files, held open.
+
+    A read moves no position, so that forked loader workers and threads may share the files.
+    """
 
     def __init__(self, files: Listing) -> None:
         """Open all of them. Raises DataError."""
@@ -134,13 +137,24 @@ class Shards:
                 "process may hold open; check permissions, raise `ulimit -n`, or join them"
             ) from e
 
-    def read(self, index: int) -> bytes:
-        """An image's bytes. Raises OSError where the tar file has become shorter."""
+    @property
+    def labels(self) -> np.ndarray:
+        return self.files.labels
+
+    @property
+    def times(self) -> np.ndarray:
+        return self.files.times
+
+    def content(self, index: int) -> bytes:
+        """Raises OSError where the tar file has become shorter."""
         shard, offset, size = (int(a[index]) for a in (self.files.shard, self.files.offsets, self.files.sizes))
         content = os.pread(self.descriptors[shard], size, offset)
         if len(content) != size:
             raise OSError(f"{len(content)} of {size} bytes are there")
         return content
+
+    def where(self, index: int) -> str:
+        return f"{self.files.files[index]} in {self.files.root / self.files.shards[self.files.shard[index]]}"
 
     def __reduce__(self) -> tuple[type[Shards], tuple[Listing]]:
         return Shards, (self.files,)  # a spawned process opens its own

@@ -56,7 +56,8 @@ class Record:
     stopped_by     the signal that interrupted the run
     damaged        the file could not be read: there is nothing but the error
     id to init     labels: where in a study the run stands; `init` is its initial weights' digest
-    data to test_images   title and registry name, digest of the file list, pixels a side, images
+    data to test_images   title and registry name, digest of the file list, largest difference of the decoder's
+                   pixels from the reference's (of 255), pixels a side, images
     params, macs   parameters; multiply-adds of one image
     precision to hardware   how it was computed, and by which code (`roadmap.runs.provenance`)
     configuration  SHA-256 of all that decides the outcome but the seed
@@ -82,6 +83,7 @@ class Record:
     data: str | None = None
     data_name: str | None = None
     data_digest: str | None = None
+    decoder_difference: int | None = None
     image_size: int | None = None
     train_images: int | None = None
     test_images: int | None = None

@@ -18,7 +18,7 @@ from roadmap.config.errors import listing
 from roadmap.data.decode import REFERENCE, check_decoder
 from roadmap.data.file_index import IMAGE_SUFFIXES, DataError, Listing
 from roadmap.data.pipeline import Views, eval_transform
-from roadmap.data.readers import FileImages
+from roadmap.data.readers import EncodedImages, Files
 from roadmap.data.registry import NAMED
 from roadmap.model.files import load
 from roadmap.runs.folder import RunFolder
@@ -105,7 +105,8 @@ def predict(
     """A prediction for each image, in the listing's order."""
     own_device = Ranks.start(device).device
     model, classes = trained.model.to(own_device).eval(), trained.classes
-    views = Views(FileImages(images, trained.mode, trained.decoder), np.arange(len(images.files)), trained.transform)
+    split = EncodedImages(Files(images), trained.mode, trained.decoder)
+    views = Views(split, np.arange(len(split)), trained.transform)
     files = iter(images.files)
     for batch, _ in DataLoader(views, batch_size=batch_size):
         best = _softmax(model, batch.to(own_device)).topk(min(top_k, len(classes)), dim=1)
