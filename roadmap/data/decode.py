@@ -12,9 +12,11 @@ from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
+from PIL.ExifTags import Base
 
 from roadmap.data.listing import DataError
 
+EXIF = b"Exif\0\0"
 JPEG = b"\xff\xd8\xff"
 REFERENCE = "pillow"
 TORCH_MODES = {"L": "GRAY", "RGB": "RGB"}
@@ -42,7 +44,15 @@ def _torchvision(content: bytes, mode: str) -> Image.Image:
 def _torchcodec(content: bytes, mode: str) -> Image.Image:
     from torchcodec.decoders import decode_jpeg
 
+    if EXIF in content and _is_turned(content):
+        return _pillow(content, mode)  # TorchCodec would turn the image as its tag says; the reference does not
     return _image(decode_jpeg(content, mode=TORCH_MODES[mode]).numpy())
+
+
+def _is_turned(content: bytes) -> bool:
+    """Whether a tag says that the image is to be shown turned or mirrored."""
+    with Image.open(io.BytesIO(content)) as opened:
+        return opened.getexif().get(Base.Orientation, 1) != 1
 
 
 def _image(pixels: np.ndarray) -> Image.Image:
