@@ -111,5 +111,9 @@ class ParquetTable:
         return f"{index} of {self.split.files[0].parent}/{self.split.files[0].name.partition('-')[0]}*"
 
     def content(self, index: int) -> bytes:
+        """Raises OSError where the table holds the path of an image in its place."""
         cell = self.table[index][IMAGE]
-        return cell["bytes"] if isinstance(cell, dict) else cell
+        content = cell["bytes"] if isinstance(cell, dict) else cell
+        if content is None:
+            raise OSError("the table holds no bytes")
+        return content
