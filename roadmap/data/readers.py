@@ -331,7 +331,7 @@ def _labels(dataset: Any) -> list[int]:
         if hasattr(reader, name):
             return [int(label) for _, label in getattr(reader, name)]
     if hasattr(reader, "label_key"):
-        return [int(x) for x in reader.dataset[reader.label_key]]
+        return np.asarray(reader.dataset.with_format("numpy")[reader.label_key][:]).tolist()
     return [int(reader[i][1]) for i in range(len(dataset))]
 
 
