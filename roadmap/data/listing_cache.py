@@ -40,7 +40,7 @@ def kept_or_made(root: Path, make: Callable[[], Listing]) -> Listing:
     path = _entry(root)
     if known := _read(path, root):
         return known
-    with _alone(path.with_suffix(".lock")):
+    with _alone(path.with_name(f"{path.name[:2]}.lock")):  # few files, as none may be removed while others wait
         if known := _read(path, root):
             return known
         began = time.time_ns()

@@ -391,6 +391,7 @@ def check_images(data: Data, *, data_dir: Path | None) -> int:
     Returns how many were decoded. The result is remembered in the user's cache, by the folder's
     digest and the files' times. Above 100,000 images only names and sizes are checked.
     """
+    check_decoder(data.decoder)
     if data.name != "imagefolder":
         return 0
     splits = _encoded_splits(data, data_dir, "RGB")
