@@ -13,6 +13,7 @@ from typing import Any
 from roadmap.config.errors import ConfigError, RoadmapError, listing, refuse
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
+from roadmap.data.registry import held_out
 from roadmap.launch.base import IN_HAND, UNDER_WAY, Launched, Launcher, State
 from roadmap.launch.launchers import every_launcher, find_launcher
 from roadmap.launch.preflight import initial_weights, refuse_before_training
@@ -262,6 +263,7 @@ def _print_plan(plan: SubmissionPlan) -> None:
     print_table(f"{study.name}: {study.question}", columns, rows)
     for step, reason in study.undefined.items():
         print(f"{step}: not defined: {reason}")
+    print(*dict.fromkeys(held_out(t.data) for t in study.trials), sep="\n")
     left = plan.to_launch
     print(
         f"{counts(list(plan.states.values()))}; to submit: {len(left)}, in hand: {len(study.trials) - len(left)}; "

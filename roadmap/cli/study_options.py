@@ -25,6 +25,7 @@ SAME_IN_PLAN = (
     "image_size",
     "num_classes",
     "validation",
+    "decoder",
     "recipe",
     "epochs",
     "batch_size",
@@ -52,6 +53,7 @@ class StudyOptions:
     image_size: int | None = None
     num_classes: int | None = None
     validation: float | None = None
+    decoder: str | None = None
     recipe: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -136,6 +138,11 @@ def _data_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--num-classes", type=whole(1), metavar="N", help="for data sets that do not tell")
     p.add_argument(
         "--validation", type=float, metavar="FRACTION", help="part of the training images set aside for choices"
+    )
+    p.add_argument(
+        "--decoder",
+        choices=("pillow", "torchvision", "torchcodec"),
+        help="what decodes JPEG files; pillow unless given",
     )
 
 

@@ -12,6 +12,7 @@ from roadmap.api import Study
 from roadmap.cli.console import Progress, print_json, print_table
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
+from roadmap.data.registry import held_out
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, Record
 from roadmap.study.expand import images_to_train
@@ -44,6 +45,8 @@ def run_study(study: Study, runtime: Runtime, *, jobs: int, force: bool, as_json
     todo = study.unfinished(force=force)
     for cell, reason in study.undefined.items():
         print(f"{cell}: not defined: {reason}", file=sys.stderr)
+    if not _rank():
+        print(*_held_out(study), sep="\n", file=sys.stderr)
     if done := count - len(todo):
         note = "are finished already and are not trained again (--force does)"
         print(f"{done} of {count} runs {note}", file=sys.stderr)
@@ -110,7 +113,7 @@ def show_plan(study: Study, *, as_json: bool) -> int:
     print_table(f"{study.name}: {study.question}", columns, rows)
     for cell, reason in study.undefined.items():
         print(f"{cell}: not defined: {reason}")
-    for note in study.content.notes:
+    for note in (*study.content.notes, *_held_out(study)):
         print(note)
     left = [seconds[trial.id] for trial in study.trials if states[trial.id] != FINISHED]
     count = len(study.trials)
@@ -127,7 +130,13 @@ def _plan_json(study: Study, states: Mapping[str, str], seconds: Mapping[str, fl
         "trials": trials,
         "undefined": dict(study.undefined),
         "notes": list(study.content.notes),
+        "held_out": _held_out(study),
     }
+
+
+def _held_out(study: Study) -> list[str]:
+    """A sentence for each data set: what of it is not trained on."""
+    return list(dict.fromkeys(held_out(trial.data) for trial in study.trials))
 
 
 def _plan_row(trial: Trial, state: str, seconds: float | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Interval, Len
 
@@ -33,3 +33,6 @@ class Data:
     )
     split_seed: Annotated[int, Interval(ge=0, le=2**31)] = setting("seed of that cut", default=0)
     digest: TextOrEmpty = setting("hash of the file list of a folder; empty where the name says it all", default="")
+    decoder: Literal["pillow", "torchvision", "torchcodec"] = setting(
+        "what decodes JPEG files: their pixels differ by rounding", default="pillow", since=2, neutral="pillow"
+    )

@@ -1,48 +1,31 @@
-"""Classes and files of an image folder. No image is opened here."""
+"""Classes and files of an image folder, or of the tar files in its place. No image is opened here."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from roadmap.config.errors import RoadmapError, listing
+import numpy as np
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
+from roadmap.config.errors import listing
+from roadmap.data.listing import IMAGE_SUFFIXES, DataError, Listing, Names, digest_of, stamp
+from roadmap.data.listing_cache import kept_or_made
+from roadmap.data.parquet import ParquetFiles, find_parquet
+from roadmap.data.tar_index import list_tar
+
+__all__ = ["IMAGE_SUFFIXES", "DataError", "Listing", "digest_of"]  # also read from here
 TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "val", "validation")
 IMAGENET_CLASSES = 1000
-
-
-class DataError(RoadmapError):
-    """A data set that is missing, empty, damaged, or not what its name says."""
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The files of one split.
-
-    files: paths below `root`, with '/' between parts. labels: indices into `classes`. sizes: bytes.
-    times: of the last change, in ns.
-    """
-
-    root: Path
-    classes: tuple[str, ...]
-    files: tuple[str, ...]
-    labels: tuple[int, ...]
-    sizes: tuple[int, ...]
-    times: tuple[int, ...] = ()
-
-
 _ImageFile = tuple[str, int, int]  # path below the split, bytes, time of change in ns
+Stamps = dict[str, tuple[int, int, int, int]]  # of folders below the split
 
 
 def find_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Path:
-    """The split's folder below data_dir. Raises DataError if there is none."""
+    """The split's folder below data_dir, else its tar file. Raises DataError if there is neither."""
     if data_dir is None:
         raise DataError(
             f"data {name!r} has no folder; legal: one with {folders[0]}/CLASS/IMAGE below it; say --data-dir DIR"
@@ -52,43 +35,97 @@ def find_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Pa
             f"data folder {data_dir} does not exist; legal: a folder with {TRAIN_FOLDERS[0]}/ and {TEST_FOLDERS[0]}/; "
             "check --data-dir"
         )
-    for folder in folders:
-        if (data_dir / folder).is_dir():
-            return data_dir / folder
+    if split := _present(data_dir, folders):
+        return split
     names = " or ".join(f"{folder}/" for folder in folders)
-    raise DataError(f"data folder {data_dir} has no {names}; legal: CLASS/IMAGE below such a folder; check --data-dir")
+    raise DataError(
+        f"data folder {data_dir} has no {names}; legal: CLASS/IMAGE below such a folder, or in such a .tar file; "
+        "check --data-dir"
+    )
+
+
+def _present(data_dir: Path, folders: tuple[str, ...]) -> Path | None:
+    """The first split's folder that there is, else the first tar file."""
+    places = [data_dir / folder for folder in folders]
+    tars = [data_dir / f"{folder}.tar" for folder in folders]
+    return next((p for p in (*places, *tars) if (p.is_file() if p.suffix == ".tar" else p.is_dir())), None)
+
+
+def parquet_splits(name: str, data_dir: Path | None) -> tuple[ParquetFiles, ParquetFiles] | None:
+    """(train, test) where the data lie in Parquet files, and in neither folders nor tar files.
+
+    ImageNet's own `test` has no labels: its test split is `validation`. Raises DataError.
+    """
+    if data_dir is None or _present(data_dir, TRAIN_FOLDERS):
+        return None
+    train = find_parquet(data_dir, TRAIN_FOLDERS)
+    if train is None:
+        return None
+    tests = TEST_FOLDERS[1:] if name == "imagenet" else TEST_FOLDERS
+    test = find_parquet(data_dir, tests)
+    if test is None:
+        raise DataError(
+            f"data folder {data_dir} has {train.files[0].name} and no {listing(f'{split}*.parquet' for split in tests)}"
+            "; legal: Parquet files of both splits; check --data-dir"
+        )
+    return train, test
 
 
 def list_split(name: str, data_dir: Path | None, folders: tuple[str, ...]) -> Listing:
     """Classes and files of a split, sorted by name so that every machine numbers them alike.
 
-    Raises DataError.
+    They come from the user's cache where this machine has listed them before. Raises DataError.
     """
     root = find_split(name, data_dir, folders)
-    classes = sorted(_folders(root))
-    images = [_images_of_class(root, label) for label in classes]
-    if len(classes) < 2:
+    with _readable(root):
+        return kept_or_made(root, lambda: _list(root))
+
+
+def _list(root: Path) -> Listing:
+    """What a folder, a tar file or a folder of tar files holds."""
+    if root.is_file():
+        made = list_tar(root, (".",))
+    else:
+        classes, shards = _below(root)
+        made = list_tar(root, shards) if shards and not classes else _list_folder(root, classes)
+    if len(made.classes) < 2:
         raise DataError(
-            f"data folder {root} has {len(classes)} class folders; legal: two or more, each with images; "
+            f"data folder {root} has {len(made.classes)} class folders; legal: two or more, each with images; "
             "check --data-dir"
         )
-    flat = [image for members in images for image in members]
-    labels = tuple(k for k, members in enumerate(images) for _ in members)
-    files, sizes, times = zip(*flat, strict=True)
-    return Listing(root, tuple(classes), files, labels, sizes, times)
+    return made
 
 
-def _folders(root: Path) -> list[str]:
+def _below(root: Path) -> tuple[list[str], list[str]]:
+    """(class folders, tar files) of a split's folder, sorted."""
     with _readable(root), os.scandir(root) as entries:
-        return [e.name for e in entries if e.is_dir()]
+        present = sorted((e.name, e.is_dir()) for e in entries)
+    classes = [name for name, is_folder in present if is_folder]
+    return classes, [name for name, is_folder in present if not is_folder and name.endswith(".tar")]
 
 
-def _images_of_class(root: Path, label: str) -> list[_ImageFile]:
-    """The images of one class by name.
+def _list_folder(root: Path, classes: Sequence[str]) -> Listing:
+    stamps = {".": stamp(root)}
+    images = [_images_of_class(root, label, stamps) for label in classes]
+    flat = [image for members in images for image in members]
+    return Listing(
+        root,
+        tuple(classes),
+        Names.of(file for file, _, _ in flat),
+        np.repeat(np.arange(len(classes)), [len(members) for members in images]),
+        sizes=np.array([size for _, size, _ in flat], np.int64),
+        times=np.array([time for _, _, time in flat], np.int64),
+        places=Names.of(stamps),
+        stamps=np.array(list(stamps.values()), np.int64),
+    )
+
+
+def _images_of_class(root: Path, label: str, stamps: Stamps) -> list[_ImageFile]:
+    """The images of one class by name. Notes the folders' stamps.
 
     Raises DataError where there are none, and for an empty file.
     """
-    images = sorted(_images(root / label, label))
+    images = sorted(_images(root, label, stamps))
     if not images:
         raise DataError(
             f"data folder {root / label} has no images; legal: files ending in {listing(sorted(IMAGE_SUFFIXES))}; "
@@ -100,15 +137,18 @@ def _images_of_class(root: Path, label: str) -> list[_ImageFile]:
     return images
 
 
-def _images(folder: Path, prefix: str) -> Iterator[_ImageFile]:
-    """Each image below the folder."""
-    with _readable(folder), os.scandir(folder) as entries:
-        for e in entries:
-            if e.is_dir():
-                yield from _images(Path(e.path), f"{prefix}/{e.name}")
-            elif os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES:
-                status = e.stat()
-                yield f"{prefix}/{e.name}", status.st_size, status.st_mtime_ns
+def _images(root: Path, below: str, stamps: Stamps) -> Iterator[_ImageFile]:
+    """Each image in the folder `below` and under it."""
+    folder = root / below
+    with _readable(folder):
+        stamps[below] = stamp(folder)  # before it is read: what comes in meanwhile is noticed next time
+        with os.scandir(folder) as entries:
+            for e in entries:
+                if e.is_dir():
+                    yield from _images(root, f"{below}/{e.name}", stamps)
+                elif os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES:
+                    status = e.stat()
+                    yield f"{below}/{e.name}", status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager
@@ -120,16 +160,6 @@ def _readable(folder: Path) -> Iterator[None]:
             f"data folder {folder} cannot be read: {e.filename or folder}: {e.strerror}; "
             "legal: readable folders and files; check permissions and links"
         ) from e
-
-
-def digest_of(*splits: Listing) -> str:
-    """SHA-256 over names and sizes of all files: what the folder holds, wherever it lies."""
-    h = hashlib.sha256()
-    for split in splits:
-        h.update(f"{len(split.files)}\n".encode())
-        for file, size in zip(split.files, split.sizes, strict=True):
-            h.update(f"{file}\t{size}\n".encode())
-    return h.hexdigest()
 
 
 def check_synsets(classes: tuple[str, ...], root: Path) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,20 +21,27 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from roadmap.config.data import Data
-from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, DataError, Listing, find_split, list_split
-from roadmap.data.registry import DATA_SETS, IMAGE_FOLDERS, TIMM_PREFIXES, DataSet
+from roadmap.data.decode import REFERENCE, check_decoder, decode
+from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, DataError, Listing, list_split, parquet_splits
+from roadmap.data.listing_cache import cache_folder
+from roadmap.data.parquet import ParquetTable
+from roadmap.data.registry import DATA_SETS, IMAGE_FOLDERS, TIMM_PREFIXES, DataSet, is_timms_imagenet
+from roadmap.data.tar_index import Shards
 
 DIGITS_TEST_IMAGES = 500
 TEST_SPLIT_SEED = 0  # of test splits that we cut ourselves: one for all trials, whatever their seeds
 STREAM_LIMIT_BYTES = 2 << 30
 CHECK_ALL_UP_TO = 100_000
+COMPARED_IMAGES = 16
+UNDECODABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
+Labels = Sequence[int] | np.ndarray
 
 
 class Split(Protocol):
     """A sequence of labelled images."""
 
     @property
-    def labels(self) -> Sequence[int]: ...
+    def labels(self) -> Labels: ...
 
     def __len__(self) -> int: ...
 
@@ -63,27 +70,66 @@ class ArrayImages:
         return ArrayImages(np.stack(images), self.labels)
 
 
-@dataclass(frozen=True)
-class FolderImages:
-    """Files of a listing, decoded when asked for."""
-
-    files: Listing
-    mode: str
+class Source(Protocol):
+    """Encoded images by index, their labels, and when the files were last changed, in ns."""
 
     @property
-    def labels(self) -> Sequence[int]:
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def times(self) -> np.ndarray: ...
+
+    def content(self, index: int) -> bytes: ...
+
+    def where(self, index: int) -> str:
+        """How a message names the image."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of their own, below a folder."""
+
+    files: Listing
+
+    @property
+    def labels(self) -> np.ndarray:
         return self.files.labels
 
+    @property
+    def times(self) -> np.ndarray:
+        return self.files.times
+
+    def content(self, index: int) -> bytes:
+        return (self.files.root / self.files.files[index]).read_bytes()
+
+    def where(self, index: int) -> str:
+        return str(self.files.root / self.files.files[index])
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Images of a source, decoded when asked for."""
+
+    source: Source
+    mode: str
+    decoder: str = REFERENCE
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.source.labels
+
     def __len__(self) -> int:
-        return len(self.files.files)
+        return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
-        path = self.files.root / self.files.files[index]
         try:
-            with Image.open(path) as opened:
-                return opened.convert(self.mode)
-        except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as e:
-            raise DataError(f"image {path} cannot be decoded: {e}; legal: whole images; replace or remove it") from e
+            return decode(self.source.content(index), self.mode, self.decoder)
+        except UNDECODABLE as e:
+            problem = "of no known format" if isinstance(e, UnidentifiedImageError) else e
+            raise DataError(
+                f"image {self.source.where(index)} cannot be decoded: {problem}; legal: whole images; "
+                "replace or remove it"
+            ) from e
 
 
 @dataclass(frozen=True)
@@ -116,7 +162,7 @@ def open_data(data: Data, *, data_dir: Path | None, download: bool = False) -> t
     if data.name == "digits":
         train, test = _digits()
     elif data.name in IMAGE_FOLDERS:
-        train, test = _folder_splits(data.name, data_dir, mode)
+        train, test = _encoded_splits(data, data_dir, mode)
     elif data.name.startswith(TIMM_PREFIXES):
         train, test = _timm(data, "train", data_dir, download, mode), _timm_test(data, data_dir, download, mode)
     else:
@@ -126,17 +172,42 @@ def open_data(data: Data, *, data_dir: Path | None, download: bool = False) -> t
     return train, test
 
 
-def _check_labels(data: Data, labels: Sequence[int]) -> None:
-    if len(labels) == 0 or not 0 <= min(labels) <= max(labels) < data.num_classes:
+def _check_labels(data: Data, labels: Labels) -> None:
+    known = np.asarray(labels)
+    if len(known) == 0 or not 0 <= known.min() <= known.max() < data.num_classes:
         raise DataError(
-            f"data {data.name!r} has labels up to {max(labels, default=None)} in {len(labels)} images; "
+            f"data {data.name!r} has labels up to {max(known.tolist(), default=None)} in {len(known)} images; "
             f"legal: 0 to {data.num_classes - 1}; check --num-classes"
         )
 
 
-def _folder_splits(name: str, data_dir: Path | None, mode: str) -> tuple[FolderImages, FolderImages]:
-    train, test = list_split(name, data_dir, TRAIN_FOLDERS), list_split(name, data_dir, TEST_FOLDERS)
-    return FolderImages(train, mode), FolderImages(test, mode)
+def _encoded_splits(data: Data, data_dir: Path | None, mode: str) -> tuple[EncodedImages, EncodedImages]:
+    """(train, test) from folders, tar files or Parquet files, whichever there are."""
+    check_decoder(data.decoder)
+    sources: Sequence[Source]
+    if splits := parquet_splits(data.name, data_dir):
+        sources = [ParquetTable(split) for split in splits]
+    else:
+        listings = [list_split(data.name, data_dir, folders) for folders in (TRAIN_FOLDERS, TEST_FOLDERS)]
+        sources = [Shards(files) if files.shards else Files(files) for files in listings]
+    train, test = (EncodedImages(source, mode, data.decoder) for source in sources)
+    return train, test
+
+
+def decoder_difference(split: Split) -> int | None:
+    """The largest difference of a pixel from the reference's, of 0 to 255, over a few images of the split.
+
+    None where the reference itself decodes.
+    """
+    if not isinstance(split, EncodedImages) or split.decoder == REFERENCE:
+        return None
+    chosen = np.linspace(0, len(split) - 1, min(COMPARED_IMAGES, len(split))).astype(int).tolist()
+    reference = replace(split, decoder=REFERENCE)
+    return max(_difference(split.image(i), reference.image(i)) for i in chosen)
+
+
+def _difference(a: Image.Image, b: Image.Image) -> int:
+    return int(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max())
 
 
 def _digits() -> tuple[Split, Split]:
@@ -234,12 +305,20 @@ def _from_map(dataset: Any, name: str, mode: str) -> Split:
 
 
 def _timm_test(data: Data, data_dir: Path | None, download: bool, mode: str) -> Split:
-    """The split `test`, or `validation` where there is no test or its labels are kept back (-1)."""
-    try:
-        test = _timm(data, "test", data_dir, download, mode)
-    except DataError:
-        return _timm(data, "validation", data_dir, download, mode)
-    return test if min(test.labels, default=-1) >= 0 else _timm(data, "validation", data_dir, download, mode)
+    """The split `test`, or `validation` where there is no test or its labels are kept back (-1), which is said."""
+    reason = "the labels of test are kept back"
+    if not is_timms_imagenet(data.name):
+        try:
+            test = _timm(data, "test", data_dir, download, mode)
+        except DataError as e:
+            reason = str(e).partition("; ")[0]
+        else:
+            if min(test.labels, default=-1) >= 0:
+                return test
+    validation = _timm(data, "validation", data_dir, download, mode)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"data {data.name!r}: its split validation is the test split ({reason})", file=sys.stderr)
+    return validation
 
 
 def _labels(dataset: Any) -> list[int]:
@@ -252,7 +331,7 @@ def _labels(dataset: Any) -> list[int]:
         if hasattr(reader, name):
             return [int(label) for _, label in getattr(reader, name)]
     if hasattr(reader, "label_key"):
-        return [int(x) for x in reader.dataset[reader.label_key]]
+        return np.asarray(reader.dataset.with_format("numpy")[reader.label_key][:]).tolist()
     return [int(reader[i][1]) for i in range(len(dataset))]
 
 
@@ -285,7 +364,7 @@ class StreamedImages:
         return Image.fromarray(self.pixels[index])
 
 
-def cut_validation(labels: Sequence[int], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def cut_validation(labels: Labels, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Sorted indices (train, validation): the same part of every class, drawn from `seed`."""
     array = np.asarray(labels)
     rng = np.random.RandomState(seed)
@@ -300,7 +379,9 @@ def cut_validation(labels: Sequence[int], fraction: float, seed: int) -> tuple[n
 def class_names(data: Data, *, data_dir: Path | None) -> list[str]:
     """The classes' names in the order of their labels: the folders', else the labels."""
     if data.name in IMAGE_FOLDERS:
-        return sorted(e.name for e in os.scandir(find_split(data.name, data_dir, TRAIN_FOLDERS)) if e.is_dir())
+        parquet = parquet_splits(data.name, data_dir)
+        names = parquet[0].classes if parquet else list_split(data.name, data_dir, TRAIN_FOLDERS).classes
+        return list(names) or [str(i) for i in range(data.num_classes)]
     return [str(i) for i in range(data.num_classes)]
 
 
@@ -310,11 +391,13 @@ def check_images(data: Data, *, data_dir: Path | None) -> int:
     Returns how many were decoded. The result is remembered in the user's cache, by the folder's
     digest and the files' times. Above 100,000 images only names and sizes are checked.
     """
+    check_decoder(data.decoder)
     if data.name != "imagefolder":
         return 0
-    splits = _folder_splits(data.name, data_dir, "RGB")
-    seen = hashlib.sha256(json.dumps([data.digest, *(s.files.times for s in splits)]).encode()).hexdigest()
-    marker = _cache() / f"{seen}.checked"
+    splits = _encoded_splits(data, data_dir, "RGB")
+    times = b"".join(split.source.times.tobytes() for split in splits)
+    seen = hashlib.sha256(f"{data.digest} {data.decoder} ".encode() + times).hexdigest()
+    marker = cache_folder() / f"{seen}.checked"
     if marker.exists() or sum(map(len, splits)) > CHECK_ALL_UP_TO:
         return 0
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
@@ -328,7 +411,3 @@ def check_images(data: Data, *, data_dir: Path | None) -> int:
 def _decode_all(split: Split, pool: ThreadPoolExecutor) -> int:
     """How many images there are. Raises DataError at the first that cannot be decoded."""
     return sum(1 for _ in pool.map(split.image, range(len(split)), chunksize=256))
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "convnext-roadmap" / "data"

@@ -6,6 +6,7 @@ images have readers of their own. Whatever timm's `create_dataset` reads is name
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +22,12 @@ from roadmap.data.file_index import (
     check_synsets,
     digest_of,
     list_split,
+    parquet_splits,
 )
+from roadmap.data.parquet import ParquetFiles, digest_of_parquet
 
 TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/", "torch/")
+TIMMS_IMAGENET = re.compile(r"/imagenet([-_]?1k([-_:].*)?|2012(:.*)?)?$", re.IGNORECASE)
 IMAGE_FOLDERS = ("imagefolder", "imagenet")
 Channels = tuple[float, ...]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -142,6 +146,7 @@ def resolve_data(
     num_classes: int | None = None,
     validation: float | None = None,
     title: str | None = None,
+    decoder: str | None = None,
 ) -> Data:
     """The Data value of a name; for folders, its classes and the digest of its file list.
 
@@ -153,12 +158,34 @@ def resolve_data(
             f"data {name!r} has {base.num_classes} classes, not {num_classes}; "
             f"legal: {base.num_classes}; leave --num-classes out"
         )
-    given = {"image_size": image_size, "validation": validation, "title": title}
+    if decoder not in (None, "pillow") and name not in IMAGE_FOLDERS:
+        raise DataError(
+            f"data {name!r} is not decoded by {decoder!r}; legal: another decoder than pillow for "
+            f"{listing(IMAGE_FOLDERS)} alone; leave --decoder out"
+        )
+    given = {"image_size": image_size, "validation": validation, "title": title, "decoder": decoder}
     return replace(base, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+
+
+def is_timms_imagenet(name: str) -> bool:
+    """Whether a name of timm's is ImageNet-1k: all of `train` is trained on, and `validation` is the test."""
+    return name.startswith(TIMM_PREFIXES) and bool(TIMMS_IMAGENET.search(name))
+
+
+def held_out(data: Data) -> str:
+    """What of the data is not trained on, in a sentence."""
+    if data.validation == 0:
+        return f"data {data.title}: nothing is held out of the training split"
+    return (
+        f"data {data.title}: {data.validation:.4g} of the training split, class by class, is held out for choices "
+        "and never trained on; --validation 0 trains on all"
+    )
 
 
 def _base(name: str, data_dir: Path | None, num_classes: int | None) -> Data:
     """The Data value before anything is set on top of it."""
+    if is_timms_imagenet(name):
+        return replace(NAMED["imagenet"], name=name)
     if name.startswith(TIMM_PREFIXES):
         if num_classes is None:
             raise DataError(f"data {name!r} does not tell its number of classes; legal: any count; say --num-classes N")
@@ -166,7 +193,10 @@ def _base(name: str, data_dir: Path | None, num_classes: int | None) -> Data:
     if name not in NAMED:
         prefixes = listing(f"{prefix}..." for prefix in TIMM_PREFIXES)
         raise DataError(f"data {name!r} is unknown; legal: {listing(NAMED)}, or {prefixes}; {nearest(name, NAMED)}")
-    return _from_folder(NAMED[name], data_dir) if name in IMAGE_FOLDERS else NAMED[name]
+    if name not in IMAGE_FOLDERS:
+        return NAMED[name]
+    splits = parquet_splits(name, data_dir)
+    return _from_parquet(NAMED[name], *splits, num_classes) if splits else _from_folder(NAMED[name], data_dir)
 
 
 def training_images(data: Data, *, data_dir: Path | None = None) -> int | None:
@@ -177,7 +207,8 @@ def training_images(data: Data, *, data_dir: Path | None = None) -> int | None:
     known = DATA_SETS.get(data.name)
     size = known.train_images if known else None
     if data.name == "imagefolder" and data_dir is not None:
-        size = len(list_split(data.name, data_dir, TRAIN_FOLDERS).files)
+        splits = parquet_splits(data.name, data_dir)
+        size = splits[0].rows() if splits else len(list_split(data.name, data_dir, TRAIN_FOLDERS))
     return None if size is None else round(size * (1 - data.validation))
 
 
@@ -192,3 +223,16 @@ def _from_folder(base: Data, data_dir: Path | None) -> Data:
     if base.name == "imagenet":
         check_synsets(train.classes, train.root)
     return replace(base, num_classes=len(train.classes), digest=digest_of(train, test))
+
+
+def _from_parquet(base: Data, train: ParquetFiles, test: ParquetFiles, num_classes: int | None) -> Data:
+    """ImageNet's classes have other names here than its folders, in the same order: only their number is checked."""
+    count = len(train.classes) or num_classes
+    if count is None:
+        raise DataError(f"data file {train.files[0]} does not name its classes; legal: any count; say --num-classes N")
+    if train.classes != test.classes or (base.name == "imagenet" and count != IMAGENET_CLASSES):
+        raise DataError(
+            f"data file {train.files[0]} has {count} classes, {test.files[0]} {len(test.classes)}; legal: the same in "
+            f"both, and {IMAGENET_CLASSES} for imagenet; use --data imagefolder for other images"
+        )
+    return replace(base, num_classes=count, digest=digest_of_parquet(train, test))

@@ -56,7 +56,8 @@ class Record:
     stopped_by     the signal that interrupted the run
     damaged        the file could not be read: there is nothing but the error
     id to init     labels: where in a study the run stands; `init` is its initial weights' digest
-    data to test_images   title and registry name, digest of the file list, pixels a side, images
+    data to test_images   title and registry name, digest of the file list, largest difference of the decoder's
+                   pixels from the reference's (of 255), pixels a side, images
     params, macs   parameters; multiply-adds of one image
     precision to hardware   how it was computed, and by which code (`roadmap.runs.provenance`)
     waiting_share  the part of training's time, 0 to 1, that the slowest rank waited for images
@@ -83,6 +84,7 @@ class Record:
     data: str | None = None
     data_name: str | None = None
     data_digest: str | None = None
+    decoder_difference: int | None = None
     image_size: int | None = None
     train_images: int | None = None
     test_images: int | None = None

@@ -167,6 +167,7 @@ def _data(plan: Plan, data_dir: Path | None, name: str | None) -> Data:
         num_classes=plan.num_classes,
         validation=plan.validation,
         title=plan.data_title,
+        decoder=plan.decoder,
     )
 
 

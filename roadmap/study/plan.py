@@ -98,6 +98,9 @@ class Plan:
     validation: float | None = setting(
         "part of the training images set aside for choices", default=None, form="a number from 0 to 0.9"
     )
+    decoder: Literal["pillow", "torchvision", "torchcodec"] | None = setting(
+        "what decodes JPEG files; pillow unless given", default=None
+    )
     precision: Literal["auto", "fp32", "bf16"] | None = setting(
         "number format of training; the recipe's own unless given", default=None
     )

@@ -22,7 +22,7 @@ from roadmap.config.model import TimmSpec
 from roadmap.config.runtime import Runtime, cores
 from roadmap.config.trial import Trial
 from roadmap.data.pipeline import Pipeline
-from roadmap.data.readers import class_names
+from roadmap.data.readers import class_names, decoder_difference
 from roadmap.model.build import save_timm
 from roadmap.model.complexity import complexity
 from roadmap.runs.folder import RunFolder
@@ -147,6 +147,7 @@ def _train_on(
     pipeline: Pipeline, folder: RunFolder, runtime: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
     trial = pipeline.trial
+    decoded = _compare_decoder(pipeline, ranks)
     trainer = Trainer(trial, pipeline, ranks, runtime, init=_initial_weights(trial, runtime))
     store = CheckpointStore(folder.checkpoints)
     state = _load(store, trial, ranks)
@@ -163,7 +164,18 @@ def _train_on(
     trainer.train(store, folder.append_epoch, reporter)
     if ranks.is_main:
         _keep_network(folder, trainer)
-    return _results(trainer)
+    return {**_results(trainer), **decoded}
+
+
+def _compare_decoder(pipeline: Pipeline, ranks: Ranks) -> dict[str, int]:
+    """Say how far the pixels of a decoder that is not the reference are from the reference's."""
+    largest = decoder_difference(pipeline.train)
+    if largest is None:
+        return {}
+    if ranks.is_main:
+        name = pipeline.trial.data.decoder
+        print(f"decoder {name}: pixels differ from pillow's by up to {largest} of 255", file=sys.stderr)
+    return {"decoder_difference": largest}
 
 
 def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> TrainingState | None:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from roadmap.config.errors import listing
+from roadmap.data.decode import REFERENCE, check_decoder
 from roadmap.data.file_index import IMAGE_SUFFIXES, DataError, Listing
 from roadmap.data.pipeline import eval_transform
-from roadmap.data.readers import FolderImages
+from roadmap.data.readers import EncodedImages, Files
 from roadmap.data.registry import NAMED
 from roadmap.data.views import Views
 from roadmap.model.files import load
@@ -32,13 +33,14 @@ CENTRE = 0.875  # of ImageNet's usual evaluation: the part of the short side tha
 class Predictor:
     """A network with the way its images are prepared, and its classes' names.
 
-    mode: PIL's of its input.
+    mode: PIL's of its input. decoder: of JPEG, as in training.
     """
 
     model: nn.Module
     transform: Any
     classes: list[str]
     mode: str
+    decoder: str = REFERENCE
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def _of_run(folder: Path) -> Predictor:
     if not weights.exists():
         raise DataError(f"run {folder} has no {weights.name}; legal: a finished run; train it to its end first")
     transform = eval_transform(trial.recipe, trial.data)
-    return Predictor(load(weights), transform, read_json(folder / "classes.json"), _mode(trial.data.in_chans))
+    classes, mode, decoder = read_json(folder / "classes.json"), _mode(trial.data.in_chans), trial.data.decoder
+    check_decoder(decoder)
+    return Predictor(load(weights), transform, classes, mode, decoder)
 
 
 def _of_file(path: Path, image_size: int | None) -> Predictor:
@@ -92,7 +96,7 @@ def images_below(folder: Path) -> Listing:
     if not files:
         suffixes = listing(sorted(IMAGE_SUFFIXES))
         raise DataError(f"image folder {folder} has no images; legal: files ending in {suffixes}; check the path")
-    return Listing(folder, (), tuple(files), (0,) * len(files), ())
+    return Listing.unlabelled(folder, files)
 
 
 @torch.no_grad()
@@ -102,7 +106,8 @@ def predict(
     """A prediction for each image, in the listing's order."""
     own_device = Ranks.start(device).device
     model, classes = trained.model.to(own_device).eval(), trained.classes
-    views = Views(FolderImages(images, trained.mode), np.arange(len(images.files)), trained.transform)
+    split = EncodedImages(Files(images), trained.mode, trained.decoder)
+    views = Views(split, np.arange(len(split)), trained.transform)
     files = iter(images.files)
     for batch, _ in DataLoader(views, batch_size=batch_size):
         best = _softmax(model, batch.to(own_device)).topk(min(top_k, len(classes)), dim=1)
