@@ -23,7 +23,7 @@ PLOT = (SIDE - LEFT - RIGHT, SIDE - BOTTOM - TOP)
 ROOM = 0.06  # beside the outermost interval, as a share of the axis
 NAME = 24  # letters of a study's name on an axis
 NEAR = 0.09  # a label further away has a line to its point
-THIN = 0.02  # half the room that a line takes from labels
+THIN = 0.008  # half the room that a line takes from labels
 
 Limits = tuple[float, float]
 
@@ -76,7 +76,7 @@ def _frame(axes: Axes, found: Transfer, across: Limits, up: Limits) -> None:
     axes.set_ylabel(f"change in {_short(found.b.name)} ({unit} of {found.metric.title})", **label)
 
 
-def _signed(value: float, _position: int) -> str:
+def _signed(value: float, _position: float) -> str:
     return minus(f"{value:g}")
 
 
@@ -88,13 +88,17 @@ def _short(name: str) -> str:
 def _point(axes: Axes, one: Shared) -> None:
     """A circle with both intervals, filled where both studies resolve it."""
     bars: Look = {"color": PALE, "linewidth": 0.7, "zorder": 2}
-    for axis, effect in (("xerr", one.a), ("yerr", one.b)):
-        if effect.low is not None and effect.high is not None:
-            arms = [[effect.value - effect.low], [effect.high - effect.value]]
-            axes.errorbar(one.a.value, one.b.value, **{axis: arms}, **bars)
+    axes.errorbar(one.a.value, one.b.value, xerr=_arms(one.a), yerr=_arms(one.b), **bars)
     face = BAR if one.resolved else "white"
     look: Look = {"markersize": 4.5, "markerfacecolor": face, "markeredgecolor": INK, "markeredgewidth": 0.6}
     axes.plot(one.a.value, one.b.value, "o", zorder=4, **look)
+
+
+def _arms(effect: SideEffect) -> list[list[float]] | None:
+    """How far the interval reaches below and above the effect."""
+    if effect.low is None or effect.high is None:
+        return None
+    return [[effect.value - effect.low], [effect.high - effect.value]]
 
 
 def _labels(axes: Axes, shared: Sequence[Shared], across: Limits, up: Limits) -> None:

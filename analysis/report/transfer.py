@@ -234,14 +234,10 @@ def _share_json(share: Share) -> dict[str, Any]:
 
 def _flat(one: Shared) -> dict[str, Any]:
     """A comparison as one row."""
-    sides = {
-        f"{name}_{letter}": value
-        for letter, effect in (("a", one.a), ("b", one.b))
-        for name, value in (
-            ("effect", effect.value),
-            ("low", effect.low),
-            ("high", effect.high),
-            ("verdict", effect.verdict),
-        )
-    }
+    sides = {**_numbers(one.a, "a"), **_numbers(one.b, "b")}
     return {"comparison": one.a.label, **sides, "same_sign": one.same_sign, "resolved_in_both": one.resolved}
+
+
+def _numbers(effect: SideEffect, side: str) -> dict[str, Any]:
+    values = {"effect": effect.value, "low": effect.low, "high": effect.high, "verdict": effect.verdict}
+    return {f"{name}_{side}": value for name, value in values.items()}

@@ -78,11 +78,7 @@ def _crossed(study: Study, cell: Cell, token: Token) -> dict[str, str]:
     if cell.point is None or not crossed:
         return {}
     known = next((run.resolved for run in study.runs if run.cell.id == cell.id and run.resolved), {})
-    values = {
-        f"{part}.{name}": value
-        for part in ("model", "recipe", "data")
-        for name, value in known.get(part, {}).items()
-    }
+    values = _dotted({part: known.get(part, {}) for part in ("model", "recipe", "data")})
     return {n: token(n, value) for n, value in values.items() if any(fnmatchcase(n, pattern) for pattern in crossed)}
 
 
@@ -101,6 +97,11 @@ def _path(ladder: str, regime: str) -> dict[str, dict[str, Any]]:
     of = find_ladder(ladder)
     settings: dict[str, dict[str, Any]] = {}
     for step in of.order():
-        parts = {"model": plain(of.model(step.name, regime)), "recipe": plain(of.recipe(step.name, regime))}
-        settings[step.name] = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        network, recipe = plain(of.model(step.name, regime)), plain(of.recipe(step.name, regime))
+        settings[step.name] = _dotted({"model": network, "recipe": recipe})
     return settings
+
+
+def _dotted(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """{"model.norm": "layer", ...} of settings by part."""
+    return {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}

@@ -151,7 +151,8 @@ def study_side(study: Study, metric: Metric, about: str = "", regime: str = "") 
 
 
 def _side_effect(result: Result, effect: Effect, mark: str, value: float) -> SideEffect:
-    proven = effect.proof is not None and effect.proof.controlled
+    proof = effect.proof
+    why = proof.text if proof else "not proven"
     return SideEffect(
         label=result.label,
         mark=mark,
@@ -159,14 +160,14 @@ def _side_effect(result: Result, effect: Effect, mark: str, value: float) -> Sid
         low=effect.low,
         high=effect.high,
         verdict=effect.verdict,
-        why="" if proven else effect.proof.text if effect.proof else "not proven",
+        why="" if proof and proof.controlled else why,
     )
 
 
 def paper_side(ladder: Ladder, regime: Regime) -> Side:
     """What the paper prints for a regime. Raises RoadmapError where it prints nothing."""
     if not regime.paper:
-        legal = listing(r.name for r in ladder.all_regimes if r.paper) or f"none, the source of {ladder.name} prints none"
+        legal = listing(r.name for r in ladder.all_regimes if r.paper) or "none: the ladder's source prints none"
         raise RoadmapError(
             f"report.transfer regime {regime.name!r} has no printed numbers; legal: {legal}; name one with --regime"
         )

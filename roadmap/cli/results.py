@@ -93,7 +93,7 @@ def write_comparison(a: str, b: str, *, runs: Path, out: Path | None) -> int:
 def write_transfer(
     a: str, b: str, *, regime: str | None, metric: str, runs: Path, out: Path | None, as_json: bool
 ) -> int:
-    """Write and print how well the effects of study `a` predict those of `b`, or of the paper; into the first's report."""
+    """Write and print how well the effects of study `a` predict those of `b` or of the paper; into `a`'s report."""
     from analysis.report.transfer import TransferReport
     from analysis.results.transfer import PAPER
 
@@ -101,8 +101,8 @@ def write_transfer(
     first = find_study(a, runs)
     if regime and b != PAPER:
         raise RoadmapError(
-            f"--regime {regime!r} is given with --transfer {a} {b}; legal: with --transfer {a} {PAPER}, of whose numbers "
-            "it is; leave it out"
+            f"--regime {regime!r} is given with --transfer {a} {b}; legal: with --transfer {a} {PAPER}, "
+            "whose numbers it chooses; leave it out"
         )
     second = PAPER if b == PAPER else find_study(b, runs).records_folder()
     report = TransferReport.of(first.records_folder(), second, asked, regime or "")

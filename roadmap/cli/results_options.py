@@ -62,8 +62,8 @@ def _report_verb(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--regime",
         metavar="NAME",
-        help="with --paper and --transfer A paper: resnet50 (the default) or resnet200; of a study with runs of several: "
-        "which",
+        help="with --paper and --transfer A paper: resnet50 (the default) or resnet200; "
+        "of a study with runs of several: which",
     )
     p.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two studies side by side on one page")
     p.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,18 +11,29 @@ import torch
 from roadmap.config.errors import ConfigError
 from roadmap.config.runtime import Runtime
 from roadmap.runs.folder import RunFolder
-from roadmap.runs.record import FINISHED, HOPELESS
+from roadmap.runs.record import FINISHED, HOPELESS, Record
 from roadmap.train.execute import execute
 from roadmap.train.hopeless import Hopeless, guessing_limit, refuse_guessing
 from roadmap.train.metrics import EpochMetrics, Evaluation, Scores
-from tests.helpers.small_runs import hash_of, make_run, make_trial, on_ranks, train
+from tests.helpers.small_runs import hash_of, make_run, make_trial, on_ranks
 
 # It learns nothing.
-STUCK = {"epochs": 4, "warmup_epochs": 0, "lr": 1e-12, "min_lr": 0.0, "weight_decay": 0.0, "ema_decay": None}
+STUCK: dict[str, Any] = {
+    "epochs": 4,
+    "warmup_epochs": 0,
+    "lr": 1e-12,
+    "min_lr": 0.0,
+    "weight_decay": 0.0,
+    "ema_decay": None,
+}
 
 
 def stuck_run(root: Path) -> RunFolder:
     return make_run(root, make_trial(**STUCK))
+
+
+def train(folder: RunFolder, **runtime: Any) -> Record:
+    return execute(folder, Runtime(**runtime))
 
 
 def metrics(epoch: int, top1: float, ema: float | None = None) -> EpochMetrics:
