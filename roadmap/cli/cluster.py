@@ -359,8 +359,9 @@ def retry_runs(selection: RunSelection, order: Order) -> int:
             return 0
         first = before[folders[0].path.name]
         runtime = first.runtime if first else Runtime()
-        # A run that is asked for again shall not be ended by the same rule.
-        runtime = Runtime.from_json({**runtime.to_json(), "stop_hopeless": False})
+        if any(s.state == State.HOPELESS for s in runs):
+            # The rule that ended a run would end it again.
+            runtime = Runtime.from_json({**runtime.to_json(), "stop_hopeless": False})
         return _launch(folder, batches, runtime, launcher, order)
 
 

@@ -77,7 +77,7 @@ def test_the_interval_over_comparisons_holds_the_truth(n: int, correlation: floa
     for _ in range(200):
         a = RNG.normal(size=n)
         b = correlation * a + math.sqrt(1 - correlation**2) * RNG.normal(size=n)
-        found = rank_agreement(a, b)
+        found = rank_agreement(a.tolist(), b.tolist())
         assert found.tau is not None and found.low is not None and found.high is not None
         held += found.low <= truth <= found.high
         pairs = n * (n - 1) // 2

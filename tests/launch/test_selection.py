@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from roadmap.api import Study
+from roadmap.cli.cluster import Order, retry_runs
+from roadmap.config.runtime import Runtime
+from roadmap.launch.prepared import Launch
 from roadmap.launch.selection import RunSelection, runs_to_retry, seeds_in_turn
 from roadmap.launch.status import study_states
 from roadmap.runs.folder import RunFolder
@@ -48,6 +53,22 @@ def test_a_hopeless_run_is_launched_again_only_where_it_is_named(tmp_path: Path)
     folder, run = hopeless_study(tmp_path)
     assert runs_to_retry(folder, RunSelection()) == []
     assert [s.run for s in runs_to_retry(folder, RunSelection(words=(run,)))] == [run]
+
+
+@pytest.mark.parametrize(("status", "stops"), [("hopeless", False), ("failed", True)])
+def test_a_run_that_is_launched_again_is_not_ended_by_the_rule_that_ended_it(
+    tmp_path: Path, status: str, stops: bool
+) -> None:
+    folder, run = hopeless_study(tmp_path)
+    of = RunFolder(folder / run)
+    record = of.record()
+    assert record is not None
+    of.write_record(record.replace(status=status))
+    Launch(launcher="export", runtime=Runtime(stop_hopeless=True)).write(of)
+    selection = RunSelection(study=folder.name, out=folder.parent, words=(run,))
+    assert retry_runs(selection, Order(launcher="export", given={}, snapshot=False, yes=True)) == 0
+    launch = Launch.read(of)
+    assert launch is not None and launch.runtime.stop_hopeless is stops
 
 
 def test_a_hopeless_run_is_not_left_to_train(tmp_path: Path) -> None:

@@ -17,15 +17,8 @@ from roadmap.train.hopeless import Hopeless, guessing_limit, refuse_guessing
 from roadmap.train.metrics import EpochMetrics, Evaluation, Scores
 from tests.helpers.small_runs import hash_of, make_run, make_trial, on_ranks
 
-# It learns nothing.
-STUCK: dict[str, Any] = {
-    "epochs": 4,
-    "warmup_epochs": 0,
-    "lr": 1e-12,
-    "min_lr": 0.0,
-    "weight_decay": 0.0,
-    "ema_decay": None,
-}
+NOTHING_LEARNT = {"warmup_epochs": 0, "lr": 1e-12, "min_lr": 0.0, "weight_decay": 0.0}
+STUCK: dict[str, Any] = {"epochs": 4, "ema_decay": None, **NOTHING_LEARNT}
 
 
 def stuck_run(root: Path) -> RunFolder:
