@@ -38,9 +38,10 @@ NAME = 21  # columns of a comparison's name, over several lines where it is long
 
 @dataclass(frozen=True)
 class TransferReport:
-    """A transfer, and what is told of it beside its table: (heading, sentence) pairs."""
+    """A transfer, the name of its files, and what is told beside its table: (heading, sentence) pairs."""
 
     transfer: Transfer
+    name: str
     facts: Sequence[tuple[str, str]]
 
     @classmethod
@@ -58,14 +59,14 @@ class TransferReport:
         else:
             large = paper_of(first, regime)
         found = transfer(small, large, metric)
-        return cls(found, list(_facts(found)))
+        names = a.resolve().name, b.resolve().name if isinstance(b, Path) else PAPER
+        return cls(found, f"transfer-{names[0]}-{names[1]}", list(_facts(found)))
 
     def write(self, out: Path) -> list[Path]:
         """Write all files into a folder, and return them."""
         from analysis.report.report import make_folder
 
         make_folder(out)
-        name = f"transfer-{self.transfer.a.name}-{self.transfer.b.name}"
         figure = transfer_figure(self.transfer)
         files = {
             "md": self.markdown().encode(),
@@ -73,7 +74,7 @@ class TransferReport:
             "svg": figure.svg().encode(),
             "png": figure.png(),
         }
-        paths = [out / f"{name}.{kind}" for kind in files]
+        paths = [out / f"{self.name}.{kind}" for kind in files]
         for path, content in zip(paths, files.values(), strict=True):
             write_bytes(path, content)
         return paths
@@ -146,8 +147,9 @@ class TransferReport:
 
 
 def _side(study: Study, metric: Metric) -> Side:
-    caption = measured_caption(study, analyse(study, metric))
-    return study_side(study, metric, f"regime {study.regime}; {caption.short}")
+    analysis = analyse(study, metric)
+    caption = measured_caption(study, analysis)
+    return study_side(study, analysis, f"regime {analysis.regime}; {caption.short}")
 
 
 # Texts -------------------------------------------------------------------------------------------
@@ -216,7 +218,7 @@ def _decisions(found: Transfer) -> str:
     parts = [f"the same one of two cells is better in {_share(found.decisions.all)}"]
     kinds = ((found.decisions.resolved, "resolves"), (found.decisions.unresolved, "does not resolve"))
     parts += [f"where B {does} the difference {_share(part)}" for part, does in kinds if part.total]
-    free = f"Wilson, as of {cells - 1} free choices, for the pairs share {cells} cells"
+    free = f"Wilson, as of one trial fewer than there are cells: the pairs share {cells}"
     return f"{'; '.join(parts)} ({free})"
 
 

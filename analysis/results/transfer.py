@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analysis.results.analyse import analyse
 from analysis.results.costs import marks
 from analysis.results.identity import SharedId, shared_ids
-from analysis.results.results import Effect, Result
+from analysis.results.results import Analysis, Effect, Result
 from analysis.stats.agreement import (
     RankAgreement,
     Share,
@@ -132,9 +131,8 @@ class Transfer:
 # Sides -------------------------------------------------------------------------------------------
 
 
-def study_side(study: Study, metric: Metric, about: str = "", regime: str = "") -> Side:
-    """One regime of a study, its own by default."""
-    analysis = analyse(study, metric, regime)
+def study_side(study: Study, analysis: Analysis, about: str = "") -> Side:
+    """A study, analysed. Of a cell whose runs were trained in two ways the first row counts, which is compared."""
     ids = shared_ids(study, analysis.regime)
     effects: dict[Pair, SideEffect] = {}
     cells: dict[SharedId, Cell] = {}

@@ -12,6 +12,7 @@ import pytest
 
 from analysis.load import open_study
 from analysis.report.transfer import TransferReport
+from analysis.results.analyse import analyse
 from analysis.results.identity import shared_ids
 from analysis.results.transfer import Side, Transfer, paper_of, study_side, transfer
 from analysis.study import Study
@@ -28,7 +29,7 @@ RESULTS = Path(__file__).parents[2] / "results"
 
 
 def between(a: Study | Side, b: Study | Side) -> Transfer:
-    sides = [one if isinstance(one, Side) else study_side(one, TOP1) for one in (a, b)]
+    sides = [one if isinstance(one, Side) else study_side(one, analyse(one)) for one in (a, b)]
     return transfer(sides[0], sides[1], TOP1)
 
 
