@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from roadmap.runs.metric import Metric
-from roadmap.runs.record import DIVERGED, FINISHED, INTERRUPTED, MISSING, Hardware, Record, with_neutral
+from roadmap.runs.record import DIVERGED, FINISHED, HOPELESS, INTERRUPTED, MISSING, Hardware, Record, with_neutral
 
 GPU_HOURS, CORE_HOURS, DEVICE_HOURS = "GPU-hours", "core-hours", "device-hours"
 
@@ -38,12 +38,13 @@ class Kind(StrEnum):
 class Outcome(StrEnum):
     """How a planned run counts: failed is also diverged, damaged or without the metric.
 
-    Missing is also interrupted.
+    Missing is also interrupted. Hopeless: ended early by its own rule.
     """
 
     FINISHED = "finished"
     FAILED = "failed"
     MISSING = "missing"
+    HOPELESS = HOPELESS
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -117,6 +118,8 @@ class Run:
         """How the run counts where `metric` is asked about."""
         if self.status == FINISHED:
             return Outcome.FAILED if metric.value(self.record.metrics) is None else Outcome.FINISHED
+        if self.status == HOPELESS:
+            return Outcome.HOPELESS
         return Outcome.MISSING if self.status in (MISSING, INTERRUPTED) else Outcome.FAILED
 
     def finished(self, metric: Metric) -> bool:

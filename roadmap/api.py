@@ -27,10 +27,11 @@ from roadmap.config.trial import Trial
 from roadmap.launch.local import LocalLauncher
 from roadmap.launch.preflight import initial_weights, refuse_before_training
 from roadmap.launch.resources import Resources
+from roadmap.launch.selection import seeds_in_turn
 from roadmap.launch.snapshot import live_code
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
-from roadmap.runs.record import FINISHED, Record
+from roadmap.runs.record import SETTLED, Record
 from roadmap.runs.study_folder import study_folder, write_study
 from roadmap.study.expand import Study as Content
 from roadmap.study.expand import expand
@@ -111,8 +112,13 @@ class Study:
         return [RunFolder(self.folder / trial.id) for trial in self.trials]
 
     def unfinished(self, *, force: bool = False) -> list[RunFolder]:
-        """The runs that are left to train; with `force` all."""
-        return [run for run in self.run_folders if force or not _finished(run)]
+        """The runs that are left to train, in the order in which they go; with `force` all.
+
+        The first seed of each cell comes first. What `--stop-hopeless` ended is not left.
+        """
+        trials = seeds_in_turn(self.trials, lambda trial: (trial.step, trial.change))
+        runs = [RunFolder(self.folder / trial.id) for trial in trials]
+        return [run for run in runs if force or not _settled(run)]
 
     def run(
         self,
@@ -199,9 +205,9 @@ class Study:
         )
 
 
-def _finished(run: RunFolder) -> bool:
+def _settled(run: RunFolder) -> bool:
     record = run.record()
-    return record is not None and record.status == FINISHED
+    return record is not None and record.status in SETTLED
 
 
 def load_runs(study: str | Path, *, runs: str | Path = RUNS) -> DataFrame:

@@ -58,14 +58,15 @@ def placed(
     size: tuple[float, float],
     *,
     before: bool,
+    lines: Sequence[Box] = (),
 ) -> list[Box]:
-    """Place labels one after the other, each where it covers least of `spots`, `front` and earlier labels.
+    """Place labels one after the other, each where it covers least of `spots`, `front`, `lines` and earlier labels.
 
     size: of the axes. before: whether the front's line rises before its points, as a speed's does.
     """
     taken = [Box(s.x - MARKER, s.x + MARKER, s.y - MARKER, s.y + MARKER) for s in spots]
     taken += [Box(s.x - 0.02, s.x + 0.02, s.y - s.rod, s.y + s.rod) for s in spots]
-    taken += _stairs(front, before=before)
+    taken += [*_stairs(front, before=before), *lines]
     boxes: list[Box] = []
     for spot, text in labels:
         around = list(_around(spot, LETTER * len(text) / 2))

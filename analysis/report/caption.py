@@ -139,6 +139,8 @@ def _counts(runs: Sequence[Run], metric: Metric) -> str:
         parts.append(f"{counts[Outcome.FAILED]} failed{of_them}")
     if counts[Outcome.MISSING]:
         parts.append(f"{counts[Outcome.MISSING]} missing")
+    if counts[Outcome.HOPELESS]:
+        parts.append(f"{counts[Outcome.HOPELESS]} ended early as hopeless")
     return ", ".join(parts)
 
 

@@ -85,7 +85,8 @@ def count_text(result: Result) -> str:
         return "not defined" if result.role is Role.UNDEFINED else "not run"
     failed = [f"{runs.failed} failed"] if runs.failed else []
     missing = [f"{runs.missing} missing"] if runs.missing else []
-    return ", ".join([f"{runs.n} of {runs.planned}", *failed, *missing])
+    hopeless = [f"{len(runs.hopeless)} hopeless"] if runs.hopeless else []
+    return ", ".join([f"{runs.n} of {runs.planned}", *failed, *missing, *hopeless])
 
 
 def verdict_text(result: Result) -> str:

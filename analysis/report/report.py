@@ -49,7 +49,7 @@ class Report:
 
     def write(self, out: Path) -> list[Path]:
         """Write all files into a folder. Raises RoadmapError where it cannot be made."""
-        _make(out)
+        make_folder(out)
         return [_write(out / name, content) for name, content in self.files.items()]
 
 
@@ -117,7 +117,7 @@ def compare_studies(a: Path, b: Path, out: Path, metric: Metric = TOP1) -> Path:
     """
     first, second = open_study(a), open_study(b)
     content = compare_page((first, analyse(first, metric)), (second, analyse(second, metric)))
-    _make(out)
+    make_folder(out)
     return _write(out / f"{a.name}-and-{b.name}.html", content.encode())
 
 
@@ -164,7 +164,8 @@ def _write(path: Path, content: bytes) -> Path:
     return path
 
 
-def _make(out: Path) -> None:
+def make_folder(out: Path) -> None:
+    """Make the folder of a report. Raises RoadmapError where it cannot be made."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as e:

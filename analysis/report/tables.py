@@ -27,6 +27,7 @@ from analysis.wording import (
     spread,
 )
 from roadmap.runs.metric import Metric
+from roadmap.runs.record import HOPELESS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,13 @@ def columns(frame: pd.DataFrame, metric: Metric) -> list[Column]:
         shown += _printed(frame, metric, ", ".join(filter(None, [metric.unit, regime])))
     failed = Column(heading="failed", texts=each(frame, str, "failed"), narrow="fail")
     missing = Column(heading="missing", texts=each(frame, str, "missing"), narrow="miss")
-    return [*shown, failed, missing]
+    return [*shown, failed, missing, *_hopeless(frame)]
+
+
+def _hopeless(frame: pd.DataFrame) -> list[Column]:
+    """The runs that ended early by their own rule, where there are any."""
+    texts = each(frame, str, HOPELESS)
+    return [Column(heading=HOPELESS, texts=texts)] if frame[HOPELESS].any() else []
 
 
 def _shared(frame: pd.DataFrame, metric: Metric) -> list[Column]:
@@ -285,6 +292,8 @@ def csv(frame: pd.DataFrame, metric: Metric) -> str:
 
     written = frame.assign(proof=each(frame, _proof, "proof"))
     headings = _csv_of_paper(metric) if is_of_paper(frame) else _csv_measured(metric)
+    if frame[HOPELESS].any():
+        headings |= _same(HOPELESS)
     texts = {heading: each(written, _raw, name) for name, heading in headings.items()}
     return str(pd.DataFrame(texts, dtype=object).to_csv(index=False, lineterminator="\n"))
 

@@ -152,6 +152,7 @@ def _result(asked: _Asked, cell: Cell, runs: Sequence[Run], kind: Kind | None) -
         planned=len(kept),
         failed=counts[Outcome.FAILED],
         missing=counts[Outcome.MISSING],
+        hopeless=[run.id for run in kept if run.outcome(metric) is Outcome.HOPELESS],
     )
     setup = {name: _said(says, name) for name in SETUP}
     return replace(

@@ -46,7 +46,7 @@ def compare(study: Study, sides: Sides, metric: Metric) -> tuple[dict[CellId, Ef
     controls = {c.child for c in study.comparisons if c.kind.control and c.child in sides}
     error = _error(sides, controls, metric)
     effects = {c.comparison.child: _effect(c, error, metric) for c in compared}
-    for child, contrast in _contrasts(study, sides).items():
+    for child, contrast in _contrasts(study, sides, metric).items():
         effects[child] = replace(effects[child], contrast=contrast)
     judged = [c.comparison.child for c in compared if not c.comparison.kind.control]
     effects, family = _judge(effects, judged, metric)
@@ -120,10 +120,17 @@ def _prove(compared: Compared, metric: Metric) -> Proof:
     """
     c = compared.comparison
     proof = prove(compared.child.runs, compared.parent.runs, c.declared, c.planned)
-    if c.kind is not Kind.NO_OP or any(run.record.hardware.device != "cpu" for run in compared.child.runs):
-        return proof
-    told = tuple(_other_outcomes(compared, metric))
+    told = list(_selected(compared))
+    if c.kind is Kind.NO_OP and all(run.record.hardware.device == "cpu" for run in compared.child.runs):
+        told += _other_outcomes(compared, metric)
     return replace(proof, status=Status.CONFOUNDED, confounds=(*proof.confounds, *told)) if told else proof
+
+
+def _selected(compared: Compared) -> Iterable[Confound]:
+    """The runs that ended early: what is left of a cell is no sample of its seeds."""
+    ended = (*compared.parent.result.runs.hopeless, *compared.child.result.runs.hopeless)
+    if ended:
+        yield Confound(Cause.SELECTED, "runs ended early", after=ended)
 
 
 def _other_outcomes(compared: Compared, metric: Metric) -> Iterable[Confound]:
@@ -134,16 +141,13 @@ def _other_outcomes(compared: Compared, metric: Metric) -> Iterable[Confound]:
             yield Confound(Cause.OUTCOME, metric.name, (f"{before[seed]:g}",), (f"{value:g}",), seed=seed)
 
 
-def _contrasts(study: Study, sides: Sides) -> dict[CellId, Contrast]:
+def _contrasts(study: Study, sides: Sides, metric: Metric) -> dict[CellId, Contrast]:
     """Whether a change may be compared with the same change at the first crossed value.
 
     Child and parent must each differ from themselves there in the crossed settings alone.
     """
     crossed = {c.comparison.child: c for c in _compared(study.crossings, sides) if c.both_ran}
-    proofs = {
-        id_: prove(c.child.runs, c.parent.runs, c.comparison.declared, c.comparison.planned)
-        for id_, c in crossed.items()
-    }
+    proofs = {id_: _prove(c, metric) for id_, c in crossed.items()}
     found: dict[CellId, Contrast] = {}
     for c in study.comparisons:
         if c.child in proofs and c.parent in proofs:

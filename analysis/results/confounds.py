@@ -44,7 +44,8 @@ class Cause(StrEnum):
 
     DIFFERS: the cells differ in it, undeclared. WITHIN: the runs of one cell do. OFF_PLAN: changed
     to another value than planned. STAYED: did not change, though planned. DIRTY: uncommitted code
-    that cannot be told apart. OUTCOME: other results although nothing was changed.
+    that cannot be told apart. OUTCOME: other results although nothing was changed. SELECTED: runs
+    of a cell ended early, so that its mean is of those that went well.
     """
 
     DIFFERS = "differs"
@@ -53,6 +54,7 @@ class Cause(StrEnum):
     STAYED = "stayed"
     DIRTY = "dirty"
     OUTCOME = "outcome"
+    SELECTED = "selected"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Confound:
                 return f"{self.name} stayed {self.before[0]}, planned {planned}"
             case Cause.DIRTY:
                 return f"{self.name} true: code with uncommitted changes cannot be told apart"
+            case Cause.SELECTED:
+                return f"{self.name}: {listing(self.after)}; the mean leaves out what went badly"
             case Cause.OUTCOME:
                 return f"{self.name} {before} and {after} at seed {self.seed}, although nothing was changed"
         return f"{self.name} {before} and {after}"

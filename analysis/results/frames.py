@@ -81,6 +81,7 @@ def _score(result: Result) -> dict[str, Any]:
         "planned": runs.planned,
         "failed": runs.failed,
         "missing": runs.missing,
+        "hopeless": len(runs.hopeless),
         "seeds": list(score.by_seed),
         "values": list(score.by_seed.values()),
         "runs": list(runs.ids),

@@ -75,7 +75,8 @@ class Score:
 class Runs:
     """The runs behind a result: ids of the finished ones, sorted by seed.
 
-    `duplicates` are set aside because a later run has their seed; the others are counted.
+    `duplicates` are set aside because a later run has their seed; `hopeless` are those of the runs
+    that ended early by their own rule; the others are counted.
     """
 
     ids: Sequence[str] = ()
@@ -83,6 +84,7 @@ class Runs:
     planned: int = 0
     failed: int = 0
     missing: int = 0
+    hopeless: Sequence[str] = ()
 
     @property
     def n(self) -> int:

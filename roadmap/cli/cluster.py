@@ -19,7 +19,7 @@ from roadmap.launch.launchers import every_launcher, find_launcher
 from roadmap.launch.preflight import initial_weights, refuse_before_training
 from roadmap.launch.prepared import Launch
 from roadmap.launch.resources import Resources, shape_of, shape_text
-from roadmap.launch.selection import TO_RETRY, RunSelection, chosen_runs, find_study
+from roadmap.launch.selection import RunSelection, chosen_runs, find_study, runs_to_retry, seeds_in_turn
 from roadmap.launch.snapshot import live_code, take_snapshot
 from roadmap.launch.status import RunState, counts, study_states
 from roadmap.runs.folder import RunFolder
@@ -79,7 +79,8 @@ class SubmissionPlan:
         planned = [{"id": t.id, "step": t.step, "change": t.change, "seed": t.seed} for t in study.trials]
         states = {s.run: s for s in study_states(folder, planned, every=0)}
         skipped = UNDER_WAY if order.force else IN_HAND
-        left = [(t, wanted) for t in study.trials if states[t.id].state not in skipped]
+        order_of_runs = seeds_in_turn(study.trials, lambda t: (t.step, t.change))
+        left = [(t, wanted) for t in order_of_runs if states[t.id].state not in skipped]
         rates = _rates(study, folder)
         hours = {t.id: gpu_hours(t, rates, order.images_per_second) for t in study.trials}
         batches = _by_shape(left)
@@ -345,7 +346,7 @@ def retry_runs(selection: RunSelection, order: Order) -> int:
     launcher = find_launcher(order.launcher)
     launcher.resources(order.given, profile=order.profile)
     with _deciding(launcher, folder):
-        runs = [s for s in chosen_runs(folder, selection) if s.state in TO_RETRY]
+        runs = runs_to_retry(folder, selection)
         if not runs:
             print(f"nothing to retry: {counts(chosen_runs(folder, selection))}")
             return 0
@@ -359,7 +360,11 @@ def retry_runs(selection: RunSelection, order: Order) -> int:
         if not _confirmed(len(runs), launcher, order):
             return 0
         first = before[folders[0].path.name]
-        return _launch(folder, batches, first.runtime if first else Runtime(), launcher, order)
+        runtime = first.runtime if first else Runtime()
+        if any(s.state == State.HOPELESS for s in runs):
+            # The rule that ended a run would end it again.
+            runtime = Runtime.from_json({**runtime.to_json(), "stop_hopeless": False})
+        return _launch(folder, batches, runtime, launcher, order)
 
 
 def _resources_again(before: Launch | None, launcher: Launcher, order: Order) -> Resources:

@@ -113,6 +113,11 @@ def _run_verb(p: Parser) -> None:
     p.add_argument("--compile", action="store_true", help="torch.compile the network")
     p.add_argument("--no-channels-last", action="store_true", help="keep features in NCHW memory order")
     p.add_argument("--checkpoint-every", type=whole(1), default=1, metavar="EPOCHS")
+    p.add_argument(
+        "--stop-hopeless",
+        action="store_true",
+        help="end a run that guesses after half of its epochs; it is shown as hopeless, and in no mean",
+    )
     p.add_argument("--download", action="store_true", help="let torchvision or timm fetch the data set")
     p.add_argument(
         "--force", action="store_true", help="train finished trials again; what they left moves to previous/"
@@ -198,6 +203,7 @@ def _runtime(args: argparse.Namespace) -> Runtime:
         channels_last=not args.no_channels_last,
         checkpoint_every=args.checkpoint_every,
         init=args.init,
+        stop_hopeless=args.stop_hopeless,
     )
 
 

@@ -90,6 +90,32 @@ def write_comparison(a: str, b: str, *, runs: Path, out: Path | None) -> int:
     return 0
 
 
+def write_transfer(
+    a: str, b: str, *, regime: str | None, metric: str, runs: Path, out: Path | None, as_json: bool
+) -> int:
+    """Write and print how well the effects of study `a` predict those of `b` or of the paper; into `a`'s report."""
+    from analysis.report.transfer import TransferReport
+    from analysis.results.transfer import PAPER
+
+    asked = api.find_metric(metric)
+    first = find_study(a, runs)
+    if regime and b != PAPER:
+        raise RoadmapError(
+            f"--regime {regime!r} is given with --transfer {a} {b}; legal: with --transfer {a} {PAPER}, "
+            "whose numbers it chooses; leave it out"
+        )
+    second = PAPER if b == PAPER else find_study(b, runs).records_folder()
+    report = TransferReport.of(first.records_folder(), second, asked, regime or "")
+    paths = report.write(out or report_folder(first))
+    if as_json:
+        print_json({**report.to_json(), "files": list(map(str, paths))})
+        return 0
+    show(report.terminal())
+    for path in paths:
+        print(path)
+    return 0
+
+
 def serve_report(name: str | None, *, metric: str, runs: Path, port: int, every: float) -> int:
     """Serve the page until Ctrl-C."""
     from analysis.report.serve import HOST, server

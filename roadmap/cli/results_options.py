@@ -62,9 +62,16 @@ def _report_verb(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--regime",
         metavar="NAME",
-        help="with --paper: resnet50 (the default) or resnet200; of a study with runs of several: which",
+        help="with --paper and --transfer A paper: resnet50 (the default) or resnet200; "
+        "of a study with runs of several: which",
     )
     p.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two studies side by side on one page")
+    p.add_argument(
+        "--transfer",
+        nargs=2,
+        metavar=("A", "B"),
+        help="how well the effects of study A predict those of B, which may be `paper`: ranks, signs, decisions",
+    )
     p.add_argument("--serve", action="store_true", help="the page on loopback, made anew while runs go on")
     p.add_argument("--port", type=int, default=8765, help="with --serve; 0 for any free one")
     every_option(p, 5.0, 1.0, "with --serve: how old the page may be")
@@ -100,6 +107,10 @@ def _report(args: argparse.Namespace) -> int:
         return results.serve_report(args.study, metric=args.metric, runs=args.runs, port=args.port, every=args.every)
     if args.compare:
         return results.write_comparison(*args.compare, runs=args.runs, out=args.out)
+    if args.transfer:
+        return results.write_transfer(
+            *args.transfer, regime=args.regime, metric=args.metric, runs=args.runs, out=args.out, as_json=args.json
+        )
     if args.paper:
         return results.write_paper(
             regime=args.regime, ladder=args.ladder, runs=args.runs, out=args.out, as_json=args.json

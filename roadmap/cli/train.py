@@ -14,7 +14,7 @@ from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.data.registry import held_out
 from roadmap.runs.folder import RunFolder
-from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, Record
+from roadmap.runs.record import DIVERGED, FAILED, FINISHED, HOPELESS, INTERRUPTED, SETTLED, Record
 from roadmap.study.expand import images_to_train
 
 STOPPED = 130  # exit status, as of a shell whose program was interrupted
@@ -23,6 +23,7 @@ STATE_TEXTS = {
     FAILED: "failed: starts again",
     DIVERGED: "diverged: starts again",
     INTERRUPTED: "interrupted: goes on",
+    HOPELESS: "hopeless: ended early",
 }
 Rates = Mapping[tuple[str, str], float]
 
@@ -47,9 +48,7 @@ def run_study(study: Study, runtime: Runtime, *, jobs: int, force: bool, as_json
         print(f"{cell}: not defined: {reason}", file=sys.stderr)
     if not _rank():
         print(*_held_out(study), sep="\n", file=sys.stderr)
-    if done := count - len(todo):
-        note = "are finished already and are not trained again (--force does)"
-        print(f"{done} of {count} runs {note}", file=sys.stderr)
+    _print_settled(study, count - len(todo))
     alone = len(todo) == 1 and (jobs == 1 or count == 1)
     study.train(runtime, jobs=jobs, force=force, finished=Progress(len(todo), quiet=alone).finished)
     if _rank():
@@ -57,6 +56,20 @@ def run_study(study: Study, runtime: Runtime, *, jobs: int, force: bool, as_json
     records = [record for run in study.run_folders if (record := run.record())]
     _print_records(study, records, as_json)
     return _exit_status({record.status for record in records}, missing=len(records) < count)
+
+
+def _print_settled(study: Study, settled: int) -> None:
+    """Say what is not trained, and how it would be."""
+    if not settled:
+        return
+    records = (run.record() for run in study.run_folders)
+    hopeless = sum(record is not None and record.status == HOPELESS for record in records)
+    if done := settled - hopeless:
+        note = "are finished already and are not trained again (--force does)"
+        print(f"{done} of {len(study.trials)} runs {note}", file=sys.stderr)
+    if hopeless:
+        note = "were ended early as hopeless and are not trained on (`roadmap retry RUN --local` does)"
+        print(f"{hopeless} of {len(study.trials)} runs {note}", file=sys.stderr)
 
 
 def _rank() -> int:
@@ -68,7 +81,7 @@ def _exit_status(statuses: set[str], *, missing: bool) -> int:
     """0 where all runs are finished, 130 where some were interrupted and none failed, else 1."""
     if statuses == {FINISHED} and not missing:
         return 0
-    failed = statuses & {FAILED, DIVERGED}
+    failed = statuses & {FAILED, DIVERGED, HOPELESS}
     return STOPPED if INTERRUPTED in statuses and not failed else 1
 
 
@@ -115,10 +128,15 @@ def show_plan(study: Study, *, as_json: bool) -> int:
         print(f"{cell}: not defined: {reason}")
     for note in (*study.content.notes, *_held_out(study)):
         print(note)
-    left = [seconds[trial.id] for trial in study.trials if states[trial.id] != FINISHED]
-    count = len(study.trials)
-    print(f"{count} trials: {count - len(left)} finished, {len(left)} to train; time left: {_time_left(left)}")
+    left = [seconds[trial.id] for trial in study.trials if states[trial.id] not in SETTLED]
+    print(f"{_counts(list(states.values()), len(left))}; time left: {_time_left(left)}")
     return 0
+
+
+def _counts(states: Sequence[str], left: int) -> str:
+    """'48 trials: 40 finished, 8 to train'; those that ended early are counted apart, where there are any."""
+    hopeless = f", {n} {HOPELESS}" if (n := states.count(HOPELESS)) else ""
+    return f"{len(states)} trials: {states.count(FINISHED)} finished{hopeless}, {left} to train"
 
 
 def _plan_json(study: Study, states: Mapping[str, str], seconds: Mapping[str, float | None]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Runtime:
     compile: bool = setting("torch.compile the network", default=False)
     channels_last: bool = setting("memory format of the features", default=True)
     checkpoint_every: Annotated[int, Interval(ge=1, le=1_000_000)] = setting("epochs between checkpoints", default=1)
+    stop_hopeless: bool = setting("end a run that guesses after half of its epochs", default=False)
     init: Path | None = setting("file of initial weights; which one it must be is part of the trial", default=None)
 
     def to_json(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from roadmap.launch.prepared import Launch
 from roadmap.launch.resources import Resources
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
-from roadmap.runs.record import DIVERGED, FAILED
+from roadmap.runs.record import DIVERGED, FAILED, HOPELESS
 
 MAX_AGE = 30.0  # seconds between two questions to a cluster, whoever asks about a study
 
@@ -39,6 +39,7 @@ class State(StrEnum):
     STOPPED = "stopped"
     FAILED = FAILED
     DIVERGED = DIVERGED
+    HOPELESS = HOPELESS
     CANCELLED = "cancelled"
     TIMED_OUT = "timed out"
     OUT_OF_MEMORY = "out of memory"
@@ -47,7 +48,7 @@ class State(StrEnum):
 
 
 UNDER_WAY = (State.RUNNING, State.REQUEUED, State.PENDING)  # something may still change
-IN_HAND = (State.DONE, *UNDER_WAY)  # nothing to launch
+IN_HAND = (State.DONE, State.HOPELESS, *UNDER_WAY)  # nothing to launch
 
 
 class Phase(StrEnum):

@@ -82,7 +82,7 @@ def train_prepared(run: RunFolder, runtime: Runtime, *, threads: int = 0, patien
 def run_prepared(run: RunFolder, runtime: Runtime) -> int:
     """Train a prepared run as it was launched, else with `runtime`; returns the exit status.
 
-    0: finished, now or before. 1: failed or diverged. 75: it was told to stop and has saved itself.
+    0: finished, now or before. 1: failed, diverged or hopeless. 75: it was told to stop and has saved itself.
     """
     launch = Launch.read(run)
     # Ranks of one run start together: none may wait for the lease while the others wait for it.

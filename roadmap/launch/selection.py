@@ -1,9 +1,12 @@
-"""Which study and which of its runs a verb is for. No torch."""
+"""Which study and which of its runs a verb is for, and in which order they go. No torch."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from roadmap.config.errors import ConfigError, nearest
 from roadmap.ladder import DEFAULT, Ladder, find_ladder
@@ -22,6 +25,20 @@ ENDED_BADLY = (
     State.STOPPED,
 )
 TO_RETRY = (*ENDED_BADLY, State.NEW)
+T = TypeVar("T")
+
+
+def seeds_in_turn(runs: Sequence[T], cell: Callable[[T], object]) -> list[T]:
+    """The runs in the order in which they go: the first seed of each cell, then the second of each, and so on.
+
+    A study that is not over then has every cell, each with about as many seeds.
+    """
+    turns: list[tuple[int, T]] = []
+    before: Counter[object] = Counter()
+    for run in runs:
+        turns.append((before[cell(run)], run))
+        before[cell(run)] += 1
+    return [run for _, run in sorted(turns, key=lambda turn: turn[0])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +54,11 @@ class RunSelection:
     steps: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     failed: bool = False
+
+    @property
+    def names_runs(self) -> bool:
+        """Whether runs are named, and not a whole study's meant."""
+        return bool(self.words or self.steps or self.seeds)
 
     def __str__(self) -> str:
         """As it was asked for, in the command line's words."""
@@ -65,6 +87,16 @@ def chosen_runs(folder: Path, selection: RunSelection, *, every: float = 0) -> l
             f"--seeds N, --failed; {near} See roadmap status {folder.name}"
         )
     return chosen
+
+
+def runs_to_retry(folder: Path, selection: RunSelection) -> list[RunState]:
+    """Those of a selection that are to be launched again, in the order in which they go.
+
+    Those that `--stop-hopeless` ended only where runs are named. Raises RunError.
+    """
+    states = (*TO_RETRY, State.HOPELESS) if selection.names_runs else TO_RETRY
+    chosen = [s for s in chosen_runs(folder, selection) if s.state in states]
+    return seeds_in_turn(chosen, lambda s: (s.step, s.change))
 
 
 def _ladder_of(folder: Path) -> Ladder:

@@ -14,8 +14,9 @@ from roadmap.launch.base import MAX_AGE, JobReport, Phase, State
 from roadmap.launch.launchers import every_launcher
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, read_json
-from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, Record
+from roadmap.runs.record import DIVERGED, FAILED, FINISHED, HOPELESS, INTERRUPTED, Record
 
+OWN_WORDS = (FAILED, DIVERGED, HOPELESS)  # of a run that has ended without finishing, as it says itself
 FRESH = 120.0  # seconds: a heartbeat this old says that nobody is training
 
 
@@ -73,9 +74,9 @@ class Evidence:
 
     @property
     def last_word(self) -> bool:
-        """Whether the run itself has said that it failed, since it was last submitted."""
+        """Whether the run itself has said that it ended without finishing, since it was last submitted."""
         submitted = self.report.submitted if self.report else 0.0
-        return self.status in (FAILED, DIVERGED) and self.recorded >= submitted
+        return self.status in OWN_WORDS and self.recorded >= submitted
 
     @property
     def training(self) -> bool:
@@ -219,7 +220,7 @@ def _state(e: Evidence) -> tuple[State, str]:
 
 def _without_job(e: Evidence, reason: str) -> tuple[State, str]:
     """Of a run whose own files alone tell. `reason`: why it is expected to start, where it has not."""
-    if e.status in (FAILED, DIVERGED):
+    if e.status in OWN_WORDS:
         return State(e.status), e.error
     if e.heartbeat.get("state") == "running":
         return State.LOST, "its process is gone"

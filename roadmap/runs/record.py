@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 VERSION = 2
 FINISHED, FAILED, DIVERGED, INTERRUPTED = "finished", "failed", "diverged", "interrupted"
+HOPELESS = "hopeless"  # ended early by --stop-hopeless, and in no mean
+SETTLED = (FINISHED, HOPELESS)  # not trained again unless it is asked for
 LOST_PEER = "lost-peer"  # an `error_kind`: another rank is gone, which is no fault of this one
 MISSING = "missing"  # the status of a run without a record; never written by a run
 
@@ -51,7 +53,8 @@ NO_HARDWARE = Hardware()
 class Record:
     """The record of one run. None, or an empty mapping, stands for what its writer did not know of.
 
-    status         finished, failed, diverged, interrupted; `error` says why, in the writer's words
+    status         finished, failed, diverged, interrupted, hopeless; `error` says why, in the
+                   writer's words
     error_kind     what kind of failure, where a program asks: LOST_PEER
     stopped_by     the signal that interrupted the run
     damaged        the file could not be read: there is nothing but the error

@@ -28,9 +28,20 @@ from roadmap.model.complexity import complexity
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, file_digest, read_lines, write_json
 from roadmap.runs.provenance import git_state, package_versions
-from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, LOST_PEER, METRIC_KEYS, Hardware, Record
+from roadmap.runs.record import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    HOPELESS,
+    INTERRUPTED,
+    LOST_PEER,
+    METRIC_KEYS,
+    Hardware,
+    Record,
+)
 from roadmap.train.checkpoints import CheckpointStore, TrainingState
 from roadmap.train.distributed import Ranks, is_lost_peer
+from roadmap.train.hopeless import Hopeless
 from roadmap.train.loop import Diverged, Interrupted, Trainer, precision_of
 from roadmap.train.progress import Reporter
 
@@ -38,7 +49,8 @@ from roadmap.train.progress import Reporter
 def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> Record:
     """Train the folder's trial to its end and return its record; a finished one is returned as it is, unless `force`.
 
-    Every outcome leaves a record: finished, diverged, interrupted (it goes on when started again), failed.
+    Every outcome leaves a record: finished, diverged, interrupted (it goes on when started again), failed, hopeless
+    (it goes on when started without `stop_hopeless`).
     Raises RunError only where the folder itself cannot be used; then nothing in it is changed.
     """
     trial = folder.trial()
@@ -48,11 +60,16 @@ def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> Reco
         return _attempt(folder, trial, runtime, ranks)
     with folder.lease():
         record = folder.record()
-        if record and record.status == FINISHED and not force:
+        if record and not force and _is_settled(record, runtime):
             return record
         if force:
             set_aside(folder)
         return _attempt(folder, trial, runtime, ranks)
+
+
+def _is_settled(record: Record, runtime: Runtime) -> bool:
+    """Whether nothing is left to train."""
+    return record.status == FINISHED or (record.status == HOPELESS and runtime.stop_hopeless)
 
 
 def set_aside(folder: RunFolder) -> None:
@@ -105,6 +122,8 @@ def _outcome(described: Record, train: Callable[[], Mapping[str, Any]]) -> Recor
         return described.replace(status=FINISHED, **train())
     except Diverged as e:
         return described.replace(status=DIVERGED, error=str(e))
+    except Hopeless as e:
+        return described.replace(status=HOPELESS, error=str(e))
     except Interrupted as e:
         return described.replace(status=INTERRUPTED, error=str(e), stopped_by=e.signal)
     except Exception as e:

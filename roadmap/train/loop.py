@@ -35,6 +35,7 @@ from roadmap.train.checkpoints import CheckpointStore, TrainingState
 from roadmap.train.criterion import Criterion, seed_group
 from roadmap.train.distributed import Ranks
 from roadmap.train.evaluate import evaluate
+from roadmap.train.hopeless import refuse_guessing
 from roadmap.train.metrics import BestEpoch, EpochMetrics, Evaluation, Scores
 from roadmap.train.optimizer import make_optimizer, make_schedule
 from roadmap.train.progress import Reporter
@@ -324,6 +325,8 @@ class Trainer:
         reporter.epoch(metrics, self.recipe.epochs)
         if epoch % self.runtime.checkpoint_every == 0 or epoch == self.recipe.epochs:
             self.save(store)
+        if self.runtime.stop_hopeless:
+            refuse_guessing(metrics, self.trial, save=lambda: self.save(store))
 
     def _keep_if_best(self, epoch: int, top1: float) -> None:
         """Evaluate the epoch on test if none before it was better on validation."""

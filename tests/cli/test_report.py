@@ -67,6 +67,31 @@ def test_report_compare_writes_a_page_of_both_studies(command: Command, tmp_path
     assert "'secnd'" in refusal.what and "'second'" in refusal.advice
 
 
+def test_report_transfer_says_how_well_one_study_predicts_another(command: Command, tmp_path: Path) -> None:
+    small_study(tmp_path, "first")
+    small_study(tmp_path, "second", values=lambda t: {"top1": top1(t) + 5.0})
+    answer = command("report", "--transfer", "first", "second")
+    *shown, md, csv, svg, png = answer.out.splitlines()
+    assert max(map(len, shown)) <= 80, "it fits a terminal of 80 columns"
+    assert any(line.startswith("kernel-7") and "same *" in line for line in shown)
+    names = [f"runs/first/report/transfer-first-second.{kind}" for kind in ("md", "csv", "svg", "png")]
+    assert [md, csv, svg, png] == names and all((tmp_path / name).stat().st_size for name in names)
+    values = command("report", "--transfer", "first", "second", "--json", "--out", "x").json()
+    assert [c["comparison"] for c in values["comparisons"]] == ["kernel-7", "gelu"]
+    assert values["decisions"]["all"] == {**values["decisions"]["all"], "hits": 3.0, "total": 3, "share": 1.0}
+    assert values["files"][0] == "x/transfer-first-second.md"
+
+
+def test_report_transfer_to_the_paper_takes_its_regime(command: Command, tmp_path: Path) -> None:
+    small_study(tmp_path)
+    values = command("report", "--transfer", "small", "paper", "--regime", "resnet50", "--json").json()
+    assert [(c["comparison"], c["effect_b"]) for c in values["comparisons"]] == [("kernel-7", 0.65), ("gelu", 0.05)]
+    refusal = command("report", "--transfer", "small", "small", "--regime", "resnet50").refusal()
+    assert "--regime" in refusal.what and "paper" in refusal.legal
+    assert "'papr'" in command("report", "--transfer", "small", "papr").refusal().what
+    assert "top1" in command("report", "--transfer", "small", "paper", "--metric", "loss").refusal().legal
+
+
 def test_a_metric_that_is_not_measured_is_refused(command: Command, tmp_path: Path) -> None:
     small_study(tmp_path, values=finished)
     for verb in (("report",), ("attribute",), ("watch",), ("power", "--resolve", "1")):

@@ -11,6 +11,7 @@ import pytest
 
 from roadmap.config.trial import Trial
 from roadmap.ladder import find_ladder
+from roadmap.runs.folder import RunFolder
 
 Command = Callable[..., Any]
 MakeFolder = Callable[..., Path]
@@ -113,6 +114,19 @@ def test_a_step_trains_leaves_its_record_and_is_not_trained_again_unless_forced(
 
     [planned] = command("plan", *words[1:], "--json").json()["trials"]
     assert planned["state"] == "finished" and 0 < planned["predicted_seconds"] < 600
+
+
+def test_a_run_that_was_ended_early_is_said_and_not_trained_on(command: Command, tmp_path: Path) -> None:
+    words = ("run", "--step", "9", "--seeds", "0", "1", "--epochs", "1", "--name", "ended")
+    trials = [Trial.from_json(t) for t in command("plan", *words[1:], "--json").json()["trials"]]
+    for trial in trials:
+        run = RunFolder(tmp_path / "runs" / "ended" / trial.id)
+        run.prepare(trial)
+        run.write_record({"status": "hopeless", "id": trial.id, "error": "ended after epoch 1 of 2"})
+    answer = command(*words)
+    assert answer.status == 1 and "2 of 2 runs were ended early as hopeless" in answer.err
+    assert "roadmap retry RUN --local" in answer.err and "0 of 2 runs finished" in answer.out
+    assert "2 trials: 0 finished, 2 hopeless, 0 to train" in command("plan", *words[1:]).out
 
 
 def check_record(record: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ from roadmap.launch.prepared import TRY_LATER, Launch, train_prepared, unfinishe
 from roadmap.launch.slurm import submitit_adapter
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, read_json, read_lines, write_json
-from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED, LOST_PEER, Record
+from roadmap.runs.record import FAILED, INTERRUPTED, LOST_PEER, SETTLED, Record
 
 JOBS = "jobs.jsonl"
 CANCELLED = "cancelled"  # a file of this name in the run folder: `roadmap cancel` was here
@@ -89,7 +89,7 @@ class RunJob:
             run.write_record(record)
         if record.status == INTERRUPTED:
             leave(run, here, _why_interrupted(record))
-        if record.status != FINISHED:
+        if record.status not in SETTLED:
             raise RuntimeError(f"{run.path.name} {record.status}: {record.error}")
         return record.status
 
@@ -220,8 +220,8 @@ def _end_of_other_rank(run: RunFolder, here: Attempt, record: Record) -> str:
 
     An interrupted rank waits to be ended with the job, a failed one says why first.
     """
-    if record.status == FINISHED:
-        return FINISHED
+    if record.status in SETTLED:
+        return record.status
     if record.status == INTERRUPTED or record.error_kind == LOST_PEER:
         time.sleep(60)
         return INTERRUPTED
