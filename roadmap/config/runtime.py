@@ -27,6 +27,9 @@ class Runtime:
     device: Literal["auto", "cpu", "cuda"] = setting("what trains", default="auto")
     threads: Annotated[int, Interval(ge=0, le=4096)] = setting("CPU threads; 0 for all", default=0)
     compile: bool = setting("torch.compile the network", default=False)
+    micro_batch: Annotated[int, Interval(ge=1, le=100000)] | None = setting(
+        "images of one forward pass, of whole groups; one group unless given", default=None
+    )
     channels_last: bool = setting("memory format of the features", default=True)
     checkpoint_every: Annotated[int, Interval(ge=1, le=1_000_000)] = setting("epochs between checkpoints", default=1)
     init: Path | None = setting("file of initial weights; which one it must be is part of the trial", default=None)
