@@ -17,12 +17,14 @@ from roadmap.config.model import AnySpec, TimmSpec, with_settings
 from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import find_recipe
 from roadmap.ladder import Step
+from roadmap.ladder.finetuning import HEAD_INIT_SCALE, find_fine_tuning
 from roadmap.ladder.ladder import RECIPE
-from roadmap.ladder.published import FINETUNE, FINETUNE_HEAD_SCALE, PUBLISHED_RECIPE, find_variant
+from roadmap.ladder.published import IMAGE_SIZE, PUBLISHED_RECIPE, find_variant
 from roadmap.study.fractions import fraction
 from roadmap.study.overrides import FIELD, Arm, Override, declared, words
 from roadmap.study.plan import A_A, STEP, TIMM, Plan
 
+FINETUNE = "convnext-finetune"  # of networks that no paper fine-tunes
 A_A_SEEDS = 1000  # an A/A control's seeds are the study's own, further on by a multiple of this
 
 Key = tuple[str, str]
@@ -64,9 +66,14 @@ class Cell:
         return _joined(self.step, "with" if own and not taken_back else "", own)
 
     @property
-    def overrides(self) -> dict[str, Any]:
+    def all_overrides(self) -> Arm:
         """Everything set on top of the step, the change last."""
-        return {o.name: o.value for o in (*self.common, *self.cross, *self.arm)}
+        return (*self.common, *self.cross, *self.arm)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The values of everything set on top of the step, by name."""
+        return {o.name: o.value for o in self.all_overrides}
 
 
 WITHOUT = "without "
@@ -167,9 +174,10 @@ def _undone(step: Step, top: Step, plan: Plan) -> Arm:
             # The earlier recipe as a whole, but with the fields that later steps set in it: their changes stay.
             later = of.recipe_fields(top.name, regime).items() - of.recipe_fields(step.name, regime).items()
             arm.append(Override(RECIPE, of.recipe_name(parent, regime)))
-            arm += [Override(f"{FIELD}{field}", value) for field, value in sorted(later)]
+            arm += [Override(f"{FIELD}{field}", value, scaled=True) for field, value in sorted(later)]
         elif name.startswith(FIELD):
-            arm.append(Override(name, getattr(of.recipe(parent, regime), name.removeprefix(FIELD))))
+            value = getattr(of.recipe(parent, regime), name.removeprefix(FIELD))
+            arm.append(Override(name, value, scaled=True))
         elif after.get(name) == last.get(name):
             arm.append(Override(name, before.get(name)))
     return tuple(arm)
@@ -270,14 +278,24 @@ def _step_spec(plan: Plan, step: str, toggles: Mapping[str, Any]) -> AnySpec:
 
 
 def _model_cell(name: str, plan: Plan) -> Cell:
-    """Return the cell of a network by its name; fine-tuning starts from a small head (Table 6)."""
-    recipe = find_recipe(FINETUNE if plan.init else PUBLISHED_RECIPE)
+    """Return the cell of a network by its name; from a file of weights it is fine-tuned as its paper says."""
     if name.startswith(STEP):
+        recipe = find_recipe(FINETUNE if plan.init else PUBLISHED_RECIPE)
         cell = _cell_of(plan.of_ladder.find_step(name.removeprefix(STEP)), plan)
         return replace(cell, common=plan.common, recipe=recipe if plan.recipe is None else cell.recipe)
     spec = _spec_of(name, plan)
-    head = {"head_init_scale": FINETUNE_HEAD_SCALE} if plan.init else {}
-    return Cell(step=name, build=functools.partial(_model_spec, spec, head), recipe=recipe, common=plan.common)
+    recipe_name, settings = _training_of(name, plan)
+    build = functools.partial(_model_spec, spec, settings)
+    return Cell(step=name, build=build, recipe=find_recipe(recipe_name), common=plan.common)
+
+
+def _training_of(name: str, plan: Plan) -> tuple[str, dict[str, Any]]:
+    """Return a network's own recipe, and what fine-tuning sets on the network."""
+    if not plan.init:
+        return PUBLISHED_RECIPE if name.startswith(TIMM) else find_variant(name).recipe, {}
+    stated = find_fine_tuning(name, image_size=plan.image_size or IMAGE_SIZE, recipe=plan.recipe)
+    settings = {"head_init_scale": HEAD_INIT_SCALE}
+    return (stated.recipe, {**settings, "drop_path_rate": stated.drop_path_rate}) if stated else (FINETUNE, settings)
 
 
 def _spec_of(name: str, plan: Plan) -> AnySpec:
@@ -292,8 +310,8 @@ def _spec_of(name: str, plan: Plan) -> AnySpec:
     return TimmSpec(timm=name.removeprefix(TIMM))
 
 
-def _model_spec(spec: AnySpec, head: Mapping[str, Any], toggles: Mapping[str, Any]) -> AnySpec:
-    return with_settings(spec, {**head, **toggles})
+def _model_spec(spec: AnySpec, settings: Mapping[str, Any], toggles: Mapping[str, Any]) -> AnySpec:
+    return with_settings(spec, {**settings, **toggles})
 
 
 def _with_controls(plan: Plan, cells: list[Cell], comparisons: list[Comparison]) -> Design:
