@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,7 +142,13 @@ def _arms(plan: Plan) -> Design:
     """Compare the base with one cell for each change."""
     if plan.design == "single" and plan.set:
         return _against_base(_cell_of(_base(plan), plan), [plan.common])
-    return _against_base(_base_cell(plan), list(listed(plan)))
+    cells, comparisons = _against_base(_base_cell(plan), list(listed(plan)))
+    for step, changes in plan.alternatives_also.items():
+        base = replace(_cell_of(plan.of_ladder.steps[step], plan), common=plan.common)
+        more, compared = _against_base(base, list(_listed(plan, changes, f"also.{step}")))
+        cells += [cell for cell in more if cell.key not in {c.key for c in cells}]
+        comparisons += compared
+    return cells, comparisons
 
 
 def _leave_one_out(plan: Plan) -> Design:
@@ -245,11 +251,15 @@ def _different(arm: Arm, other: Arm) -> Arm:
 
 def listed(plan: Plan) -> Iterator[Arm]:
     """Yield the plan's changes as arms; a list of values is one arm each."""
-    for change in plan.alternatives:
+    return _listed(plan, plan.alternatives, "changes")
+
+
+def _listed(plan: Plan, changes: Iterable[Mapping[str, Arm]], key: str) -> Iterator[Arm]:
+    for change in changes:
         several = [name for name, alternatives in change.items() if len(alternatives) > 1]
         if several and len(change) > 1:
             raise ConfigError(
-                f"study {plan.name}.changes has a list of values for {several[0]} beside other names; legal: "
+                f"study {plan.name}.{key} has a list of values for {several[0]} beside other names; legal: "
                 "a list alone "
                 "in its mapping, or one value for each name; write one mapping for each change"
             )
