@@ -20,7 +20,7 @@ def footnotes(analysis: Analysis) -> list[str]:
     """The notes below the figure, a line each."""
     marks = list(_measured_marks(analysis) if analysis.measured else _printed_marks(analysis))
     notes = ["; ".join(marks)] if marks else []
-    return [*notes, *_reference(analysis), *_misprints(analysis)]
+    return [*notes, *_reference(analysis), *_quoted(analysis), *_misprints(analysis)]
 
 
 def _measured_marks(analysis: Analysis) -> Iterator[str]:
@@ -52,6 +52,13 @@ def _reference(analysis: Analysis) -> Iterator[str]:
         printed = find_ladder(analysis.ladder).printed
         data = f" on {printed.data}" if printed else ""
         yield f"dashed: {reference.name}{data} as the paper prints it, not measured here"
+
+
+def _quoted(analysis: Analysis) -> Iterator[str]:
+    """Of a printed number that the step's recipe does not make."""
+    for result in analysis.results:
+        if not analysis.measured and result.paper.quoted:
+            yield f"{result.step}: {result.paper.quoted}"
 
 
 def _misprints(analysis: Analysis) -> Iterator[str]:

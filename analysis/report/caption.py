@@ -192,6 +192,8 @@ def paper_caption(analysis: Analysis) -> Caption:
         Fact(FactKind.METRIC, f"{printed.data} validation, percent; {seeds}", analysis.metric.capital),
         Fact(FactKind.COUNTS, _counted(regime)),
     ]
+    quoted = [r for r in analysis.results if r.paper.quoted and r.paper.score is not None]
+    facts += [Fact(FactKind.NOTE, f"{r.step}: {r.paper.score:.2f} is {r.paper.quoted}") for r in quoted]
     if regime.reference:
         facts.append(Fact(FactKind.REFERENCE, "{}: {:.2f} %, {:.2f} GFLOPs".format(*regime.reference)))
     return Caption(

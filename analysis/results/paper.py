@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from analysis.results.protocol import ProtocolDifference, ProtocolKind
@@ -34,7 +35,13 @@ def _numbers(here: Paper | None, before: Paper | None, regime: str) -> PaperNumb
     # Both are printed with two decimals, and so is their difference; rounding removes what binary fractions add.
     effect = round(here.top1 - before.top1, 2) if before else None
     return PaperNumbers(
-        regime=regime, score=here.top1, std=here.std, effect=effect, cost=here.gflops, decimals=here.decimals
+        regime=regime,
+        score=here.top1,
+        std=here.std,
+        effect=effect,
+        cost=here.gflops,
+        decimals=here.decimals,
+        quoted=here.quoted,
     )
 
 
@@ -57,6 +64,8 @@ def beside_paper(ladder: Ladder, result: Result, regime: Regime) -> BesidePaper:
 def _protocol(ladder: Ladder, result: Result, regime: Regime) -> Iterator[ProtocolDifference]:
     """In what the runs differ from the paper's protocol."""
     setup, paper = result.setup, ladder.find_regime(result.paper.regime)
+    if result.paper.quoted:
+        yield ProtocolDifference(ProtocolKind.QUOTED, str(setup.recipe), result.paper.quoted)
     if paper.name != regime.name:
         yield ProtocolDifference(ProtocolKind.NETWORK, regime.name, paper.name)
     if setup.data_name != paper.data:
@@ -96,7 +105,8 @@ def paper_results(ladder: Ladder, regime: str, reference: Path) -> list[Result]:
     for step in ladder.order(side_steps=True):
         if step.name not in lines:
             continue
-        numbers = _numbers(printed[step.name], printed.get(step.parent or ""), regime)
+        before = printed.get(step.parent or "")
+        numbers = replace(_numbers(printed[step.name], before, regime), quoted=_quoted(ladder, regime, step))
         result = Result(
             measured=False,
             role=Role.STEP if step.on_path else Role.SIDE,
@@ -113,6 +123,12 @@ def paper_results(ladder: Ladder, regime: str, reference: Path) -> list[Result]:
         )
         results.append(result)
     return results
+
+
+def _quoted(ladder: Ladder, regime: str, step: Step) -> str:
+    """Return why a printed number is none of the step's recipe; the reference files hold numbers alone."""
+    known = ladder.find_regime(regime).paper.get(step.name)
+    return known.quoted if known else ""
 
 
 def _printed(line: Mapping[str, str]) -> Paper:

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class ProtocolKind(StrEnum):
-    """What differs. With another network or other data the two numbers cannot be compared."""
+    """What differs. With another network, other data or a quoted number the two cannot be compared."""
 
     NETWORK = "network"
     DATA = "data"
@@ -16,10 +16,11 @@ class ProtocolKind(StrEnum):
     RECIPE = "recipe"
     EPOCHS = "epochs"
     BATCH = "batch"
+    QUOTED = "quoted"
 
     @property
     def incomparable(self) -> bool:
-        return self in (ProtocolKind.NETWORK, ProtocolKind.DATA, ProtocolKind.PIXELS)
+        return self in (ProtocolKind.NETWORK, ProtocolKind.DATA, ProtocolKind.PIXELS, ProtocolKind.QUOTED)
 
 
 _TEXTS = {
@@ -30,6 +31,7 @@ _TEXTS = {
     ProtocolKind.RECIPE: "recipe: {measured}, the paper's for this step is {paper}",
     ProtocolKind.EPOCHS: "epochs: {measured}, the paper's are {paper}",
     ProtocolKind.BATCH: "batch: {measured} images, the paper's are {paper}",
+    ProtocolKind.QUOTED: "number: measured with {measured}, the paper's is {paper}",
 }
 
 

@@ -155,7 +155,8 @@ class Effect:
 @dataclass(frozen=True, kw_only=True)
 class PaperNumbers:
     """What the paper prints for the step: in the study's regime, else in the first that the paper
-    has, which `regime` names. `cost` in GFLOPs, `decimals` as printed."""
+    has, which `regime` names. `cost` in GFLOPs, `decimals` as printed; `quoted`: why the score is
+    none of the step's recipe."""
 
     regime: str = ""
     score: float | None = None
@@ -163,6 +164,7 @@ class PaperNumbers:
     effect: float | None = None
     cost: float | None = None
     decimals: int = 2
+    quoted: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

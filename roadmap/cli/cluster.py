@@ -289,10 +289,10 @@ def _total(hours: Sequence[float | None]) -> str:
 
 def _layout(trial: Trial, shape: Resources) -> str:
     """Images of the global batch by rank: '32 ranks x 1 x 128' is ranks x accumulated groups x group."""
-    groups = trial.recipe.groups
-    if groups % shape.ranks:
-        return f"{trial.recipe.batch_size}"
-    return f"{shape.ranks} x {groups // shape.ranks} x {trial.recipe.group_size}"
+    recipe = trial.recipe
+    if recipe.loads % shape.ranks:
+        return f"{recipe.batch_size}"
+    return f"{shape.ranks} x {recipe.groups // shape.ranks} x {recipe.group_size}"
 
 
 def _rates(study: Study, folder: Path) -> dict[tuple[str, str], float]:

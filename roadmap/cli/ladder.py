@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from roadmap.cli.console import print_json, print_table
@@ -15,7 +14,7 @@ from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import find_recipe
 from roadmap.ladder import Ladder, Regime, Step, find_ladder
 from roadmap.ladder.ladder import RECIPE
-from roadmap.study.overrides import FIELD, Override, parse_text
+from roadmap.study.overrides import Override, parse_text, resized
 
 if TYPE_CHECKING:
     from roadmap.model.module_diff import ModuleDiff
@@ -149,13 +148,8 @@ def _overridden(recipe: Recipe, overrides: Sequence[Override]) -> Recipe:
     for o in overrides:
         if o.name == RECIPE:
             recipe = find_recipe(o.value)
-    for o in overrides:
-        if o.name == "batch_size":
-            recipe = recipe.with_batch_size(o.value)
-        elif o.name == "epochs":
-            recipe = recipe.with_epochs(o.value)
-    fields = {o.name.removeprefix(FIELD): o.value for o in overrides if o.name.startswith(FIELD)}
-    return replace(recipe, **fields)
+    whole = {o.name: o.value for o in overrides}
+    return resized(recipe, overrides, batch_size=whole.get("batch_size"), epochs=whole.get("epochs"))
 
 
 def _difference_rows(kind: str, differences: Differences) -> list[list[str]]:

@@ -112,6 +112,12 @@ def _run_verb(p: Parser) -> None:
     device_option(p)
     p.add_argument("--compile", action="store_true", help="torch.compile the network")
     p.add_argument("--no-channels-last", action="store_true", help="keep features in NCHW memory order")
+    p.add_argument(
+        "--micro-batch",
+        type=whole(1),
+        metavar="IMAGES",
+        help="images of one forward pass: several groups at once, whose statistics stay apart; one group unless given",
+    )
     p.add_argument("--checkpoint-every", type=whole(1), default=1, metavar="EPOCHS")
     p.add_argument(
         "--stop-hopeless",
@@ -202,6 +208,7 @@ def _runtime(args: argparse.Namespace) -> Runtime:
         compile=args.compile,
         channels_last=not args.no_channels_last,
         checkpoint_every=args.checkpoint_every,
+        micro_batch=args.micro_batch,
         init=args.init,
         stop_hopeless=args.stop_hopeless,
     )

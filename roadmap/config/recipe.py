@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -23,10 +24,20 @@ class Recipe:
         "images per iteration over all devices and accumulated groups"
     )
     group_size: Annotated[int, Interval(ge=1, le=100000)] = setting(
-        "images per forward pass: BatchNorm statistics and mixup pairs live inside one group"
+        "images that BatchNorm takes its statistics over, one forward pass unless --micro-batch joins several"
+    )
+    mix_group_size: Annotated[int, Interval(ge=1, le=100000)] | None = setting(
+        "images that mixup and CutMix draw for and mix among, or none for group_size", default=None, since=2
     )
     optimizer: Literal["sgd", "adamw"] = setting("sgd: with momentum; adamw: decoupled weight decay")
     lr: Annotated[float, Interval(ge=0, le=1000)] = setting("peak learning rate at the global batch")
+    lr_scaling: Literal["linear", "sqrt", "none"] = setting(
+        "how lr follows another global batch that is asked for: in proportion, by its square root, or not",
+        identity=False,
+        default="linear",
+        since=2,
+        neutral="linear",
+    )
     weight_decay: Annotated[float, Interval(ge=0, le=10)] = setting("weight decay")
     decay_1d: bool = setting("weight decay on biases and other 1-D parameters too", default=False)
     momentum: Fraction = setting("momentum of sgd", default=0.9)
@@ -59,9 +70,27 @@ class Recipe:
     test_crop: Annotated[float, Interval(ge=0.1, le=1)] = setting(
         "central part of the resized image seen by evaluation", default=0.875
     )
+    test_resize: Literal["shorter", "square"] = setting(
+        "what evaluation resizes to image size / test_crop: the shorter side, or both, which loses no part of an image",
+        default="shorter",
+        since=2,
+        neutral="shorter",
+    )
     ema_decay: Fraction | None = setting("decay per iteration of the weights' moving average, or none", default=None)
+    ema_warmup: bool = setting(
+        "the moving average's decay grows as 1 - t^(-2/3) up to ema_decay, so that initial weights count nothing",
+        default=False,
+        since=2,
+        neutral=False,
+    )
     layer_decay: Annotated[float, Interval(ge=0.01, le=1)] | None = setting(
         "factor on the learning rate from each layer to the one below it, or none", default=None
+    )
+    layer_decay_type: Literal["timm", "single", "group"] = setting(
+        "layers of layer_decay: timm's blocks, or the ConvNeXt authors' blocks (single) or groups of three (group)",
+        default="timm",
+        since=2,
+        neutral="timm",
     )
     accuracy: Literal["last", "best"] = setting(
         "the epoch whose test accuracy is the result: the last, or the best on the validation split", default="last"
@@ -83,10 +112,22 @@ class Recipe:
                 f"Recipe.warmup_epochs is {self.warmup_epochs:g} of {self.epochs} epochs; legal: fewer than "
                 "epochs; shorten the warm-up"
             )
-        if (self.mixup > 0 or self.cutmix > 0) and self.group_size % 2:
+        return found + self._conflicts_of_mixing()
+
+    def _conflicts_of_mixing(self) -> list[str]:
+        found = []
+        name = "group_size" if self.mix_group_size is None else "mix_group_size"
+        if (self.mixup > 0 or self.cutmix > 0) and self.mix_group % 2:
             found.append(
-                f"Recipe.group_size is {self.group_size} with mixup or cutmix on; legal: even sizes, images "
-                "are mixed in pairs; change group_size"
+                f"Recipe.{name} is {self.mix_group} with mixup or cutmix on; legal: even sizes, images "
+                f"are mixed in pairs; change {name}"
+            )
+        sizes = (self.load_size % self.group_size, self.load_size % self.mix_group, self.batch_size % self.load_size)
+        if self.mix_group_size is not None and any(sizes):
+            found.append(
+                f"Recipe.mix_group_size is {self.mix_group_size} with group_size {self.group_size} and batch_size "
+                f"{self.batch_size}; legal: a multiple or a part of group_size that divides the batch; change "
+                "mix_group_size"
             )
         return found
 
@@ -95,35 +136,87 @@ class Recipe:
         """Groups in one global batch."""
         return self.batch_size // self.group_size
 
-    def groups_per_rank(self, ranks: int) -> int:
-        """Groups each of `ranks` processes takes in an iteration.
+    @property
+    def mix_group(self) -> int:
+        """Images that are mixed among each other."""
+        return self.group_size if self.mix_group_size is None else self.mix_group_size
+
+    @property
+    def load_size(self) -> int:
+        """Images that a rank takes at a time: whole groups of BatchNorm and of mixing."""
+        return max(self.group_size, self.mix_group)
+
+    @property
+    def loads(self) -> int:
+        """Parts of `load_size` images in one global batch, which ranks divide among themselves."""
+        return self.batch_size // self.load_size
+
+    def loads_per_rank(self, ranks: int) -> int:
+        """Return the parts that each of `ranks` processes takes in an iteration.
 
         Raises ConfigError where the global batch does not divide.
         """
-        if self.groups % ranks:
-            legal = ", ".join(str(r) for r in range(1, self.groups + 1) if self.groups % r == 0)
+        if self.loads % ranks:
+            legal = ", ".join(str(r) for r in range(1, self.loads + 1) if self.loads % r == 0)
             raise ConfigError(
-                f"Recipe.batch_size is {self.batch_size}, {self.groups} groups of {self.group_size}, which "
+                f"Recipe.batch_size is {self.batch_size}, {self.loads} groups of {self.load_size}, which "
                 f"{ranks} ranks do not divide; "
                 f"legal: {legal} ranks; change the number of GPUs, or batch_size"
             )
-        return self.groups // ranks
+        return self.loads // ranks
+
+    def groups_per_forward(self, micro_batch: int | None, ranks: int) -> int:
+        """Return how many groups a forward pass takes: one unless a micro-batch is asked for.
+
+        Raises ConfigError where it is no whole number of groups, or no part of a rank's share.
+        """
+        share = self.loads_per_rank(ranks) * self.load_size
+        size = micro_batch or self.group_size
+        if size % self.group_size or share % size:
+            raise ConfigError(
+                f"--micro-batch is {size} with groups of {self.group_size} and {share} images on each rank; "
+                "legal: whole groups that divide a rank's images; leave it out for one group"
+            )
+        return size // self.group_size
 
     def with_batch_size(self, batch_size: int) -> Recipe:
-        """The same recipe at another global batch, the learning rate in proportion.
+        """The same recipe at another global batch: lr follows by lr_scaling, the moving average keeps its span.
 
         Groups shrink where the batch is smaller than one.
         """
         return replace(
             self,
             batch_size=batch_size,
-            lr=self.lr * batch_size / self.batch_size,
+            lr=self._lr_at(batch_size),
             group_size=min(self.group_size, batch_size),
+            mix_group_size=None if self.mix_group_size is None else min(self.mix_group_size, batch_size),
+            ema_decay=_over_iterations(self.ema_decay, self.batch_size / batch_size),
         )
 
+    def _lr_at(self, batch_size: int) -> float:
+        if self.lr_scaling == "none":
+            return self.lr
+        if self.lr_scaling == "sqrt":
+            return self.lr * math.sqrt(batch_size / self.batch_size)
+        return self.lr * batch_size / self.batch_size
+
     def with_epochs(self, epochs: int) -> Recipe:
-        """The same recipe over another number of epochs; warm-up and step decay are scaled in proportion."""
+        """The same recipe over another number of epochs.
+
+        Warm-up, step decay and the moving average's span are scaled in proportion.
+        """
         scale = epochs / self.epochs
         return replace(
-            self, epochs=epochs, warmup_epochs=self.warmup_epochs * scale, decay_epochs=self.decay_epochs * scale
+            self,
+            epochs=epochs,
+            warmup_epochs=self.warmup_epochs * scale,
+            decay_epochs=self.decay_epochs * scale,
+            ema_decay=_over_iterations(self.ema_decay, scale),
         )
+
+
+def _over_iterations(decay: float | None, scale: float) -> float | None:
+    """Return the decay whose span, 1 / (1 - decay) iterations, is `scale` times as long; of one iteration at least."""
+    if decay is None or decay == 1 or scale == 1:
+        return decay
+    return max(0.0, 1 - (1 - decay) / scale)

@@ -29,6 +29,9 @@ class Runtime:
     device: Literal["auto", "cpu", "cuda"] = setting("what trains", default="auto")
     threads: Annotated[int, Interval(ge=0, le=4096)] = setting("CPU threads; 0 for all", default=0)
     compile: bool = setting("torch.compile the network", default=False)
+    micro_batch: Annotated[int, Interval(ge=1, le=100000)] | None = setting(
+        "images of one forward pass, of whole groups; one group unless given", default=None
+    )
     channels_last: bool = setting("memory format of the features", default=True)
     checkpoint_every: Annotated[int, Interval(ge=1, le=1_000_000)] = setting("epochs between checkpoints", default=1)
     stop_hopeless: bool = setting("end a run that guesses after half of its epochs", default=False)

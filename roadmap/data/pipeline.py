@@ -67,12 +67,13 @@ def _fixed_crop(recipe: Recipe, data: Data) -> list[Any]:
 
 
 def eval_transform(recipe: Recipe, data: Data) -> Any:
-    """PIL -> (C, H, W): resize the short side to size / test_crop, cut the centre."""
+    """PIL -> (C, H, W): resize the short side, or both, to size / test_crop, cut the centre."""
     chain = create_transform(
         data.image_size,
         is_training=False,
         interpolation=recipe.interpolation,
         crop_pct=recipe.test_crop,
+        crop_mode="squash" if recipe.test_resize == "square" else "center",
         mean=data.mean,
         std=data.std,
     )
@@ -120,11 +121,11 @@ class Samples(Dataset[tuple[Tensor, int]]):
 
 @dataclass(frozen=True)
 class GroupSampler:
-    """The keys of each group that one rank takes, from iteration `start` to the last.
+    """The keys of each load that one rank takes, from iteration `start` to the last.
 
-    Iteration i of an epoch takes the next `batch_size` images of the epoch's order; group g of it
-    takes the next `group_size` of those; rank r of w takes the groups r, r + w, ... What remains of
-    an epoch is left out.
+    Iteration i of an epoch takes the next `batch_size` images of the epoch's order; load g of it
+    takes the next `load_size` of those, a group or several; rank r of w takes the loads r, r + w, ...
+    What remains of an epoch is left out.
     """
 
     images: int
@@ -147,13 +148,13 @@ class GroupSampler:
             now, at = divmod(iteration, self.iterations_per_epoch)
             if now != epoch:
                 epoch, order = now, self.order(now)
-            for group in range(self.rank, self.recipe.groups, self.world_size):
-                first = at * self.recipe.batch_size + group * self.recipe.group_size
-                yield [(epoch, int(i)) for i in order[first : first + self.recipe.group_size]]
+            for load in range(self.rank, self.recipe.loads, self.world_size):
+                first = at * self.recipe.batch_size + load * self.recipe.load_size
+                yield [(epoch, int(i)) for i in order[first : first + self.recipe.load_size]]
 
     def __len__(self) -> int:
         iterations = self.recipe.epochs * self.iterations_per_epoch - self.start
-        return iterations * (self.recipe.groups // self.world_size)
+        return iterations * (self.recipe.loads // self.world_size)
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class Pipeline:
         return GroupSampler(len(self.train_indices), self.trial.recipe, self.trial.seed, start, rank, world_size)
 
     def stream(self, sampler: GroupSampler) -> Stream:
-        """One batch a group, over all remaining epochs, so that workers live as long as it does."""
+        """One batch a load, over all remaining epochs, so that workers live as long as it does."""
         samples = Samples(
             self.train, self.train_indices, train_transform(self.trial.recipe, self.trial.data), self.trial.seed
         )

@@ -26,17 +26,23 @@ class Paper:
     """What a paper prints for a step; None where it prints nothing.
 
     top1 in %, with `decimals` digits behind the point; std: over its seeds; gflops: multiply-adds in G.
+    quoted: of a top1 that the paper takes from elsewhere, why the step's recipe does not make it.
     """
 
     top1: float
     std: float | None = None
     gflops: float | None = None
     decimals: int = 2
+    quoted: str = ""
 
 
-def paper_table(text: str) -> Mapping[str, Paper]:
-    """Read rows of `step top1 std gflops`; `-` stands where the paper prints no number."""
-    return MappingProxyType({line.split()[0]: _paper_row(line.split()[1:]) for line in text.strip().splitlines()})
+def paper_table(text: str, quoted: Mapping[str, str] = MappingProxyType({})) -> Mapping[str, Paper]:
+    """Read rows of `step top1 std gflops`; `-` stands where the paper prints no number.
+
+    quoted: {step: why its top1 is none of the recipe's own}.
+    """
+    rows = {line.split()[0]: _paper_row(line.split()[1:]) for line in text.strip().splitlines()}
+    return MappingProxyType({step: replace(row, quoted=quoted.get(step, "")) for step, row in rows.items()})
 
 
 def _paper_row(words: list[str]) -> Paper:

@@ -19,7 +19,7 @@ from roadmap.config.model import ModelSpec, with_settings
 from roadmap.ladder.convnext import convnext_spec
 
 IMAGE_SIZE = 224
-PUBLISHED_RECIPE, FINETUNE, FINETUNE_HEAD_SCALE = "convnext-300ep", "convnext-finetune", 0.001  # Tables 5 and 6
+PUBLISHED_RECIPE = "convnext-300ep"  # Table 5
 V1, ISOTROPIC, V2 = "ConvNeXt", "ConvNeXt, isotropic", "ConvNeXt V2"
 IN1K, IN22K, FCMAE, FCMAE_22K = "ImageNet-1k", "ImageNet-22k, then 1k", "FCMAE, then 1k", "FCMAE, 22k, then 1k"
 TRAINING = (IN1K, IN22K, FCMAE, FCMAE_22K)
@@ -34,7 +34,7 @@ class Variant:
     """A published network.
 
     `params` in M, `gmacs` and `top1` in % by training regime at 224 px, as printed in `source`;
-    `timm`: its name there.
+    `timm`: its name there. `recipe`: what it is trained with from random weights.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Variant:
     top1: Mapping[str, float]
     source: str
     timm: str | None
+    recipe: str = PUBLISHED_RECIPE
 
 
 def _v1(
@@ -106,6 +107,7 @@ def _variant(
         top1=printed,
         source=source,
         timm=None if family == ISOTROPIC else name,
+        recipe="convnext-isotropic" if family == ISOTROPIC else PUBLISHED_RECIPE,
     )
 
 

@@ -30,7 +30,7 @@ def refuse_before_training(study: Study, runtime: Runtime) -> None:
     images = training_images(data, data_dir=runtime.data_dir)
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     for trial in study.trials:
-        trial.recipe.groups_per_rank(world_size)
+        trial.recipe.groups_per_forward(runtime.micro_batch, world_size)
         if images is not None and images < trial.recipe.batch_size:
             raise RoadmapError(
                 f"data {data.name!r} has about {images} training images, fewer than one global batch of "

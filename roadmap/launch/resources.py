@@ -114,10 +114,10 @@ def shape_of(trial: Trial, wanted: Resources) -> Resources:
     A rank takes whole groups, so that BatchNorm sees the same images whatever the number of GPUs.
     Raises ConfigError where no number of these nodes divides.
     """
-    groups = trial.recipe.groups
-    if groups < wanted.ranks and groups % wanted.ranks_per_node == 0:
-        return wanted.replace(nodes=groups // wanted.ranks_per_node)
-    trial.recipe.groups_per_rank(wanted.ranks)
+    loads = trial.recipe.loads
+    if loads < wanted.ranks and loads % wanted.ranks_per_node == 0:
+        return wanted.replace(nodes=loads // wanted.ranks_per_node)
+    trial.recipe.loads_per_rank(wanted.ranks)
     return wanted
 
 

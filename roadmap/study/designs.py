@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,12 +17,14 @@ from roadmap.config.model import AnySpec, TimmSpec, with_settings
 from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import find_recipe
 from roadmap.ladder import Step
+from roadmap.ladder.finetuning import HEAD_INIT_SCALE, find_fine_tuning
 from roadmap.ladder.ladder import RECIPE
-from roadmap.ladder.published import FINETUNE, FINETUNE_HEAD_SCALE, PUBLISHED_RECIPE, find_variant
+from roadmap.ladder.published import IMAGE_SIZE, PUBLISHED_RECIPE, find_variant
 from roadmap.study.fractions import fraction
 from roadmap.study.overrides import FIELD, Arm, Override, declared, words
 from roadmap.study.plan import A_A, STEP, TIMM, Plan
 
+FINETUNE = "convnext-finetune"  # of networks that no paper fine-tunes
 A_A_SEEDS = 1000  # an A/A control's seeds are the study's own, further on by a multiple of this
 
 Key = tuple[str, str]
@@ -70,9 +72,14 @@ class Cell:
         return _joined(self.step, "with" if own and not self.undone else "", own)
 
     @property
-    def overrides(self) -> dict[str, Any]:
+    def all_overrides(self) -> Arm:
         """Everything set on top of the step, the change last."""
-        return {o.name: o.value for o in (*self.common, *self.cross, *self.arm)}
+        return (*self.common, *self.cross, *self.arm)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The values of everything set on top of the step, by name."""
+        return {o.name: o.value for o in self.all_overrides}
 
     def to_json(self, points: Sequence[Arm] = ()) -> dict[str, Any]:
         """Return what study.json says of the cell, so that nobody reads it out of `change`.
@@ -147,7 +154,13 @@ def _arms(plan: Plan) -> Design:
     """Compare the base with one cell for each change."""
     if plan.design == "single" and plan.set:
         return _against_base(_cell_of(_base(plan), plan), [plan.common])
-    return _against_base(_base_cell(plan), list(listed(plan)))
+    cells, comparisons = _against_base(_base_cell(plan), list(listed(plan)))
+    for step, changes in plan.alternatives_also.items():
+        base = replace(_cell_of(plan.of_ladder.steps[step], plan), common=plan.common)
+        more, compared = _against_base(base, list(_listed(plan, changes, f"also.{step}")))
+        cells += [cell for cell in more if cell.key not in {c.key for c in cells}]
+        comparisons += compared
+    return cells, comparisons
 
 
 def _leave_one_out(plan: Plan) -> Design:
@@ -179,9 +192,10 @@ def _undone(step: Step, top: Step, plan: Plan) -> Arm:
             # The earlier recipe as a whole, but with the fields that later steps set in it: their changes stay.
             later = of.recipe_fields(top.name, regime).items() - of.recipe_fields(step.name, regime).items()
             arm.append(Override(RECIPE, of.recipe_name(parent, regime)))
-            arm += [Override(f"{FIELD}{field}", value) for field, value in sorted(later)]
+            arm += [Override(f"{FIELD}{field}", value, scaled=True) for field, value in sorted(later)]
         elif name.startswith(FIELD):
-            arm.append(Override(name, getattr(of.recipe(parent, regime), name.removeprefix(FIELD))))
+            value = getattr(of.recipe(parent, regime), name.removeprefix(FIELD))
+            arm.append(Override(name, value, scaled=True))
         elif after.get(name) == last.get(name):
             arm.append(Override(name, before.get(name)))
     return tuple(arm)
@@ -249,11 +263,15 @@ def _different(arm: Arm, other: Arm) -> Arm:
 
 def listed(plan: Plan) -> Iterator[Arm]:
     """Yield the plan's changes as arms; a list of values is one arm each."""
-    for change in plan.alternatives:
+    return _listed(plan, plan.alternatives, "changes")
+
+
+def _listed(plan: Plan, changes: Iterable[Mapping[str, Arm]], key: str) -> Iterator[Arm]:
+    for change in changes:
         several = [name for name, alternatives in change.items() if len(alternatives) > 1]
         if several and len(change) > 1:
             raise ConfigError(
-                f"study {plan.name}.changes has a list of values for {several[0]} beside other names; legal: "
+                f"study {plan.name}.{key} has a list of values for {several[0]} beside other names; legal: "
                 "a list alone "
                 "in its mapping, or one value for each name; write one mapping for each change"
             )
@@ -282,14 +300,24 @@ def _step_spec(plan: Plan, step: str, toggles: Mapping[str, Any]) -> AnySpec:
 
 
 def _model_cell(name: str, plan: Plan) -> Cell:
-    """Return the cell of a network by its name; fine-tuning starts from a small head (Table 6)."""
-    recipe = find_recipe(FINETUNE if plan.init else PUBLISHED_RECIPE)
+    """Return the cell of a network by its name; from a file of weights it is fine-tuned as its paper says."""
     if name.startswith(STEP):
+        recipe = find_recipe(FINETUNE if plan.init else PUBLISHED_RECIPE)
         cell = _cell_of(plan.of_ladder.find_step(name.removeprefix(STEP)), plan)
         return replace(cell, common=plan.common, recipe=recipe if plan.recipe is None else cell.recipe)
     spec = _spec_of(name, plan)
-    head = {"head_init_scale": FINETUNE_HEAD_SCALE} if plan.init else {}
-    return Cell(step=name, build=functools.partial(_model_spec, spec, head), recipe=recipe, common=plan.common)
+    recipe_name, settings = _training_of(name, plan)
+    build = functools.partial(_model_spec, spec, settings)
+    return Cell(step=name, build=build, recipe=find_recipe(recipe_name), common=plan.common)
+
+
+def _training_of(name: str, plan: Plan) -> tuple[str, dict[str, Any]]:
+    """Return a network's own recipe, and what fine-tuning sets on the network."""
+    if not plan.init:
+        return PUBLISHED_RECIPE if name.startswith(TIMM) else find_variant(name).recipe, {}
+    stated = find_fine_tuning(name, image_size=plan.image_size or IMAGE_SIZE, recipe=plan.recipe)
+    settings = {"head_init_scale": HEAD_INIT_SCALE}
+    return (stated.recipe, {**settings, "drop_path_rate": stated.drop_path_rate}) if stated else (FINETUNE, settings)
 
 
 def _spec_of(name: str, plan: Plan) -> AnySpec:
@@ -304,8 +332,8 @@ def _spec_of(name: str, plan: Plan) -> AnySpec:
     return TimmSpec(timm=name.removeprefix(TIMM))
 
 
-def _model_spec(spec: AnySpec, head: Mapping[str, Any], toggles: Mapping[str, Any]) -> AnySpec:
-    return with_settings(spec, {**head, **toggles})
+def _model_spec(spec: AnySpec, settings: Mapping[str, Any], toggles: Mapping[str, Any]) -> AnySpec:
+    return with_settings(spec, {**settings, **toggles})
 
 
 def _with_controls(plan: Plan, cells: list[Cell], comparisons: list[Comparison]) -> Design:

@@ -18,7 +18,7 @@ from roadmap.ladder.ladder import RECIPE
 from roadmap.runs.io import file_digest
 from roadmap.study.designs import Cell, Comparison, Key, crossings, design, listed, points
 from roadmap.study.fractions import aliases
-from roadmap.study.overrides import FIELD, Override, words
+from roadmap.study.overrides import Override, resized, words
 from roadmap.study.plan import Plan
 
 
@@ -185,12 +185,8 @@ def _recipe(plan: Plan, cell: Cell) -> Recipe:
     recipe = cell.recipe if asked[RECIPE] is None else find_recipe(asked[RECIPE])
     if plan.precision is not None:
         recipe = replace(recipe, precision=plan.precision)
-    if asked["batch_size"] is not None:
-        recipe = recipe.with_batch_size(asked["batch_size"])
-    if asked["epochs"] is not None:
-        recipe = recipe.with_epochs(asked["epochs"])
-    fields = {name.removeprefix(FIELD): v for name, v in cell.overrides.items() if name.startswith(FIELD)}
-    return replace(recipe, **fields)
+    last = {o.name: o for o in cell.all_overrides}
+    return resized(recipe, last.values(), batch_size=asked["batch_size"], epochs=asked["epochs"])
 
 
 def _planned(parent: Trial | None, child: Trial | None) -> dict[str, tuple[Any, Any]] | None:

@@ -126,6 +126,8 @@ def _as_plan_holds_it(key: str, value: Any) -> Any:
         return None if value is None else str(value)
     if key == "model" and isinstance(value, str):
         return (value,)
+    if key == "also" and isinstance(value, dict):
+        return {str(step): changes for step, changes in value.items()}
     if isinstance(value, list):
         return tuple(map(str, value)) if key in ("steps", "set") else tuple(value)
     return value
@@ -137,7 +139,13 @@ def json_schema() -> dict[str, Any]:
     properties = schema["properties"]
     properties["design"] |= {"enum": list(DESIGNS)}
     properties["controls"]["items"] = {"enum": list(CONTROLS)}
-    properties["changes"]["items"] = {"type": "object", "properties": _overrides_schema(), "minProperties": 1}
+    change = {"type": "object", "properties": _overrides_schema(), "minProperties": 1}
+    properties["changes"]["items"] = change
+    properties["also"] = {
+        **_described(properties["also"]),
+        "type": "object",
+        "additionalProperties": {"type": "array", "items": {"type": "object", "minProperties": 1}},
+    }
     for key in ("through", "base"):
         properties[key] = {**_described(properties[key]), "type": ["string", "integer"]}
     properties["steps"] = {**_described(properties["steps"]), "items": {"type": ["string", "integer"]}, "type": "array"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from roadmap.config.errors import ConfigError, listing, lookup, nearest
@@ -17,6 +17,7 @@ from roadmap.ladder.ladder import RECIPE
 
 WHOLE = (RECIPE, "data", "batch_size", "epochs")  # overrides that are no single toggle or field
 FIELD = f"{RECIPE}."
+LR_SCALING = f"{FIELD}lr_scaling"  # decides nothing but how lr follows --batch-size
 COUNT = (1, 1_000_000)  # of images in a batch, and of epochs
 
 SpecClass = type[ModelSpec] | type[TimmSpec]  # what networks an override is for
@@ -24,10 +25,15 @@ SpecClass = type[ModelSpec] | type[TimmSpec]  # what networks an override is for
 
 @dataclass(frozen=True)
 class Override:
-    """A toggle or recipe field set to another value; also a whole `recipe` or `data`, `batch_size`, `epochs`."""
+    """A toggle or recipe field set to another value; also a whole `recipe` or `data`, `batch_size`, `epochs`.
+
+    scaled: whether a recipe's field is stated for the recipe's own epochs and batch, and follows theirs, as all that a
+    ladder sets in a recipe; what a user sets stays as it is.
+    """
 
     name: str
     value: Any
+    scaled: bool = False
 
     @property
     def text(self) -> str:
@@ -57,10 +63,33 @@ class Override:
 _DECLARED: Mapping[str, tuple[str, ...]] = {
     RECIPE: ("recipe.*",),
     "data": ("data.*", "model.num_classes", "model.in_chans"),
-    "batch_size": ("recipe.batch_size", "recipe.lr", "recipe.group_size"),
-    "epochs": ("recipe.epochs", "recipe.warmup_epochs", "recipe.decay_epochs"),
+    "batch_size": (
+        "recipe.batch_size",
+        "recipe.lr",
+        "recipe.group_size",
+        "recipe.mix_group_size",
+        "recipe.ema_decay",
+    ),
+    "epochs": ("recipe.epochs", "recipe.warmup_epochs", "recipe.decay_epochs", "recipe.ema_decay"),
 }
 Arm = tuple[Override, ...]  # what is set together
+
+
+def resized(
+    recipe: Recipe, overrides: Iterable[Override], *, batch_size: int | None = None, epochs: int | None = None
+) -> Recipe:
+    """Return the recipe with its single fields set, at another global batch and over other epochs where asked for.
+
+    The order: what follows the recipe's own size, the rule that lr follows by, batch size, epochs, what a user set.
+    """
+    fields = [o for o in overrides if o.name.startswith(FIELD)]
+    before = [o for o in fields if o.scaled or o.name == LR_SCALING]
+    recipe = replace(recipe, **{o.name.removeprefix(FIELD): o.value for o in before})
+    if batch_size is not None:
+        recipe = recipe.with_batch_size(batch_size)
+    if epochs is not None:
+        recipe = recipe.with_epochs(epochs)
+    return replace(recipe, **{o.name.removeprefix(FIELD): o.value for o in fields if o not in before})
 
 
 def words(arm: Iterable[Override]) -> str:

@@ -46,6 +46,7 @@ TIMM, STEP = "timm/", "step/"  # beginnings of a model's name
 
 INTEGERS, WORDS, WORD = "a list such as [0, 1]", "a list such as [gelu, 8]", "text"
 CHANGES = "a list of mappings such as [{kernel_size: [3, 5]}, {norm: batch, conv_bias: false}]"
+ALSO = "steps with changes such as {recipe: [{layer_scale: none}]}"
 CROSS = "names with values such as {recipe.lr: [0.001, 0.002]}"
 
 
@@ -71,6 +72,9 @@ class Plan:
         "one mapping a change; several names in one mapping change together; a list of values is one change each",
         default=(),
         form=CHANGES,
+    )
+    also: dict[str, Any] | None = setting(
+        "of one-at-a-time: {another step: changes of it}, each compared with that step", default=None, form=ALSO
     )
     fraction: str | None = setting(
         "generators of a fractional factorial, as pyDOE3 writes them: 'a b c abc'", default=None, form=WORD
@@ -131,6 +135,19 @@ class Plan:
         return tuple(map(self._all_parsed, self.changes))
 
     @cached_property
+    def alternatives_also(self) -> Mapping[str, tuple[Mapping[str, Arm], ...]]:
+        """The same of each further base, by its step's name."""
+        of = self.of_ladder
+        return {of.find_step(key).name: tuple(map(self._all_parsed, some)) for key, some in (self.also or {}).items()}
+
+    @property
+    def all_changes(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Every change, of the base and of further ones, with the key that it stands under."""
+        yield from (("changes", change) for change in self.changes)
+        for some in (self.also or {}).values():
+            yield from (("also", change) for change in some)
+
+    @cached_property
     def crossed(self) -> Mapping[str, Arm]:
         """The values that the design is crossed with, by name."""
         return self._all_parsed(self.cross or {})
@@ -154,6 +171,9 @@ def _faults(plan: Plan) -> Iterator[Fault]:
     """Yield what is wrong with names, overrides and combinations of keys, each under its key."""
     unknown = list(_refusals(_lookups(plan)))
     yield from unknown
+    if malformed := list(_malformed(plan)):
+        yield from malformed
+        return
     if "ladder" not in {fault.field for fault in unknown}:
         yield from _refusals(_steps_and_models(plan))
         yield from _refusals(_overrides(plan))
@@ -164,6 +184,13 @@ def _faults(plan: Plan) -> Iterator[Fault]:
     yield from _misplaced(plan)
     yield from _in_both(plan)
     yield from _unclear_values(plan)
+
+
+def _malformed(plan: Plan) -> Iterator[Fault]:
+    """Yield further bases whose changes are no list of mappings."""
+    for step, changes in (plan.also or {}).items():
+        if not isinstance(changes, (list, tuple)) or not changes or not all(isinstance(c, dict) for c in changes):
+            yield Fault("also", f".{step} is {changes!r}; legal: {ALSO}; write a list of mappings")
 
 
 Look = tuple[str, Callable[[], object]]
@@ -201,6 +228,8 @@ def _steps_and_models(plan: Plan) -> Iterator[Look]:
         yield "model", partial(_check_model, name, plan)
     for name in plan.steps or ():
         yield "steps", partial(find, name)
+    for name in plan.also or {}:
+        yield "also", partial(find, name)
     if plan.through is not None:
         yield "through", partial(find, plan.through)
     if plan.base is not None:
@@ -212,10 +241,10 @@ def _overrides(plan: Plan) -> Iterator[Look]:
     cls = plan.spec_class
     for text in plan.set:
         yield "set", partial(parse_text, text, cls)
-    for change in plan.changes:
+    for key, change in plan.all_changes:
         for name, value in change.items():
             for one in values_of(name, value, cls):
-                yield "changes", partial(parse_override, name, one, cls)
+                yield key, partial(parse_override, name, one, cls)
     for name, value in (plan.cross or {}).items():
         if name in WHOLE or name.startswith(FIELD):
             for one in values_of(name, value, cls):
@@ -245,6 +274,9 @@ def _misplaced(plan: Plan) -> Iterator[Fault]:
     if plan.base is not None and plan.design in OF_NETWORKS:
         legal = "legal: where the design starts from one step; remove it, or say `design:`"
         yield Fault("base", f" is {plan.base!r} {where}; {legal}")
+    if plan.also is not None and plan.design != "one-at-a-time":
+        advice = "remove it, or say `design: one-at-a-time`"
+        yield Fault("also", f" names {listing(plan.also)} {where}; legal: in a one-at-a-time design; {advice}")
     if plan.steps is not None and plan.design != "ladder":
         advice = "say `base:` for the step that the design starts from"
         yield Fault("steps", f" is {listing(plan.steps)} {where}; legal: in a ladder; {advice}")
@@ -275,7 +307,7 @@ def _misplaced_models(plan: Plan) -> Iterator[Fault]:
 
 def _in_both(plan: Plan) -> Iterator[Fault]:
     """Yield what `changes` and `cross` both set: the change would go over the crossed value."""
-    changed = {Override(name, None).subject: name for change in plan.changes for name in change}
+    changed = {Override(name, None).subject: name for _, change in plan.all_changes for name in change}
     for name, value in (plan.cross or {}).items():
         other = changed.get(Override(name, None).subject)
         if other is not None:
@@ -285,10 +317,10 @@ def _in_both(plan: Plan) -> Iterator[Fault]:
 
 def _unclear_values(plan: Plan) -> Iterator[Fault]:
     """Yield changes that say nothing, and values that would be one cell under one label."""
-    if any(not change for change in plan.changes):
-        yield Fault("changes", " holds an empty mapping; legal: one or more names with values; remove it")
-    for change in plan.changes:
-        yield from _unclear(change, "changes")
+    for key, change in plan.all_changes:
+        if not change:
+            yield Fault(key, " holds an empty mapping; legal: one or more names with values; remove it")
+        yield from _unclear(change, key)
     yield from _unclear(plan.cross or {}, "cross")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,9 +15,9 @@ from roadmap.config.seeds import GROUP, derive
 
 
 class Criterion:
-    """Mixes a group and gives its loss.
+    """Mixes groups of images and gives the loss of a forward pass.
 
-    Mixing is drawn from (seed, iteration, group), wherever the group runs.
+    Mixing is drawn from (seed, iteration, mixing group), wherever the group runs.
     """
 
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
@@ -32,18 +34,21 @@ class Criterion:
                 num_classes=num_classes,
             )
 
-    def prepare(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    def prepare(self, images: Tensor, labels: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(N, C, H, W), (N,) -> images mixed in place; labels (N,), or soft targets (N, classes).
 
-        Seeds NumPy, which timm's Mixup draws from.
+        As many mixing groups as there are seeds. Seeds NumPy, which timm's Mixup draws from.
         """
         if self.mix is None:
             return images, labels
-        np.random.seed(seed & 0xFFFFFFFF)
-        return self.mix(images, labels)
+        targets = []
+        for seed, some, theirs in zip(seeds, images.chunk(len(seeds)), labels.chunk(len(seeds)), strict=True):
+            np.random.seed(seed & 0xFFFFFFFF)
+            targets.append(self.mix(some, theirs)[1])
+        return images, torch.cat(targets)
 
     def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy of a group, in float32; soft targets carry their own smoothing."""
+        """Mean cross-entropy of a forward pass, in float32; soft targets carry their own smoothing."""
         smoothing = self.smoothing if targets.dim() == 1 else 0.0
         return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 

@@ -282,7 +282,6 @@ def _describe(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -
         params=size.params,
         macs=size.macs,
         epochs=trial.recipe.epochs,
-        device_batch=trial.recipe.group_size,
         group_size=trial.recipe.group_size,
         global_batch=trial.recipe.batch_size,
         configuration=trial.configuration,
@@ -293,27 +292,33 @@ def _describe(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -
         attempts=len(read_lines(folder.path / "attempts.jsonl")[0]),
         # All that decides the outcome, as it was resolved: what two runs differ in is proven from their records alone.
         resolved=trial.identity(),
-        earlier=_earlier_circumstances(folder, ranks, trial),
-        **_made_by(trial, ranks),
+        earlier=_earlier_circumstances(folder, ranks, trial, runtime),
+        **_made_by(trial, ranks, runtime),
     )
 
 
-def _made_by(trial: Trial, ranks: Ranks) -> dict[str, Any]:
-    """By which code and packages an attempt computes, on how many ranks and how precisely."""
+def _made_by(trial: Trial, ranks: Ranks, runtime: Runtime) -> dict[str, Any]:
+    """By which code and packages an attempt computes, on how many ranks, images at a time, and how precisely."""
     precision = precision_of(trial.recipe, ranks.device)
-    return {**git_state(), "packages": package_versions(), "world_size": ranks.world_size, "precision": precision}
+    images = runtime.micro_batch or trial.recipe.group_size
+    ranked = {"world_size": ranks.world_size, "device_batch": images, "precision": precision}
+    return {**git_state(), "packages": package_versions(), **ranked}
 
 
-def _earlier_circumstances(folder: RunFolder, ranks: Ranks, trial: Trial) -> tuple[dict[str, Any], ...]:
+def _earlier_circumstances(
+    folder: RunFolder, ranks: Ranks, trial: Trial, runtime: Runtime
+) -> tuple[dict[str, Any], ...]:
     """What of the attempts before this one was not as it is now; each such attempt once.
 
-    Other code, packages, hardware, ranks or precision: a run that was resumed elsewhere is not of one
-    piece.
+    Other code, packages, hardware, ranks, micro-batch or precision: a run that was resumed elsewhere is
+    not of one piece.
     """
-    now = {**_made_by(trial, ranks), "hardware": hardware(ranks).to_json()}
+    now = {**_made_by(trial, ranks, runtime), "hardware": hardware(ranks).to_json()}
+    # Attempts that are older than micro-batches took one group at a time.
+    before = {"device_batch": trial.recipe.group_size}
     found: list[dict[str, Any]] = []
     for line in read_lines(folder.path / "attempts.jsonl")[0]:
-        then = {name: line.get(name) for name in now}
+        then = {name: line.get(name, before.get(name)) for name in now}
         if _comparable(then) != _comparable(now) and then not in found:
             found.append(then)
     return tuple(found)
@@ -329,7 +334,7 @@ def _note_attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Rank
     """One line for each start, so that a resume with another commit, machine or setting is on record."""
     start = {"time": _now(), "pid": os.getpid(), "from_iteration": folder.newest_checkpoint()}
     machine = {"machine": runtime.to_json(), "hardware": hardware(ranks).to_json()}
-    folder.append("attempts.jsonl", {**start, **machine, **_made_by(trial, ranks)})
+    folder.append("attempts.jsonl", {**start, **machine, **_made_by(trial, ranks, runtime)})
 
 
 def hardware(ranks: Ranks) -> Hardware:

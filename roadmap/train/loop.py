@@ -1,7 +1,7 @@
 """The training loop, one for a CPU, a GPU and many ranks.
 
-A forward pass always takes exactly one group; ranks and accumulation decide only which groups run
-where. Every draw comes from a derived seed (roadmap.config.seeds), so the state of a run is its
+A forward pass takes one group, or several whose statistics and draws stay apart; ranks and
+accumulation decide only which groups run where. Every draw comes from a derived seed (roadmap.config.seeds), so the state of a run is its
 tensors and the iteration: a resumed run repeats the rest exactly. Nothing in an iteration waits for
 the device: losses are summed there, and a non-finite loss is turned into a flag that makes the
 fused optimizer skip its update.
@@ -10,12 +10,13 @@ fused optimizer skip its update.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.utils import ModelEmaV3
@@ -25,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from roadmap.config.errors import RoadmapError
 from roadmap.config.recipe import Recipe
 from roadmap.config.runtime import Runtime
-from roadmap.config.seeds import INIT, derive
+from roadmap.config.seeds import GROUP, INIT, derive
 from roadmap.config.trial import Trial
 from roadmap.data.loader import Stream
 from roadmap.data.pipeline import Pipeline
@@ -37,6 +38,7 @@ from roadmap.train.distributed import Ranks
 from roadmap.train.evaluate import evaluate
 from roadmap.train.hopeless import refuse_guessing
 from roadmap.train.metrics import BestEpoch, EpochMetrics, Evaluation, Scores
+from roadmap.train.microbatch import draw, take_groups
 from roadmap.train.optimizer import make_optimizer, make_schedule
 from roadmap.train.progress import Reporter
 
@@ -85,6 +87,14 @@ class StopSignal:
         self.received = signal.Signals(number).name
 
 
+class Group(NamedTuple):
+    """Images (N, C, H, W) over which BatchNorm takes statistics, their targets, and their place in the global batch."""
+
+    images: Tensor
+    targets: Tensor
+    index: int
+
+
 def initial_network(trial: Trial) -> nn.Module:
     """The trial's network with its initial weights, which depend on model and seed alone."""
     torch.default_generator.manual_seed(derive(trial.seed, INIT))
@@ -96,6 +106,13 @@ def precision_of(recipe: Recipe, device: torch.device) -> str:
     if recipe.precision != "auto":
         return recipe.precision
     return "bf16" if device.type == "cuda" else "fp32"
+
+
+def moving_average(model: nn.Module, recipe: Recipe) -> ModelEmaV3 | None:
+    """The weights' moving average, which starts as the network is; None where the recipe has none."""
+    if recipe.ema_decay is None:
+        return None
+    return ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup)
 
 
 class Trainer:
@@ -111,12 +128,15 @@ class Trainer:
         init: Callable[[nn.Module], object] | None = None,
     ) -> None:
         self.trial, self.recipe, self.pipeline, self.ranks, self.runtime = trial, trial.recipe, pipeline, ranks, runtime
-        self.my_groups = self.recipe.groups_per_rank(ranks.world_size)
+        self.per_forward = self.recipe.groups_per_forward(runtime.micro_batch, ranks.world_size)
+        self.forwards = self.recipe.groups // ranks.world_size // self.per_forward
         self.memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
         self.model = initial_network(trial)
         if init:
             init(self.model)
         self.model.to(ranks.device).to(memory_format=self.memory_format)
+        if self.per_forward > 1:
+            take_groups(self.model, self.per_forward)
         self.norms = batch_norms(self.model)
         if runtime.compile:
             self._refuse_compiling_many_groups()
@@ -125,7 +145,7 @@ class Trainer:
         self.per_epoch = pipeline.sampler().iterations_per_epoch
         self.total = self.recipe.epochs * self.per_epoch
         self.schedule = make_schedule(self.optimizer, self.recipe, self.per_epoch)
-        self.ema = ModelEmaV3(self.model, decay=self.recipe.ema_decay) if self.recipe.ema_decay is not None else None
+        self.ema = moving_average(self.model, self.recipe)
         self.precision = precision_of(self.recipe, ranks.device)
         self.criterion = Criterion(self.recipe, trial.data.num_classes)
         self.autocast = torch.autocast(ranks.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
@@ -140,12 +160,14 @@ class Trainer:
         """Raise RoadmapError where BatchNorm sees several groups on one device.
 
         Each group's momentum is a constant of the compiled graph: there would be one compilation a
-        group.
+        group. Layers that tell groups apart were never compiled.
         """
-        if self.norms and self.my_groups > 1:
+        many = self.forwards * self.per_forward
+        if self.per_forward > 1 or (self.norms and many > 1):
             raise RoadmapError(
-                f"--compile with BatchNorm and {self.my_groups} groups on one device; legal: one group a device, "
-                f"or a network without BatchNorm; leave --compile out, or use {self.recipe.groups} GPUs"
+                f"--compile with BatchNorm and {many} groups on one device; legal: one group a device, "
+                f"or a network without BatchNorm and no --micro-batch; leave --compile out, or use "
+                f"{self.recipe.groups} GPUs"
             )
 
     def _wrap(self) -> Any:
@@ -220,30 +242,51 @@ class Trainer:
         """One update from the next global batch; the loss is noted on the device."""
         self.schedule.step_update(self.iteration)
         at = self.iteration % self.per_epoch
-        for k in range(self.my_groups):
-            last = k == self.my_groups - 1
+        groups = self._groups(stream)
+        for k in range(self.forwards):
+            last = k == self.forwards - 1
             with contextlib.nullcontext() if last or self.ranks.world_size == 1 else self.forward.no_sync():
-                loss = self.group_loss(*next(stream), k)
-                (loss / self.my_groups).backward()
-            self.losses[at] += loss.detach() / self.recipe.groups
+                loss = self.group_loss(*self._micro_batch(groups), k)
+                (loss / self.forwards).backward()
+            self.losses[at] += loss.detach() / (self.recipe.groups // self.per_forward)
         self.bad.copy_(torch.maximum(self.bad, (~torch.isfinite(self.losses[at])).float()))
         self.ranks.max(self.bad)
         if self.recipe.clip_grad is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema:
-            self.ema.update(self.model)
         self.iteration += 1
+        if self.ema:
+            # timm counts updates from 0 only to warm the decay up: without a step the decay is the recipe's.
+            self.ema.update(self.model, self.iteration if self.recipe.ema_warmup else None)
 
-    def group_loss(self, images: Tensor, labels: Tensor, k: int) -> Tensor:
-        """Forward this rank's k-th group: (N, C, H, W), (N,) -> scalar mean loss."""
-        group = self.ranks.rank + k * self.ranks.world_size
-        images = images.to(self.ranks.device, non_blocking=True, memory_format=self.memory_format)
-        labels = labels.to(self.ranks.device, non_blocking=True)
-        seed = seed_group(self.trial.seed, self.iteration, group, self.ranks.device)
-        images, targets = self.criterion.prepare(images, labels, seed)
-        set_momentum(self.norms, k, self.my_groups)
+    def _groups(self, stream: Iterator[tuple[Tensor, Tensor]]) -> Iterator[Group]:
+        """Yield this rank's groups of a global batch, in order: each load is mixed, then cut into groups."""
+        recipe, device = self.recipe, self.ranks.device
+        groups, mixes = recipe.load_size // recipe.group_size, recipe.load_size // recipe.mix_group
+        for load in range(self.ranks.rank, recipe.loads, self.ranks.world_size):
+            images, labels = next(stream)
+            images = images.to(device, non_blocking=True, memory_format=self.memory_format)
+            labels = labels.to(device, non_blocking=True)
+            seeds = [derive(self.trial.seed, GROUP, self.iteration, load * mixes + i) for i in range(mixes)]
+            images, targets = self.criterion.prepare(images, labels, seeds)
+            parts = zip(images.split(recipe.group_size), targets.split(recipe.group_size), strict=True)
+            yield from (Group(*part, load * groups + i) for i, part in enumerate(parts))
+
+    def _micro_batch(self, groups: Iterator[Group]) -> tuple[Tensor, Tensor]:
+        """The images and targets of one forward pass; stochastic depth is seeded, or drawn for several groups."""
+        taken = list(itertools.islice(groups, self.per_forward))
+        if len(taken) == 1:
+            images, targets, index = taken[0]
+            seed_group(self.trial.seed, self.iteration, index, self.ranks.device)
+            return images, targets
+        keys = [(self.trial.seed, self.iteration, group.index) for group in taken]
+        draw(self.model, keys, self.recipe.group_size, self.ranks.device)
+        return torch.cat([g.images for g in taken]), torch.cat([g.targets for g in taken])
+
+    def group_loss(self, images: Tensor, targets: Tensor, k: int) -> Tensor:
+        """Forward this rank's k-th micro-batch: (N, C, H, W), (N,) or (N, classes) -> scalar mean loss."""
+        set_momentum(self.norms, k, self.forwards)
         with self.autocast:
             logits = self.forward(images)
         return self.criterion(logits, targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
+from roadmap.config.errors import RoadmapError
 from roadmap.config.recipe import Recipe
+from roadmap.model.layer_decay import LAYERS
+from roadmap.model.network import ModernizableResNet
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -18,15 +22,45 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
     1-D parameters get no weight decay unless the recipe says so.
     """
+    by_hand = recipe.layer_decay is not None and recipe.layer_decay_type != "timm"
     return create_optimizer_v2(
         model,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         filter_bias_and_bn=not recipe.decay_1d,
         layer_decay=recipe.layer_decay,
+        param_group_fn=partial(_groups_by_layer, recipe=recipe) if by_hand else None,
         fused=True,
         **_arguments_of_kind(recipe),
     )
+
+
+def _groups_by_layer(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameter groups whose learning rates fall from the head down, layer by layer as the network counts them.
+
+    Raises RoadmapError for a network that has no stages to count.
+    """
+    if not isinstance(model, ModernizableResNet):
+        raise RoadmapError(
+            f"Recipe.layer_decay_type is {recipe.layer_decay_type!r} with {type(model).__name__}; legal: networks of "
+            "this project, timm's have layers of their own; set recipe.layer_decay_type=timm"
+        )
+    layer_of, layers = LAYERS[recipe.layer_decay_type](model.spec.depths)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    spared = model.no_weight_decay()
+    for name, parameter in model.named_parameters():
+        decayed = recipe.decay_1d or (parameter.ndim > 1 and name not in spared)
+        layer = layer_of(name)
+        group = groups.setdefault(
+            (layer, decayed),
+            {
+                "params": [],
+                "lr_scale": (recipe.layer_decay or 1.0) ** (layers - layer),
+                "weight_decay": recipe.weight_decay if decayed else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
 
 
 def _arguments_of_kind(recipe: Recipe) -> dict[str, Any]:

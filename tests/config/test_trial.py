@@ -258,12 +258,12 @@ def test_parts_that_do_not_fit_are_refused(change: dict[str, Any], message: str)
 
 def test_a_batch_that_the_ranks_do_not_divide_is_refused_with_the_numbers_that_do() -> None:
     with pytest.raises(ConfigError) as e:
-        replace(CONVNEXT_300EP, batch_size=512).groups_per_rank(3)
+        replace(CONVNEXT_300EP, batch_size=512).loads_per_rank(3)
     assert (
         str(e.value) == "Recipe.batch_size is 512, 4 groups of 128, which 3 ranks do not divide; legal: 1, 2, 4 ranks; "
         "change the number of GPUs, or batch_size"
     )
-    assert [CONVNEXT_300EP.groups_per_rank(r) for r in (1, 8, 32)] == [32, 4, 1]
+    assert [CONVNEXT_300EP.loads_per_rank(r) for r in (1, 8, 32)] == [32, 4, 1]
 
 
 def test_another_number_of_epochs_scales_warm_up_and_steps_and_nothing_else() -> None:
