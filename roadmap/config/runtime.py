@@ -28,6 +28,7 @@ class Runtime:
     threads: Annotated[int, Interval(ge=0, le=4096)] = setting("CPU threads; 0 for all", default=0)
     compile: bool = setting("torch.compile the network", default=False)
     channels_last: bool = setting("memory format of the features", default=True)
+    gradient_checkpointing: bool = setting("compute activations again in the backward pass: less memory", default=False)
     checkpoint_every: Annotated[int, Interval(ge=1, le=1_000_000)] = setting("epochs between checkpoints", default=1)
     init: Path | None = setting("file of initial weights; which one it must be is part of the trial", default=None)
 

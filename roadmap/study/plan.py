@@ -98,7 +98,7 @@ class Plan:
     validation: float | None = setting(
         "part of the training images set aside for choices", default=None, form="a number from 0 to 0.9"
     )
-    precision: Literal["auto", "fp32", "bf16"] | None = setting(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = setting(
         "number format of training; the recipe's own unless given", default=None
     )
 
