@@ -107,6 +107,9 @@ def _run_verb(p: Parser) -> None:
     device_option(p)
     p.add_argument("--compile", action="store_true", help="torch.compile the network")
     p.add_argument("--no-channels-last", action="store_true", help="keep features in NCHW memory order")
+    p.add_argument(
+        "--gradient-checkpointing", action="store_true", help="compute activations again backwards: less memory"
+    )
     p.add_argument("--checkpoint-every", type=whole(1), default=1, metavar="EPOCHS")
     p.add_argument("--download", action="store_true", help="let torchvision or timm fetch the data set")
     p.add_argument(
@@ -191,6 +194,7 @@ def _runtime(args: argparse.Namespace) -> Runtime:
         device=args.device,
         compile=args.compile,
         channels_last=not args.no_channels_last,
+        gradient_checkpointing=args.gradient_checkpointing,
         checkpoint_every=args.checkpoint_every,
         init=args.init,
     )

@@ -76,7 +76,10 @@ class Recipe:
         neutral="fp32",
     )
     tf32: bool = setting(
-        "TF32 for float32 convolutions and matrix products on a GPU; both or none", default=False, since=2, neutral=False
+        "TF32 for float32 convolutions and matrix products on a GPU; both or none",
+        default=False,
+        since=2,
+        neutral=False,
     )
 
     def __post_init__(self) -> None:

@@ -28,10 +28,21 @@ from roadmap.model.complexity import complexity
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, file_digest, read_lines, write_json
 from roadmap.runs.provenance import git_state, package_versions
-from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, LOST_PEER, METRIC_KEYS, Hardware, Record
+from roadmap.runs.record import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    LOST_PEER,
+    METRIC_KEYS,
+    Formats,
+    Hardware,
+    Record,
+)
 from roadmap.train.checkpoints import CheckpointStore, TrainingState
 from roadmap.train.distributed import Ranks, is_lost_peer
-from roadmap.train.loop import Diverged, Interrupted, Trainer, precision_of
+from roadmap.train.formats import formats_of, precision_of, set_float32_arithmetic
+from roadmap.train.loop import Diverged, Interrupted, Trainer
 from roadmap.train.progress import Reporter
 
 
@@ -82,6 +93,7 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) ->
         folder.beat({**state, "wall_seconds": round(time.monotonic() - began, 3)})
 
     _forget_peak_memory(ranks)
+    set_float32_arithmetic(trial.recipe, ranks.device)
     if ranks.is_main:
         _note_attempt(folder, trial, runtime, ranks)
     described = _describe(folder, trial, runtime, ranks)
@@ -148,9 +160,10 @@ def _train(
     title = trial.id.rsplit("-", 1)[0]
     reporter = Reporter(title, trainer.total, trial.recipe.batch_size, beat=beat, silent=not ranks.is_main)
     trainer.train(store, folder.append_epoch, reporter)
+    results = _results(trainer)
     if ranks.is_main:
         _keep_network(folder, trainer)
-    return _results(trainer)
+    return results
 
 
 def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> TrainingState | None:
@@ -202,6 +215,7 @@ def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
 def _results(trainer: Trainer) -> dict[str, Any]:
     """Test accuracy of the last epoch (or of the best on validation, where the recipe says so), and the run's rates."""
     evaluation = trainer.best.evaluation if trainer.best else trainer.evaluate("test")
+    trainer.refuse_scores(evaluation)
     epoch = trainer.best.epoch if trainer.best else trainer.recipe.epochs
     validation = trainer.evaluate("validation").weights.top1 if len(trainer.pipeline.validation_indices) else None
     measured = {**evaluation.to_json(), "validation_top1": validation}
@@ -211,6 +225,7 @@ def _results(trainer: Trainer) -> dict[str, Any]:
         "accuracy_epoch": epoch,
         "images_per_second": trainer.images_per_second,
         "iterations": trainer.iteration,
+        "skipped_updates": int(trainer.skipped) if trainer.scaler.is_enabled() else None,
         "train_images": len(trainer.pipeline.train_indices),
     }
 
@@ -249,20 +264,29 @@ def _describe(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -
         # All that decides the outcome, as it was resolved: what two runs differ in is proven from their records alone.
         resolved=trial.identity(),
         earlier=_earlier_circumstances(folder, ranks, trial),
-        **_made_by(trial, ranks),
+        **{**_made_by(trial, ranks), "formats": _formats(trial, ranks)},
     )
 
 
 def _made_by(trial: Trial, ranks: Ranks) -> dict[str, Any]:
     """By which code and packages an attempt computes, on how many ranks and how precisely."""
-    precision = precision_of(trial.recipe, ranks.device)
-    return {**git_state(), "packages": package_versions(), "world_size": ranks.world_size, "precision": precision}
+    return {
+        **git_state(),
+        "packages": package_versions(),
+        "world_size": ranks.world_size,
+        "precision": precision_of(trial.recipe, ranks.device),
+        "formats": _formats(trial, ranks).to_json(),
+    }
+
+
+def _formats(trial: Trial, ranks: Ranks) -> Formats:
+    return formats_of(trial.model, trial.recipe, trial.data.image_size, ranks.device)
 
 
 def _earlier_circumstances(folder: RunFolder, ranks: Ranks, trial: Trial) -> tuple[dict[str, Any], ...]:
     """What of the attempts before this one was not as it is now; each such attempt once.
 
-    Other code, packages, hardware, ranks or precision: a run that was resumed elsewhere is not of one
+    Other code, packages, hardware, ranks, precision or formats: a run that was resumed elsewhere is not of one
     piece.
     """
     now = {**_made_by(trial, ranks), "hardware": hardware(ranks).to_json()}
