@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 
 def gradient_norm(model: nn.Module, limit: float | None) -> Tensor:
-    """The norm of all gradients together, on their device; they are clipped to `limit` where there is one.
+    """The norm of all gradients together, on their device, before they are clipped to `limit`.
 
     It is not finite if any of them is not.
     """
@@ -23,7 +23,7 @@ def gradient_norm(model: nn.Module, limit: float | None) -> Tensor:
 
 
 def names_not_finite(states: Mapping[str, Mapping[str, Tensor]]) -> list[str]:
-    """Names, `state.tensor`, of the tensors that hold a NaN or an infinity. Waits for the device once if all is well."""
+    """Names, `state.tensor`, of the tensors that hold a NaN or an infinity. Waits for the device."""
     named = {f"{part}.{name}": t for part, state in states.items() for name, t in state.items()}
     floating = {name: t for name, t in named.items() if t.is_floating_point()}
     if math.isfinite(get_total_norm(floating.values(), math.inf).item()):
