@@ -14,6 +14,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from roadmap.config.model import ModelSpec
+from roadmap.model.residual import autocasts
 
 LAYER_NORM_EPS = 1e-6  # facts of the paper's code: LayerNorm eps 1e-6, BatchNorm keeps PyTorch's 1e-5
 GRN_EPS = 1e-6
@@ -45,6 +46,8 @@ class GlobalResponseNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        if not autocasts(x.device.type):
+            return self._normalized(x)
         # Autocast would keep a float32 copy of x for the backward pass; without it the kernels convert as they read.
         with torch.autocast(x.device.type, enabled=False):
             return self._normalized(x)

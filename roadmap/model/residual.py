@@ -16,9 +16,14 @@ Residual = Literal["fp32", "compute"]
 RESIDUAL: Residual = "fp32"  # of a network that is told nothing else
 
 
+def autocasts(device: str) -> bool:
+    """Whether autocast is on; never on a device that has none, such as meta."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def to_stream(x: Tensor, residual: Residual) -> Tensor:
     """x of any shape in the residual stream's format; itself where it has it, or without autocast."""
     device = x.device.type
-    if not torch.is_autocast_enabled(device):
+    if not autocasts(device):
         return x
     return x.to(torch.float32 if residual == "fp32" else torch.get_autocast_dtype(device))
