@@ -217,13 +217,13 @@ def prove(
     same: list[str] = []
     confounds: list[Confound] = []
     for name in dict.fromkeys([*after, *before]):
-        if name in YOUNGER and not (name in after and name in before):
-            continue
         mine, theirs = after.get(name, {UNSAID}), before.get(name, {UNSAID})
         if len(mine) > 1 or len(theirs) > 1:
             confounds.append(Confound(Cause.WITHIN, name, after=tuple(sorted(mine | theirs))))
         elif mine == theirs:
             same.append(name)
+        elif name in YOUNGER and {UNSAID} in (mine, theirs):
+            continue
         elif _is_declared(name, allowed):
             changed[name] = (_one(theirs), _one(mine))
         elif not _is_declared(CIRCUMSTANCES.get(name, ""), allowed):
