@@ -114,6 +114,7 @@ class Trainer:
             init(self.model)
         self.model.to(ranks.device).to(memory_format=self.memory_format)
         self.norms = batch_norms(self.model)
+        self.parameters = list(self.model.parameters())
         set_residual(self.model, self.recipe.residual)
         if runtime.gradient_checkpointing:
             checkpoint_blocks(self.model, compiled=runtime.compile)
@@ -250,7 +251,7 @@ class Trainer:
         that is not finite, and any such loss, ends the run.
         """
         self.scaler.unscale_(self.optimizer)
-        overflow = (~torch.isfinite(gradient_norm(self.model, self.recipe.clip_grad))).float()
+        overflow = (~torch.isfinite(gradient_norm(self.parameters, self.recipe.clip_grad))).float()
         lost = (~torch.isfinite(loss)).float()
         if self.scaler.is_enabled():
             self.skipped += overflow
