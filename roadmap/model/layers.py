@@ -104,7 +104,7 @@ def with_own_drop_path(model: nn.Module) -> None:
     """Put DropPath in the place of timm's, so that `draw_masks` reaches timm's networks too."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if type(child) is TimmDropPath:
+            if isinstance(child, TimmDropPath) and not isinstance(child, DropPath):
                 setattr(parent, name, DropPath(child.drop_prob, child.scale_by_keep))
 
 
