@@ -63,6 +63,7 @@ def _tidy(run: Run) -> dict[str, Any]:
     resolved = content.pop("resolved", {})
     for apart in ("metrics", "hardware"):
         row |= content.pop(apart, {})
+    row |= {f"formats.{name}": value for name, value in content.pop("formats", {}).items()}
     flat = {
         f"{part}.{name}": value
         for part, values in resolved.items()

@@ -24,6 +24,14 @@ CIRCUMSTANCES: Mapping[str, str] = {
     "global_batch": "recipe.batch_size",
     "epochs": "recipe.epochs",
     "precision": "recipe.precision",
+    "formats.autocast": "recipe.precision",
+    "formats.residual": "recipe.residual",
+    "formats.matmul": "recipe.tf32",
+    "formats.convolution": "recipe.tf32",
+    "formats.cudnn_benchmark": "",
+    "formats.cudnn_deterministic": "",
+    "formats.deterministic": "",
+    "formats.cpu_capability": "",
     "data_digest": "data.digest",
     "image_size": "data.image_size",
     "train_images": "data.name",
@@ -31,8 +39,10 @@ CIRCUMSTANCES: Mapping[str, str] = {
 }
 COMMIT, DIRTY, DIGEST = "git_commit", "git_dirty", "code_digest"
 CODE = (COMMIT, DIRTY, DIGEST)
+# Records of before say nothing of these: unknown, which is neither equal nor different.
+YOUNGER = tuple(name for name in CIRCUMSTANCES if name.startswith("formats."))
 # A data set that its name says all of has no digest; the code is told by one of the three.
-MAY_BE_ABSENT = (*CODE, "data_digest")
+MAY_BE_ABSENT = (*CODE, "data_digest", *YOUNGER)
 
 
 def circumstances(record: Record) -> Iterator[tuple[str, Any]]:
@@ -42,6 +52,8 @@ def circumstances(record: Record) -> Iterator[tuple[str, Any]]:
             yield from _packages(record.packages)
         elif name.startswith("hardware."):
             yield name, getattr(record.hardware, name.partition(".")[2])
+        elif name in YOUNGER:
+            yield from _known(name, getattr(record.formats, name.partition(".")[2], None))
         else:
             yield name, getattr(record, name)
 
@@ -55,12 +67,20 @@ def of_attempt(attempt: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         value = attempt[outer]
         if name == "packages":
             yield from _packages(value)
+        elif name in YOUNGER:
+            yield from _known(name, (value or {}).get(inner))
         else:
             yield name, value.get(inner) if inner and isinstance(value, dict) else value
 
 
 def _packages(packages: Mapping[str, str] | None) -> Iterator[tuple[str, str]]:
     yield from ((f"packages.{name}", version) for name, version in (packages or {}).items())
+
+
+def _known(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The pair, nothing where the writer did not know of it."""
+    if value is not None:
+        yield name, value
 
 
 def all_circumstances(run: Run) -> Iterator[tuple[str, Any]]:

@@ -3,8 +3,10 @@
 A comparison is controlled if its two cells differ in declared settings and in nothing else that the
 records hold: every resolved setting of network, recipe and data (with the digest of the file list),
 code, package versions, type of hardware, ranks, images per device and per BatchNorm group, epochs,
-precision. Anything else confounds it, also what only one side records; what neither says leaves it
-unproven. Seeds are no setting: where they differ the two are compared unpaired, and a note says so.
+precision and number formats. Anything else confounds it, also what only one side records; what
+neither says leaves it unproven. Of number formats, which older records do not hold, only what both
+sides record is compared. Seeds are no setting: where they differ the two are compared unpaired, and
+a note says so.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
-from analysis.results.circumstances import CIRCUMSTANCES, CODE, DIRTY, all_circumstances, code_names, unsaid
+from analysis.results.circumstances import CIRCUMSTANCES, CODE, DIRTY, YOUNGER, all_circumstances, code_names, unsaid
 from analysis.study import Run
 from roadmap.config.errors import listing
 
@@ -224,6 +226,8 @@ def prove(
             confounds.append(Confound(Cause.WITHIN, name, after=tuple(sorted(mine | theirs))))
         elif mine == theirs:
             same.append(name)
+        elif name in YOUNGER and {UNSAID} in (mine, theirs):
+            continue
         elif _is_declared(name, allowed):
             changed[name] = (_one(theirs), _one(mine))
         elif not _is_declared(CIRCUMSTANCES.get(name, ""), allowed):

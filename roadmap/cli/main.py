@@ -118,6 +118,9 @@ def _run_verb(p: Parser) -> None:
         metavar="IMAGES",
         help="images of one forward pass: several groups at once, whose statistics stay apart; one group unless given",
     )
+    p.add_argument(
+        "--gradient-checkpointing", action="store_true", help="compute activations again backwards: less memory"
+    )
     p.add_argument("--checkpoint-every", type=whole(1), default=1, metavar="EPOCHS")
     p.add_argument(
         "--stop-hopeless",
@@ -207,6 +210,7 @@ def _runtime(args: argparse.Namespace) -> Runtime:
         device=args.device,
         compile=args.compile,
         channels_last=not args.no_channels_last,
+        gradient_checkpointing=args.gradient_checkpointing,
         checkpoint_every=args.checkpoint_every,
         micro_batch=args.micro_batch,
         init=args.init,

@@ -122,7 +122,7 @@ def _training_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--batch-size", type=whole(1), metavar="N", help="another global batch, the learning rate in proportion"
     )
-    p.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="the recipe's own unless given")
+    p.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="the recipe's own unless given")
 
 
 def _data_options(p: argparse.ArgumentParser) -> None:

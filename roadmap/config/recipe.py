@@ -95,7 +95,21 @@ class Recipe:
     accuracy: Literal["last", "best"] = setting(
         "the epoch whose test accuracy is the result: the last, or the best on the validation split", default="last"
     )
-    precision: Literal["auto", "fp32", "bf16"] = setting("auto: bf16 autocast on GPUs, fp32 on CPUs", default="auto")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto: bf16 autocast on GPUs, fp32 on CPUs; fp16: with loss scaling, for GPUs without bf16", default="auto"
+    )
+    residual: Literal["fp32", "compute"] = setting(
+        "number format of the residual stream under autocast, of all steps alike; compute: autocast's own",
+        default="fp32",
+        since=2,
+        neutral="fp32",
+    )
+    tf32: bool = setting(
+        "TF32 for float32 convolutions and matrix products on a GPU; both or none",
+        default=False,
+        since=2,
+        neutral=False,
+    )
 
     def __post_init__(self) -> None:
         refuse(self._conflicts())

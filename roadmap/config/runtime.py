@@ -33,6 +33,7 @@ class Runtime:
         "images of one forward pass, of whole groups; one group unless given", default=None
     )
     channels_last: bool = setting("memory format of the features", default=True)
+    gradient_checkpointing: bool = setting("compute activations again in the backward pass: less memory", default=False)
     checkpoint_every: Annotated[int, Interval(ge=1, le=1_000_000)] = setting("epochs between checkpoints", default=1)
     stop_hopeless: bool = setting("end a run that guesses after half of its epochs", default=False)
     init: Path | None = setting("file of initial weights; which one it must be is part of the trial", default=None)

@@ -16,11 +16,11 @@ Names are timm's, so that the last step's weights are timm's own; `conv_dw` is d
 from __future__ import annotations
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from roadmap.config.model import ModelSpec
-from roadmap.model.layers import NORMS, RESPONSE_NORMS, Pointwise, activation
+from roadmap.model.layers import NORMS, RESPONSE_NORMS, DropPath, Pointwise, activation
+from roadmap.model.residual import RESIDUAL, Residual, to_stream
 
 
 def conv(c_in: int, c_out: int, kernel_size: int, *, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
@@ -55,7 +55,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """(N, C_in, H, W) -> (N, C_out, H/stride, W/stride).
 
-    `drop_path` is this block's own stochastic-depth rate.
+    `drop_path` is this block's own stochastic-depth rate. The sum is in the stream's format, whatever
+    the branch's and the shortcut's are.
     """
 
     def __init__(self, spec: ModelSpec, c_in: int, c_out: int, *, stride: int = 1, drop_path: float = 0.0) -> None:
@@ -78,6 +79,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.shortcut = projection(spec, c_in, c_out, stride) if stride > 1 or c_in != c_out else nn.Identity()
         self.act = activation(spec, last_before_projection=False)
+        self.residual: Residual = RESIDUAL
 
     def spatial(self, x: Tensor) -> Tensor:
         return self.act_dw(self.norm(self.conv_dw(x)))
@@ -91,7 +93,9 @@ class Block(nn.Module):
         y = self.branch(x)
         if self.gamma is not None:
             y = y * self.gamma.reshape(1, -1, 1, 1)
-        return self.act(self.drop_path(y) + self.shortcut(x))
+        # The shortcut is converted before the sum: two terms of 8 bits would be added in 8 bits.
+        total = self.drop_path(y) + to_stream(self.shortcut(x), self.residual)
+        return self.act(to_stream(total, self.residual))
 
 
 def projection(spec: ModelSpec, c_in: int, c_out: int, stride: int) -> nn.Sequential:

@@ -21,6 +21,7 @@ from roadmap.model.block import Block
 from roadmap.model.checkpointing import checkpointed
 from roadmap.model.head import build_head, scale_classifier
 from roadmap.model.layers import NORMS, GlobalResponseNorm
+from roadmap.model.residual import RESIDUAL, Residual, to_stream
 from roadmap.model.stem import build_stem
 
 
@@ -36,9 +37,10 @@ class Stage(nn.Module):
         first = Block(spec, first_in, c_out, stride=first_stride, drop_path=drop_path_rates[0])
         others = [Block(spec, c_out, c_out, drop_path=rate) for rate in drop_path_rates[1:]]
         self.blocks = nn.Sequential(first, *others)
+        self.residual: Residual = RESIDUAL
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.downsample(x)
+        x = to_stream(self.downsample(x), self.residual)  # of the first stage: what the stem gives
         return checkpointed(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
 
 
@@ -161,6 +163,12 @@ class ModernizableResNet(nn.Module):
         for m in self.modules():
             if isinstance(m, Stage):
                 m.grad_checkpointing = enable
+
+    def set_residual(self, residual: Residual) -> None:
+        """Choose the number format of the residual stream under autocast; see model/residual.py."""
+        for m in self.modules():
+            if isinstance(m, Stage | Block):
+                m.residual = residual
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """timm's parameter groups: the stem, then each block (each stage if coarse), then the head.

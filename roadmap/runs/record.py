@@ -49,6 +49,33 @@ class Hardware(NamedTuple):
 NO_HARDWARE = Hardware()
 
 
+class Formats(NamedTuple):
+    """In which formats a run computed; the fields are None where its writer did not know of them.
+
+    autocast     bfloat16, float16 or none
+    residual     of the residual stream, as observed; several names joined where blocks differ
+    matmul, convolution   arithmetic of float32 on the GPU: ieee or tf32
+    cpu_capability        the instructions that torch's own CPU kernels use
+    """
+
+    autocast: str | None = None
+    residual: str | None = None
+    matmul: str | None = None
+    convolution: str | None = None
+    cudnn_benchmark: bool | None = None
+    cudnn_deterministic: bool | None = None
+    deterministic: bool | None = None
+    cpu_capability: str | None = None
+
+    @classmethod
+    def from_json(cls, content: object) -> Formats | None:
+        """Build it from JSON's object; anything else says nothing."""
+        return cls(**{name: content.get(name) for name in cls._fields}) if isinstance(content, dict) else None
+
+    def to_json(self) -> dict[str, Any]:
+        return self._asdict()
+
+
 @dataclass(slots=True)
 class Record:
     """The record of one run. None, or an empty mapping, stands for what its writer did not know of.
@@ -64,6 +91,7 @@ class Record:
     params, macs   parameters; multiply-adds of one image
     precision to hardware   how it was computed, and by which code (`roadmap.runs.provenance`)
     waiting_share  the part of training's time, 0 to 1, that the slowest rank waited for images
+    skipped_updates  of fp16: iterations whose scaled gradients were not finite, so that none was applied
     configuration  SHA-256 of all that decides the outcome but the seed
     resolved       that content: {'model': {...}, 'recipe': {...}, 'data': {...}, 'seed': 0, ...}
     metrics        {one of METRIC_KEYS: value} on the test split (validation_...: on that), percent
@@ -100,6 +128,7 @@ class Record:
     group_size: int | None = None
     global_batch: int | None = None
     precision: str | None = None
+    formats: Formats | None = None
     workers: int | None = None
     compile: bool | None = None
     channels_last: bool | None = None
@@ -116,6 +145,7 @@ class Record:
     curves: Mapping[str, Sequence[Any]] | None = None
     accuracy_epoch: int | None = None
     iterations: int | None = None
+    skipped_updates: int | None = None
     images_per_second: float | None = None
     waiting_share: float | None = None
     wall_seconds: float | None = None
@@ -133,6 +163,8 @@ class Record:
         if content.get("version") != VERSION:
             upgrade(content)
         values = {**_DEFAULTS, **content, "hardware": Hardware.from_json(content.get("hardware"))}
+        if values["formats"] is not None:
+            values["formats"] = Formats.from_json(values["formats"])
         if content.get("metrics"):
             values["metrics"] = {name: value for name, value in content["metrics"].items() if value is not None}
         else:
@@ -149,6 +181,8 @@ class Record:
         known = {name: value for name, value in content.items() if value is not None and value != ()}
         if self.hardware is not NO_HARDWARE:
             known["hardware"] = self.hardware.to_json()
+        if self.formats is not None:
+            known["formats"] = self.formats.to_json()
         return {**known, "metrics": dict(self.metrics), **({"damaged": True} if self.damaged else {}), **self.extra}
 
     def replace(self, **values: Any) -> Record:
@@ -162,7 +196,7 @@ def _default(of: dataclasses.Field[Any]) -> Any:
 
 _DEFAULTS = {f.name: _default(f) for f in dataclasses.fields(Record)}
 _by_place = itemgetter(*_DEFAULTS)
-_APART = ("hardware", "metrics", "damaged", "extra")
+_APART = ("hardware", "formats", "metrics", "damaged", "extra")
 _WRITTEN = tuple(name for name in _DEFAULTS if name not in _APART)
 
 

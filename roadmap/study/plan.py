@@ -105,7 +105,7 @@ class Plan:
     decoder: Literal["pillow", "torchvision", "torchcodec"] | None = setting(
         "what decodes JPEG files; pillow unless given", default=None
     )
-    precision: Literal["auto", "fp32", "bf16"] | None = setting(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] | None = setting(
         "number format of training; the recipe's own unless given", default=None
     )
 

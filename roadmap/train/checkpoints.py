@@ -31,7 +31,7 @@ class TrainingState(TypedDict):
     """All that the rest of a run depends on, as tensors and plain values.
 
     losses: of this epoch's iterations so far. best: what BestEpoch.to_json gives, where the recipe
-    looks for one.
+    looks for one. scaler: of the loss in fp16, with the number of updates it left out.
     """
 
     fingerprint: str
@@ -45,6 +45,7 @@ class TrainingState(TypedDict):
     train_seconds: float
     waited_seconds: NotRequired[float]  # not in checkpoints that are older than it
     best: dict[str, float] | None
+    scaler: dict[str, float] | None
 
 
 @dataclass(frozen=True)

@@ -36,13 +36,15 @@ from roadmap.runs.record import (
     INTERRUPTED,
     LOST_PEER,
     METRIC_KEYS,
+    Formats,
     Hardware,
     Record,
 )
 from roadmap.train.checkpoints import CheckpointStore, TrainingState
 from roadmap.train.distributed import Ranks, is_lost_peer
+from roadmap.train.formats import formats_of, precision_of, set_float32_arithmetic
 from roadmap.train.hopeless import Hopeless
-from roadmap.train.loop import Diverged, Interrupted, Trainer, precision_of
+from roadmap.train.loop import Diverged, Interrupted, Trainer
 from roadmap.train.progress import Reporter
 
 
@@ -100,6 +102,7 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) ->
         folder.beat({**state, "wall_seconds": round(time.monotonic() - began, 3)})
 
     _forget_peak_memory(ranks)
+    set_float32_arithmetic(trial.recipe, ranks.device)
     if ranks.is_main:
         _note_attempt(folder, trial, runtime, ranks)
     described = _describe(folder, trial, runtime, ranks)
@@ -181,9 +184,10 @@ def _train_on(
         title, trainer.total, trial.recipe.batch_size, workers=workers, beat=beat, silent=not ranks.is_main
     )
     trainer.train(store, folder.append_epoch, reporter)
+    results = _results(trainer)
     if ranks.is_main:
         _keep_network(folder, trainer)
-    return {**_results(trainer), **decoded}
+    return {**results, **decoded}
 
 
 def _compare_decoder(pipeline: Pipeline, ranks: Ranks) -> dict[str, int]:
@@ -246,6 +250,7 @@ def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
 def _results(trainer: Trainer) -> dict[str, Any]:
     """Test accuracy of the last epoch (or of the best on validation, where the recipe says so), and the run's rates."""
     evaluation = trainer.best.evaluation if trainer.best else trainer.evaluate("test")
+    trainer.refuse_scores(evaluation)
     epoch = trainer.best.epoch if trainer.best else trainer.recipe.epochs
     validation = trainer.evaluate("validation").weights.top1 if len(trainer.pipeline.validation_indices) else None
     measured = {**evaluation.to_json(), "validation_top1": validation}
@@ -256,6 +261,7 @@ def _results(trainer: Trainer) -> dict[str, Any]:
         "images_per_second": trainer.images_per_second,
         "waiting_share": trainer.waiting_share,
         "iterations": trainer.iteration,
+        "skipped_updates": int(trainer.skipped) if trainer.scaler.is_enabled() else None,
         "train_images": len(trainer.pipeline.train_indices),
     }
 
@@ -293,16 +299,24 @@ def _describe(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -
         # All that decides the outcome, as it was resolved: what two runs differ in is proven from their records alone.
         resolved=trial.identity(),
         earlier=_earlier_circumstances(folder, ranks, trial, runtime),
-        **_made_by(trial, ranks, runtime),
+        **{**_made_by(trial, ranks, runtime), "formats": _formats(trial, ranks)},
     )
 
 
 def _made_by(trial: Trial, ranks: Ranks, runtime: Runtime) -> dict[str, Any]:
     """By which code and packages an attempt computes, on how many ranks, images at a time, and how precisely."""
-    precision = precision_of(trial.recipe, ranks.device)
-    images = runtime.micro_batch or trial.recipe.group_size
-    ranked = {"world_size": ranks.world_size, "device_batch": images, "precision": precision}
-    return {**git_state(), "packages": package_versions(), **ranked}
+    return {
+        **git_state(),
+        "packages": package_versions(),
+        "world_size": ranks.world_size,
+        "device_batch": runtime.micro_batch or trial.recipe.group_size,
+        "precision": precision_of(trial.recipe, ranks.device),
+        "formats": _formats(trial, ranks).to_json(),
+    }
+
+
+def _formats(trial: Trial, ranks: Ranks) -> Formats:
+    return formats_of(trial.model, trial.recipe, trial.data.image_size, ranks.device)
 
 
 def _earlier_circumstances(
@@ -310,8 +324,8 @@ def _earlier_circumstances(
 ) -> tuple[dict[str, Any], ...]:
     """What of the attempts before this one was not as it is now; each such attempt once.
 
-    Other code, packages, hardware, ranks, micro-batch or precision: a run that was resumed elsewhere is
-    not of one piece.
+    Other code, packages, hardware, ranks, micro-batch, precision or formats: a run that was resumed
+    elsewhere is not of one piece.
     """
     now = {**_made_by(trial, ranks, runtime), "hardware": hardware(ranks).to_json()}
     # Attempts that are older than micro-batches took one group at a time.

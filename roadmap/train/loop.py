@@ -1,16 +1,17 @@
 """The training loop, one for a CPU, a GPU and many ranks.
 
 A forward pass takes one group, or several whose statistics and draws stay apart; ranks and
-accumulation decide only which groups run where. Every draw comes from a derived seed (roadmap.config.seeds), so the state of a run is its
-tensors and the iteration: a resumed run repeats the rest exactly. Nothing in an iteration waits for
-the device: losses are summed there, and a non-finite loss is turned into a flag that makes the
-fused optimizer skip its update.
+accumulation decide only which groups run where. Every draw comes from a derived seed
+(roadmap.config.seeds), so the state of a run is its tensors and the iteration: a resumed run repeats
+the rest exactly. Nothing in an iteration waits for the device: losses are summed there, and a loss
+or a gradient that is not finite is turned into a flag that makes the fused optimizer skip its update.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from roadmap.config.errors import RoadmapError
+from roadmap.config.errors import RoadmapError, listing
 from roadmap.config.recipe import Recipe
 from roadmap.config.runtime import Runtime
 from roadmap.config.seeds import GROUP, INIT, derive
@@ -31,23 +32,28 @@ from roadmap.config.trial import Trial
 from roadmap.data.loader import Stream
 from roadmap.data.pipeline import Pipeline
 from roadmap.model.build import build_network
+from roadmap.model.checkpointing import checkpoint_blocks
+from roadmap.model.layers import with_own_drop_path
 from roadmap.train.batchnorm import average_statistics, batch_norms, set_momentum
 from roadmap.train.checkpoints import CheckpointStore, TrainingState
 from roadmap.train.criterion import Criterion, seed_group
 from roadmap.train.distributed import Ranks
 from roadmap.train.evaluate import evaluate
+from roadmap.train.finite import gradient_norm, names_not_finite
+from roadmap.train.formats import autocast, precision_of, set_residual
 from roadmap.train.hopeless import refuse_guessing
 from roadmap.train.metrics import BestEpoch, EpochMetrics, Evaluation, Scores
-from roadmap.train.microbatch import draw, take_groups
+from roadmap.train.microbatch import draw_masks, take_groups
 from roadmap.train.optimizer import make_optimizer, make_schedule
 from roadmap.train.progress import Reporter
 
+SMALLEST_SCALE = 1.0  # of the loss in fp16: below it gradients overflow by themselves
 CHECK_EVERY_ON_GPU = 50  # iterations between two looks at the device's flag: each look waits for the device
 NoteEpoch = Callable[[dict[str, Any], list[float]], None]  # receives each epoch's metrics, as JSON, and its losses
 
 
 class Diverged(RoadmapError):
-    """The loss is not finite; the weights are those before the update."""
+    """A loss, a gradient, a weight or a score is not finite; no update from it, no save of it."""
 
 
 class Interrupted(RoadmapError):
@@ -101,13 +107,6 @@ def initial_network(trial: Trial) -> nn.Module:
     return build_network(trial.model, trial.data.image_size)
 
 
-def precision_of(recipe: Recipe, device: torch.device) -> str:
-    """fp32 or bf16: what the recipe says, or what its `auto` means on this device."""
-    if recipe.precision != "auto":
-        return recipe.precision
-    return "bf16" if device.type == "cuda" else "fp32"
-
-
 def moving_average(model: nn.Module, recipe: Recipe) -> ModelEmaV3 | None:
     """The weights' moving average, which starts as the network is; None where the recipe has none."""
     if recipe.ema_decay is None:
@@ -138,8 +137,16 @@ class Trainer:
         if self.per_forward > 1:
             take_groups(self.model, self.per_forward)
         self.norms = batch_norms(self.model)
+        self.parameters = list(self.model.parameters())
+        set_residual(self.model, self.recipe.residual)
+        if runtime.gradient_checkpointing:
+            checkpoint_blocks(self.model, compiled=runtime.compile)
         if runtime.compile:
             self._refuse_compiling_many_groups()
+        # Of several groups, and in a compiled graph, stochastic depth is drawn before the forward pass.
+        self.draws_first = runtime.compile or self.per_forward > 1
+        if self.draws_first:
+            with_own_drop_path(self.model)
         self.forward = self._wrap()
         self.optimizer = make_optimizer(self.model, self.recipe)
         self.per_epoch = pipeline.sampler().iterations_per_epoch
@@ -148,11 +155,14 @@ class Trainer:
         self.ema = moving_average(self.model, self.recipe)
         self.precision = precision_of(self.recipe, ranks.device)
         self.criterion = Criterion(self.recipe, trial.data.num_classes)
-        self.autocast = torch.autocast(ranks.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        self.autocast = autocast(self.precision, ranks.device)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == "fp16")
         self.iteration = 0
         self.losses = torch.zeros(self.per_epoch, device=ranks.device)
-        self.bad = torch.zeros((), device=ranks.device)  # 1 once a loss was not finite, on any rank
-        self.optimizer.found_inf = self.bad  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
+        self.bad = torch.zeros((), device=ranks.device)  # 1 once a loss or a gradient was not finite, on any rank
+        self.skip = torch.zeros((), device=ranks.device)  # 1 where this iteration's update is not applied
+        self.skipped = torch.zeros((), device=ranks.device)  # updates left out by loss scaling
+        self.optimizer.found_inf = self.skip  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
         self.train_seconds = self.waited_seconds = 0.0
         self.best: BestEpoch | None = None  # where the recipe reports the best epoch on validation
 
@@ -200,7 +210,12 @@ class Trainer:
             "train_seconds": self.train_seconds,
             "waited_seconds": self.waited_seconds,
             "best": self.best.to_json() if self.best else None,
+            "scaler": self._scaler_state(),
         }
+
+    def _scaler_state(self) -> dict[str, float] | None:
+        """What loss scaling depends on, and how many updates it left out; None without it."""
+        return {**self.scaler.state_dict(), "skipped": self.skipped.item()} if self.scaler.is_enabled() else None
 
     def _average_statistics(self) -> None:
         """Give all ranks the same BatchNorm statistics, those of the moving average included.
@@ -229,6 +244,9 @@ class Trainer:
         self.iteration, self.train_seconds = state["iteration"], state["train_seconds"]
         self.waited_seconds = state.get("waited_seconds", 0.0)
         self.best = BestEpoch.from_json(state["best"]) if state["best"] else None
+        if scaler := state.get("scaler"):
+            self.scaler.load_state_dict(scaler)
+            self.skipped.fill_(scaler["skipped"])
         # Each rank carries its share, so that the sum over ranks is again the loss.
         self.losses.copy_(state["losses"] / self.ranks.world_size)
 
@@ -247,13 +265,11 @@ class Trainer:
             last = k == self.forwards - 1
             with contextlib.nullcontext() if last or self.ranks.world_size == 1 else self.forward.no_sync():
                 loss = self.group_loss(*self._micro_batch(groups), k)
-                (loss / self.forwards).backward()
+                self.scaler.scale(loss / self.forwards).backward()
             self.losses[at] += loss.detach() / (self.recipe.groups // self.per_forward)
-        self.bad.copy_(torch.maximum(self.bad, (~torch.isfinite(self.losses[at])).float()))
-        self.ranks.max(self.bad)
-        if self.recipe.clip_grad is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        self._note_what_is_not_finite(self.losses[at])
         self.optimizer.step()
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.iteration += 1
         if self.ema:
@@ -274,15 +290,33 @@ class Trainer:
             yield from (Group(*part, load * groups + i) for i, part in enumerate(parts))
 
     def _micro_batch(self, groups: Iterator[Group]) -> tuple[Tensor, Tensor]:
-        """The images and targets of one forward pass; stochastic depth is seeded, or drawn for several groups."""
+        """The images and targets of one forward pass; stochastic depth is seeded, or drawn before the pass."""
         taken = list(itertools.islice(groups, self.per_forward))
+        if self.draws_first:
+            keys = [(self.trial.seed, self.iteration, group.index) for group in taken]
+            draw_masks(self.model, keys, self.recipe.group_size, self.ranks.device)
+        else:
+            seed_group(self.trial.seed, self.iteration, taken[0].index, self.ranks.device)
         if len(taken) == 1:
-            images, targets, index = taken[0]
-            seed_group(self.trial.seed, self.iteration, index, self.ranks.device)
-            return images, targets
-        keys = [(self.trial.seed, self.iteration, group.index) for group in taken]
-        draw(self.model, keys, self.recipe.group_size, self.ranks.device)
+            return taken[0].images, taken[0].targets
         return torch.cat([g.images for g in taken]), torch.cat([g.targets for g in taken])
+
+    def _note_what_is_not_finite(self, loss: Tensor) -> None:
+        """Clip the gradients, and flag whether this update may be applied; nothing waits for the device.
+
+        A gradient that overflowed under loss scaling is left out and the scale lowered; any other
+        that is not finite, and any such loss, ends the run.
+        """
+        self.scaler.unscale_(self.optimizer)
+        overflow = (~torch.isfinite(gradient_norm(self.parameters, self.recipe.clip_grad))).float()
+        lost = (~torch.isfinite(loss)).float()
+        if self.scaler.is_enabled():
+            self.skipped += overflow
+        else:
+            lost = torch.maximum(lost, overflow)
+        self.bad.copy_(torch.maximum(self.bad, lost))
+        self.ranks.max(self.bad)
+        self.skip.copy_(torch.maximum(self.bad, overflow))
 
     def group_loss(self, images: Tensor, targets: Tensor, k: int) -> Tensor:
         """Forward this rank's k-th micro-batch: (N, C, H, W), (N,) or (N, classes) -> scalar mean loss."""
@@ -292,14 +326,36 @@ class Trainer:
         return self.criterion(logits, targets)
 
     def refuse_divergence(self) -> None:
-        """Raise Diverged if a loss was not finite. Waits for the device."""
+        """Raise Diverged if a loss or a gradient was not finite. Waits for the device."""
+        last = max(self.iteration - 1, 0)
         if self.bad:
             odd = (~torch.isfinite(self.losses)).nonzero()
-            last = max(self.iteration - 1, 0)
-            at = last - last % self.per_epoch + int(odd[0]) if len(odd) else last
+            what, at = ("loss", last - last % self.per_epoch + int(odd[0])) if len(odd) else ("gradient", last)
             raise Diverged(
-                f"loss is not finite in iteration {at} or before; the weights before it are kept; "
+                f"{what} is not finite in iteration {at} or before; the weights before it are kept; "
                 "lower the learning rate, or warm up for longer"
+            )
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise Diverged(
+                f"gradients of fp16 overflow even at a loss scale of {2 * SMALLEST_SCALE:g}, in iteration {last} or "
+                "before; the weights before it are kept; lower the learning rate, or give --precision fp32"
+            )
+
+    def refuse_scores(self, evaluation: Evaluation) -> None:
+        """Raise Diverged if a loss on a split is not finite, though all weights may be."""
+        scores = (evaluation.weights, evaluation.ema)
+        if not all(math.isfinite(s.loss) for s in scores if s):
+            raise Diverged(
+                f"evaluation after iteration {self.iteration} gives a loss that is not finite; legal: finite scores; "
+                "lower the learning rate, or warm up for longer"
+            )
+
+    def _refuse_weights(self, state: TrainingState) -> None:
+        """Raise Diverged if weights, statistics or their moving averages are not finite."""
+        if odd := names_not_finite({"model": state["model"], "ema": state["ema"] or {}}):
+            raise Diverged(
+                f"{listing(odd[:3])} ({len(odd)} tensors in all) not finite after iteration {self.iteration}; "
+                "no checkpoint is written of them; lower the learning rate, or warm up for longer"
             )
 
     def _must_stop(self, stop: StopSignal) -> bool:
@@ -360,6 +416,8 @@ class Trainer:
             images_per_second=self.images_per_second,
             waiting_share=waiting_share,
         )
+        if epoch == self.recipe.epochs:
+            self.refuse_scores(metrics.evaluation)
         if self.recipe.accuracy == "best":
             self._keep_if_best(epoch, metrics.evaluation.preferred.top1)
         if self.ranks.is_main:
@@ -385,8 +443,12 @@ class Trainer:
         )
 
     def save(self, store: CheckpointStore) -> None:
-        """Write a checkpoint; all ranks call it, the first writes."""
+        """Write a checkpoint; all ranks call it, the first writes.
+
+        Raises Diverged: what is not finite is never gone on from.
+        """
         state = self.state()
+        self._refuse_weights(state)
         if self.ranks.is_main:
             store.save(state, self.iteration)
         self.ranks.barrier()

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from roadmap.config.errors import RoadmapError
+from roadmap.model.layers import DropPath
 from roadmap.train.batchnorm import batch_norms
 from roadmap.train.criterion import seed_group
 
@@ -40,18 +40,6 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         return y.unflatten(1, (k, channels)).transpose(0, 1).flatten(0, 1)
 
 
-class DrawnDropPath(DropPath):
-    """Stochastic depth whose draws are made before the forward pass: 1 where a branch of an image stays."""
-
-    stays: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        stays = self.stays.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
-        return x * (stays / (1 - self.drop_prob))
-
-
 def take_groups(model: nn.Module, groups: int) -> None:
     """Make a network take so many groups in a forward pass. Raises RoadmapError where one of its layers cannot.
 
@@ -67,19 +55,18 @@ def take_groups(model: nn.Module, groups: int) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.__class__, module.groups = GroupedBatchNorm2d, groups
-        elif type(module) is DropPath and module.drop_prob > 0:
-            module.__class__ = DrawnDropPath
 
 
-def draw(model: nn.Module, keys: Sequence[tuple[int, int, int]], size: int, device: torch.device) -> None:
-    """Draw stochastic depth for a forward pass of several groups of `size` images, as each alone would draw.
+def draw_masks(model: nn.Module, keys: Sequence[tuple[int, int, int]], size: int, device: torch.device) -> None:
+    """Draw stochastic depth before a forward pass of groups of `size` images, as each group alone would draw.
 
-    keys: of each group (seed, iteration, group).
+    keys: of each group (seed, iteration, group). A compiler may draw in another way or order; what
+    is given to the graph it cannot.
     """
-    layers = [m for m in model.modules() if isinstance(m, DrawnDropPath)]
+    layers = [m for m in model.modules() if isinstance(m, DropPath) and m.drop_prob > 0]
     drawn = []
     for key in keys:
         seed_group(*key, device)
-        drawn.append([torch.empty(size, device=device).bernoulli_(1 - layer.drop_prob) for layer in layers])
+        drawn.append([layer.draw(size, device) for layer in layers])
     for layer, parts in zip(layers, zip(*drawn, strict=True), strict=True):
-        layer.stays = torch.cat(parts)
+        layer.mask = torch.cat(parts)

@@ -92,6 +92,39 @@ def test_every_other_difference_is_caught(confounder: dict[str, Any], reason: st
     assert proof.text.startswith(f"confounded by {reason.split()[0]}")
 
 
+FORMATS = {"autocast": "bfloat16", "residual": "float32", "matmul": "ieee", "convolution": "ieee"}
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("residual", "bfloat16"), ("convolution", "tf32"), ("cudnn_benchmark", True), ("cpu_capability", "AVX512")],
+)
+def test_a_number_format_that_differs_confounds(name: str, other: object) -> None:
+    both = {**FORMATS, "cudnn_benchmark": False, "cpu_capability": "AVX2"}
+    child, parent = cell("kernel-7", formats={**both, name: other}), cell("move-up-depthwise", formats=both)
+    assert [(c.cause, c.name) for c in prove(child, parent, DECLARED).confounds] == [(Cause.DIFFERS, f"formats.{name}")]
+
+
+def test_a_number_format_that_follows_from_a_declared_setting_does_not_confound() -> None:
+    child = cell("kernel-7", formats={**FORMATS, "residual": "bfloat16"})
+    child = with_settings(child, "recipe", residual="compute")
+    parent = cell("move-up-depthwise", formats=FORMATS)
+    assert prove(child, parent, [*DECLARED, "recipe.residual"]).controlled
+
+
+def test_number_formats_that_older_records_do_not_hold_are_unknown_not_different() -> None:
+    old = cell("kernel-7")
+    assert prove(old, cell("move-up-depthwise", formats=FORMATS), DECLARED).controlled
+    earlier = [{"precision": "fp32", "formats": None}, {"precision": "fp32"}]
+    resumed = cell("kernel-7", formats=FORMATS, earlier=earlier)
+    assert prove(resumed, cell("move-up-depthwise", formats=FORMATS), DECLARED).controlled
+    mixed = [*cell("kernel-7", (0,), formats=FORMATS), *cell("kernel-7", (1,))]
+    assert prove(mixed, PARENT, DECLARED).controlled
+    elsewhere = cell("kernel-7", formats=FORMATS, earlier=[{"formats": {**FORMATS, "residual": "bfloat16"}}])
+    (confound,) = prove(elsewhere, PARENT, DECLARED).confounds
+    assert (confound.cause, confound.name) == (Cause.WITHIN, "formats.residual")
+
+
 @pytest.mark.parametrize(
     ("part", "name", "value"),
     [("model", "norm", "layer"), ("recipe", "lr", 0.5), ("data", "validation", 0.25), ("data", "split_seed", 7)],

@@ -31,7 +31,7 @@ REFUSED = [
     Case("run --jbos 3", "option", "'--jbos'", "--jobs", "'--jobs'"),
     Case("run --ste=9", "option", "'--ste=9'", "--step", "'--step'"),
     Case("run 9", "argument", "'9'", "--step"),
-    Case("run --precision fp16", "--precision", "'fp16'", "auto, fp32, bf16", "'bf16'"),
+    Case("run --precision fp8", "--precision", "'fp8'", "auto, fp32, bf16, fp16", "'fp16'"),
     Case("run --jobs 0", "--jobs", "'0'", "integers from 1"),
     Case("run --workers -1", "--workers", "'-1'", "integers from 0"),
     Case("run --checkpoint-every 0", "--checkpoint-every", "'0'", "integers from 1"),

@@ -42,6 +42,8 @@ CONVNEXT_300EP: dict[str, Any] = {
     "ema_decay": None,
     "accuracy": "last",
     "precision": "auto",
+    "residual": "fp32",
+    "tf32": False,
 }
 # torchvision's reference for ResNet-50: 76.13.
 PYTORCH_90EP: dict[str, Any] = {

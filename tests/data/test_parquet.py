@@ -121,9 +121,7 @@ def test_parquet_files_without_the_package_are_refused_with_what_to_install(
 ) -> None:
     (tmp_path / "train.parquet").touch()
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.lib", None)
-    with pytest.raises(
-        DataError, match="needs the package datasets, which is not .*; run `pip install datasets`"
-    ):
+    with pytest.raises(DataError, match="needs the package datasets, which is not .*; run `pip install datasets`"):
         resolve_data("imagefolder", data_dir=tmp_path)
 
 

@@ -11,6 +11,7 @@ import torch
 from roadmap.bench.benchmarks import batches, trainer
 from roadmap.config.runtime import Runtime, cores
 from roadmap.data.pipeline import Pipeline
+from roadmap.model.block import Block
 from roadmap.train.loop import CHECK_EVERY_ON_GPU, Trainer
 from tests.helpers.convnext import ladder
 from tests.helpers.small_runs import make_run, make_trial, train
@@ -18,9 +19,10 @@ from tests.helpers.small_runs import make_run, make_trial, train
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("step", ["baseline", "separate-downsampling"])
-def test_an_iteration_never_waits_for_the_device(step: str) -> None:
-    ours = trainer(step, "cuda", 32, ema_decay=0.999)
+def test_an_iteration_never_waits_for_the_device(step: str, precision: str) -> None:
+    ours = trainer(step, "cuda", 32, ema_decay=0.999, precision=precision)
     stream = batches(ours.ranks.device, 32)
     ours.step(stream)
     torch.cuda.synchronize()
@@ -36,6 +38,7 @@ def test_an_iteration_never_waits_for_the_device(step: str) -> None:
 def test_every_step_trains_in_bf16(step: object, tmp_path: Path) -> None:
     record = train(make_run(tmp_path, make_trial(step.name, epochs=2)), device="cuda")  # type: ignore[attr-defined]
     assert (record.status, record.precision) == ("finished", "bf16")
+    assert record.formats.residual == "float32"
     assert record.hardware.device == torch.cuda.get_device_name()
     assert record.peak_memory_bytes > 0
 
@@ -58,6 +61,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_within_the_next_look(
     record = train(make_run(tmp_path, make_trial()), device="cuda")
     assert record.status == "diverged"
     assert CHECK_EVERY_ON_GPU >= 10
+
+
+@pytest.mark.parametrize("residual", ["fp32", "compute"])
+@pytest.mark.parametrize("step", ladder(), ids=lambda s: s.name)
+def test_the_residual_stream_has_the_declared_format(step: object, residual: str) -> None:
+    name = step.name  # type: ignore[attr-defined]
+    ours, seen = trainer(name, "cuda", 8, residual=residual), set()
+    for block in (m for m in ours.model.modules() if isinstance(m, Block)):
+        block.register_forward_hook(lambda _module, inputs, output: seen.update({inputs[0].dtype, output.dtype}))
+    ours.step(batches(ours.ranks.device, 8))
+    assert seen == {torch.float32 if residual == "fp32" else torch.bfloat16}
+
+
+def test_a_compiled_run_drops_the_branches_of_the_eager_one(tmp_path: Path) -> None:
+    trial = make_trial(epochs=1, warmup_epochs=0, precision="fp32", settings={"drop_path_rate": 0.5})
+    eager, compiled = (train(make_run(tmp_path / str(c), trial), device="cuda", compile=c) for c in (False, True))
+    assert compiled.metrics["loss"] == pytest.approx(eager.metrics["loss"], rel=0.02)
 
 
 def test_a_compiled_run_trains(tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""Number formats of a run: which are asked for, how they are set, and which are observed.
+
+Autocast's format and the residual stream's come from the recipe; on a GPU so does the arithmetic of
+float32, which torch would otherwise choose apart for convolutions (TF32) and matrix products (not).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from roadmap.config.model import AnySpec, TimmSpec
+from roadmap.config.recipe import Recipe
+from roadmap.model.complexity import on_meta, timm_on_meta
+from roadmap.model.network import ModernizableResNet
+from roadmap.model.residual import Residual
+from roadmap.runs.record import Formats
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def precision_of(recipe: Recipe, device: torch.device) -> str:
+    """fp32, bf16 or fp16: what the recipe says, or what its `auto` means on this device."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context of a forward pass; does nothing in fp32."""
+    dtype = AUTOCAST[precision]
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def set_float32_arithmetic(recipe: Recipe, device: torch.device) -> None:
+    """Give convolutions and matrix products of float32 one arithmetic on a GPU: IEEE's, or TF32.
+
+    Holds for the process, so each run sets it anew. By torch's older names, which all releases from
+    2.6 on know, and which its compiler reads.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = recipe.tf32
+        torch.backends.cudnn.allow_tf32 = recipe.tf32
+
+
+def formats_of(spec: AnySpec, recipe: Recipe, image_size: int, device: torch.device) -> Formats:
+    """What decides how numbers are held and multiplied, read where it is set, not where it is asked for."""
+    dtype = AUTOCAST[precision_of(recipe, device)]
+    seen = ("float32",) if dtype is None else observed_residual(spec, recipe.residual, image_size, device.type, dtype)
+    return Formats(
+        autocast="none" if dtype is None else _name(dtype),
+        residual=" and ".join(seen),
+        matmul=_arithmetic(device, tf32=torch.backends.cuda.matmul.allow_tf32),
+        convolution=_arithmetic(device, tf32=torch.backends.cudnn.allow_tf32),
+        cudnn_benchmark=torch.backends.cudnn.benchmark,
+        cudnn_deterministic=torch.backends.cudnn.deterministic,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _arithmetic(device: torch.device, *, tf32: bool) -> str:
+    return "tf32" if tf32 and device.type == "cuda" else "ieee"
+
+
+@lru_cache(maxsize=256)
+def observed_residual(
+    spec: AnySpec, residual: Residual, image_size: int, device: str, dtype: torch.dtype
+) -> tuple[str, ...]:
+    """The formats, sorted, of what the blocks of a network hand on under autocast.
+
+    Seen in a pass of one image without data or arithmetic, so a timm network's are known too. One
+    name where the residual stream has one format.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    model = timm_on_meta(spec, image_size) if isinstance(spec, TimmSpec) else on_meta(spec)
+    set_residual(model.eval(), residual)
+    seen: set[str] = set()
+
+    def note(_module: nn.Module, _inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            seen.add(_name(output.dtype))
+
+    for block in blocks_of(model):
+        block.register_forward_hook(note)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with FakeTensorMode(), torch.no_grad():
+        state = {name: torch.empty(t.shape, dtype=t.dtype, device=device) for name, t in tensors.items()}
+        image = torch.empty(1, spec.in_chans, image_size, image_size, device=device)
+        with torch.autocast(device, dtype=dtype):
+            torch.func.functional_call(model, state, (image,))
+    return tuple(sorted(seen))
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """What stands in a row with others of its class: blocks and stages, of any network."""
+    rows = [list(m) for m in model.modules() if isinstance(m, nn.Sequential | nn.ModuleList)]
+    return [m for row in rows if len(row) > 1 and len({type(m) for m in row}) == 1 for m in row]
+
+
+def set_residual(model: nn.Module, residual: Residual) -> None:
+    """Declare the residual stream's format to one of our networks; a timm network has its own."""
+    if isinstance(model, ModernizableResNet):
+        model.set_residual(residual)
