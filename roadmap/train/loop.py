@@ -98,7 +98,7 @@ class Group(NamedTuple):
 
     images: Tensor
     targets: Tensor
-    index: int
+    place: int
 
 
 def initial_network(trial: Trial) -> nn.Module:
@@ -296,7 +296,7 @@ class Trainer:
             keys = [(self.trial.seed, self.iteration, group.index) for group in taken]
             draw_masks(self.model, keys, self.recipe.group_size, self.ranks.device)
         else:
-            seed_group(self.trial.seed, self.iteration, taken[0].index, self.ranks.device)
+            seed_group(self.trial.seed, self.iteration, taken[0].place, self.ranks.device)
         if len(taken) == 1:
             return taken[0].images, taken[0].targets
         return torch.cat([g.images for g in taken]), torch.cat([g.targets for g in taken])

@@ -30,13 +30,14 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         k, channels = self.groups, self.num_features
         # Groups become channels, (n, k * C, H, W): one kernel takes all statistics.
         beside = x.unflatten(0, (k, -1)).transpose(0, 1).flatten(1, 2)
-        running = [s.repeat(k) for s in (self.running_mean, self.running_var) if s is not None]
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        mean, var = self.running_mean.repeat(k), self.running_var.repeat(k)
         weight, bias = self.weight.repeat(k), self.bias.repeat(k)
-        y = F.batch_norm(beside, *running, weight, bias, training=True, momentum=self.momentum, eps=self.eps)
+        y = F.batch_norm(beside, mean, var, weight, bias, True, self.momentum or 0.0, self.eps)
         with torch.no_grad():
-            for kept, moved in zip((self.running_mean, self.running_var), running, strict=True):
-                kept.copy_(moved.view(k, channels).mean(0))  # type: ignore[union-attr]
-            self.num_batches_tracked += k  # type: ignore[operator]
+            self.running_mean.copy_(mean.view(k, channels).mean(0))
+            self.running_var.copy_(var.view(k, channels).mean(0))
+            self.num_batches_tracked.add_(k)
         return y.unflatten(1, (k, channels)).transpose(0, 1).flatten(0, 1)
 
 
@@ -54,7 +55,8 @@ def take_groups(model: nn.Module, groups: int) -> None:
         )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.__class__, module.groups = GroupedBatchNorm2d, groups
+            module.__class__ = GroupedBatchNorm2d
+            module.groups = groups  # type: ignore[assignment]
 
 
 def draw_masks(model: nn.Module, keys: Sequence[tuple[int, int, int]], size: int, device: torch.device) -> None:
