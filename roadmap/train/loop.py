@@ -293,7 +293,7 @@ class Trainer:
         """The images and targets of one forward pass; stochastic depth is seeded, or drawn before the pass."""
         taken = list(itertools.islice(groups, self.per_forward))
         if self.draws_first:
-            keys = [(self.trial.seed, self.iteration, group.index) for group in taken]
+            keys = [(self.trial.seed, self.iteration, group.place) for group in taken]
             draw_masks(self.model, keys, self.recipe.group_size, self.ranks.device)
         else:
             seed_group(self.trial.seed, self.iteration, taken[0].place, self.ranks.device)
