@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 RESAMPLES, DRAWS = 10_000, 2_000
 DECIMALS = 9  # beyond them two equal effects differ by binary fractions
 # Comparisons below which a bootstrap of tau does not keep its 95 % (simulated: 77 to 99 % at five, 95 to
-# 98 % from eight on; `tests/analysis/test_simulations.py`).
+# 98 % from eight on; `tests/analysis/test_agreement.py`).
 FEWEST = 8
 
 K = TypeVar("K", bound=Hashable)
