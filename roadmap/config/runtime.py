@@ -5,6 +5,7 @@ None of them decides what is trained, so none is part of a trial's fingerprint. 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ class Runtime:
         if self.workers is not None:
             return self
         loading = max(1, (self.threads or rank_cores(environment)) - 1)
-        return Runtime.from_json({**self.to_json(), "workers": loading if device == "cuda" else 0})
+        return dataclasses.replace(self, workers=loading if device == "cuda" else 0)
 
 
 def cores() -> int:

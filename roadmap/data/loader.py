@@ -24,14 +24,14 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from roadmap.data.file_index import DataError
 
 Batch = tuple[Tensor, Tensor]
-QUEUED_BATCHES = 64  # about as many are ready at most, however many workers there are: a batch may take 77 MB
+QUEUED_BATCHES = 32  # about as many are ready at most, one a worker at least: 128 images of 224 pixels take 77 MB
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Stream:
     """The batches of a loader, in order. Raises DataError, also for a worker's.
 
-    waited: seconds spent inside `next` since they were last asked for.
+    waited: seconds spent inside `next` since the last `take_waited`.
     """
 
     def __init__(self, loader: Iterable[Batch | DataError]) -> None:
@@ -130,8 +130,8 @@ def _begin_worker(trainer: int, _worker: int) -> None:
         os._exit(1)
 
 
-class _Popen(multiprocessing.popen_fork.Popen):
-    """Ends a worker, which ignores SIGTERM, where torch or the interpreter's exit want it ended."""
+class _KillingPopen(multiprocessing.popen_fork.Popen):
+    """Ends a worker where torch or the interpreter's exit want it ended: SIGTERM it ignores."""
 
     def terminate(self) -> None:
         self.kill()
@@ -139,8 +139,8 @@ class _Popen(multiprocessing.popen_fork.Popen):
 
 class _Worker(multiprocessing.context.ForkProcess):
     @staticmethod
-    def _Popen(process_obj: Any) -> _Popen:  # the hook by which a start method is chosen
-        return _Popen(process_obj)
+    def _Popen(process_obj: Any) -> _KillingPopen:  # the hook by which a start method is chosen
+        return _KillingPopen(process_obj)
 
 
 class _ForkContext(multiprocessing.context.ForkContext):

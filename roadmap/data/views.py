@@ -95,8 +95,9 @@ def open_views(views: Views, *, batch: int, held: bool, workers: int, pin_memory
     labels = torch.empty(len(plain), dtype=torch.int64)
     with contextlib.closing(Stream(open_loader(plain, chunks, workers=workers, pin_memory=False))) as stream:
         # Copied one by one: a worker's batch keeps a file open for as long as it is held.
-        for chunk, batch_of_pixels in zip(chunks, stream, strict=True):
-            pixels[chunk.start : chunk.stop], labels[chunk.start : chunk.stop] = batch_of_pixels
+        for chunk, (chunk_pixels, chunk_labels) in zip(chunks, stream, strict=True):
+            pixels[chunk.start : chunk.stop] = chunk_pixels
+            labels[chunk.start : chunk.stop] = chunk_labels
     return HeldViews(pixels, labels, normalize, chunks, pin_memory)
 
 
