@@ -121,9 +121,7 @@ def test_parquet_files_without_the_package_are_refused_with_what_to_install(
 ) -> None:
     (tmp_path / "train.parquet").touch()
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.lib", None)
-    with pytest.raises(
-        DataError, match="needs the package datasets, which is not .*; run `pip install datasets`"
-    ):
+    with pytest.raises(DataError, match="needs the package datasets, which is not .*; run `pip install datasets`"):
         resolve_data("imagefolder", data_dir=tmp_path)
 
 
@@ -153,6 +151,7 @@ def test_imagenet_by_a_name_of_timms_holds_nothing_out(name: str) -> None:
     data = resolve_data(name)
     assert (data.name, data.title, data.num_classes, data.validation) == (name, "ImageNet-1k", 1000, 0)
     assert held_out(data) == "data ImageNet-1k: nothing is held out of the training split"
+    assert training_images(data) == 1_281_167
     assert resolve_data(name, validation=0.1).validation == 0.1
 
 
