@@ -108,11 +108,12 @@ def _list_folder(root: Path, classes: Sequence[str]) -> Listing:
     stamps = {".": stamp(root)}
     images = [_images_of_class(root, label, stamps) for label in classes]
     flat = [image for members in images for image in members]
+    counts = np.array([len(members) for members in images], np.int64)
     return Listing(
         root,
         tuple(classes),
         Names.of(file for file, _, _ in flat),
-        np.repeat(np.arange(len(classes)), [len(members) for members in images]),
+        np.repeat(np.arange(len(classes)), counts),
         sizes=np.array([size for _, size, _ in flat], np.int64),
         times=np.array([time for _, _, time in flat], np.int64),
         places=Names.of(stamps),

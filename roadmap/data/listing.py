@@ -58,7 +58,7 @@ class Names(Sequence[str]):
         return (content[first:end] for first, end in zip(ends, ends[1:], strict=False))
 
 
-def no_numbers() -> np.ndarray:
+def _no_numbers() -> np.ndarray:
     return np.zeros(0, np.int64)
 
 
@@ -77,11 +77,11 @@ class Listing:
     classes: tuple[str, ...]
     files: Names
     labels: np.ndarray
-    sizes: np.ndarray = field(default_factory=no_numbers)
-    times: np.ndarray = field(default_factory=no_numbers)
+    sizes: np.ndarray = field(default_factory=_no_numbers)
+    times: np.ndarray = field(default_factory=_no_numbers)
     shards: tuple[str, ...] = ()
-    shard: np.ndarray = field(default_factory=no_numbers)
-    offsets: np.ndarray = field(default_factory=no_numbers)
+    shard: np.ndarray = field(default_factory=_no_numbers)
+    offsets: np.ndarray = field(default_factory=_no_numbers)
     places: Names = field(default_factory=lambda: Names.of(()))
     stamps: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.int64))
 

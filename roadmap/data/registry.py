@@ -204,7 +204,7 @@ def training_images(data: Data, *, data_dir: Path | None = None) -> int | None:
 
     The count is right to a few images, as the cut is made class by class.
     """
-    known = DATA_SETS.get(data.name)
+    known = DATA_SETS.get("imagenet" if is_timms_imagenet(data.name) else data.name)
     size = known.train_images if known else None
     if data.name == "imagefolder" and data_dir is not None:
         splits = parquet_splits(data.name, data_dir)

@@ -151,6 +151,7 @@ def test_imagenet_by_a_name_of_timms_holds_nothing_out(name: str) -> None:
     data = resolve_data(name)
     assert (data.name, data.title, data.num_classes, data.validation) == (name, "ImageNet-1k", 1000, 0)
     assert held_out(data) == "data ImageNet-1k: nothing is held out of the training split"
+    assert training_images(data) == 1_281_167
     assert resolve_data(name, validation=0.1).validation == 0.1
 
 

@@ -81,6 +81,11 @@ def one_class(folder: Path) -> None:
     shutil.rmtree(folder / "train" / "dog")
 
 
+def no_class(folder: Path) -> None:
+    one_class(folder)
+    (folder / "train" / "cat").rename(folder / "cat")
+
+
 def no_test(folder: Path) -> None:
     shutil.rmtree(folder / "test")
 
@@ -100,6 +105,7 @@ def dangling_link(folder: Path) -> None:
             "legal: the same class folders in both; check the folder names",
         ),
         (one_class, "data folder {}/train has 1 class folders; legal: two or more, each with images; check --data-dir"),
+        (no_class, "data folder {}/train has 0 class folders; legal: two or more, each with images; check --data-dir"),
         (
             no_test,
             "data folder {} has no test/ or val/ or validation/; "
