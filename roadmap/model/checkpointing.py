@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from roadmap.config.errors import RoadmapError
-
 
 def checkpointed(blocks: nn.Sequential, x: Tensor) -> Tensor:
     """`blocks(x)`, keeping only what stands between the blocks.
@@ -53,23 +51,3 @@ def _statistics_of_norm_kept(norm: _BatchNorm) -> Iterator[None]:
         norm.momentum = momentum
         if tracked is not None and count is not None:
             tracked.copy_(count)
-
-
-def checkpoint_blocks(model: Any, *, compiled: bool) -> None:
-    """Turn gradient checkpointing on, in our networks and in timm's. Raises RoadmapError.
-
-    timm's recompute a block with its BatchNorm, whose running statistics would move twice. Ours keep
-    them in a way that a compiler does not follow.
-    """
-    from roadmap.model.network import ModernizableResNet
-
-    has_batch_norm = any(isinstance(m, _BatchNorm) for m in model.modules())
-    own = isinstance(model, ModernizableResNet)
-    if has_batch_norm and (compiled or not own):
-        where = "a compiled network with BatchNorm" if own else "a timm network with BatchNorm"
-        raise RoadmapError(
-            f"gradient checkpointing is on for {where}; legal: without BatchNorm"
-            f"{', or without --compile' if own else ''}; its running statistics would move twice: "
-            "leave --gradient-checkpointing out"
-        )
-    model.set_grad_checkpointing(True)

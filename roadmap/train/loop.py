@@ -32,7 +32,6 @@ from roadmap.config.trial import Trial
 from roadmap.data.loader import Stream
 from roadmap.data.pipeline import Pipeline
 from roadmap.model.build import build_network
-from roadmap.model.checkpointing import checkpoint_blocks
 from roadmap.model.layers import with_own_drop_path
 from roadmap.train.batchnorm import average_statistics, batch_norms, set_momentum
 from roadmap.train.checkpoints import CheckpointStore, TrainingState
@@ -46,6 +45,7 @@ from roadmap.train.metrics import BestEpoch, EpochMetrics, Evaluation, Scores
 from roadmap.train.microbatch import draw_masks, take_groups
 from roadmap.train.optimizer import make_optimizer, make_schedule
 from roadmap.train.progress import Reporter
+from roadmap.train.recompute import checkpoint_blocks
 
 SMALLEST_SCALE = 1.0  # of the loss in fp16: below it gradients overflow by themselves
 CHECK_EVERY_ON_GPU = 50  # iterations between two looks at the device's flag: each look waits for the device
