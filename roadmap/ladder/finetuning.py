@@ -41,9 +41,7 @@ def _from_22k(variant: str, drop_path_rate: float, recipe: str = "convnext-finet
 
 def _from_1k(variant: str, drop_path_rate: float) -> FineTuning:
     recipe = "convnext-finetune-1k-384"
-    return FineTuning(
-        variant=variant, weights=IN1K, recipe=recipe, drop_path_rate=drop_path_rate, image_size=LARGE
-    )
+    return FineTuning(variant=variant, weights=IN1K, recipe=recipe, drop_path_rate=drop_path_rate, image_size=LARGE)
 
 
 def _v2(size: str, recipe: str, drop_path_rate: float) -> FineTuning:

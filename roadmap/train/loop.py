@@ -1,10 +1,10 @@
 """The training loop, one for a CPU, a GPU and many ranks.
 
 A forward pass takes one group, or several whose statistics and draws stay apart; ranks and
-accumulation decide only which groups run where. Every draw comes from a derived seed (roadmap.config.seeds), so the state of a run is its
-tensors and the iteration: a resumed run repeats the rest exactly. Nothing in an iteration waits for
-the device: losses are summed there, and a non-finite loss is turned into a flag that makes the
-fused optimizer skip its update.
+accumulation decide only which groups run where. Every draw comes from a derived seed
+(roadmap.config.seeds), so the state of a run is its tensors and the iteration: a resumed run repeats
+the rest exactly. Nothing in an iteration waits for the device: losses are summed there, and a
+non-finite loss is turned into a flag that makes the fused optimizer skip its update.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Group(NamedTuple):
 
     images: Tensor
     targets: Tensor
-    index: int
+    number: int
 
 
 def initial_network(trial: Trial) -> nn.Module:
@@ -273,10 +273,10 @@ class Trainer:
         """The images and targets of one forward pass; stochastic depth is seeded, or drawn for several groups."""
         taken = list(itertools.islice(groups, self.per_forward))
         if len(taken) == 1:
-            images, targets, index = taken[0]
-            seed_group(self.trial.seed, self.iteration, index, self.ranks.device)
+            images, targets, number = taken[0]
+            seed_group(self.trial.seed, self.iteration, number, self.ranks.device)
             return images, targets
-        keys = [(self.trial.seed, self.iteration, group.index) for group in taken]
+        keys = [(self.trial.seed, self.iteration, group.number) for group in taken]
         draw(self.model, keys, self.recipe.group_size, self.ranks.device)
         return torch.cat([g.images for g in taken]), torch.cat([g.targets for g in taken])
 

@@ -8,6 +8,7 @@ else. Images of a forward pass: (k * n, C, H, W), group after group.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -23,20 +24,21 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm over each of `groups` groups; running statistics move towards the mean of theirs."""
 
     groups: int
+    num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         k, channels = self.groups, self.num_features
         # Groups become channels, (n, k * C, H, W): one kernel takes all statistics.
         beside = x.unflatten(0, (k, -1)).transpose(0, 1).flatten(1, 2)
-        running = [s.repeat(k) for s in (self.running_mean, self.running_var) if s is not None]
+        mean, var = self.running_mean.repeat(k), self.running_var.repeat(k)
         weight, bias = self.weight.repeat(k), self.bias.repeat(k)
-        y = F.batch_norm(beside, *running, weight, bias, training=True, momentum=self.momentum, eps=self.eps)
-        with torch.no_grad():
-            for kept, moved in zip((self.running_mean, self.running_var), running, strict=True):
-                kept.copy_(moved.view(k, channels).mean(0))  # type: ignore[union-attr]
-            self.num_batches_tracked += k  # type: ignore[operator]
+        y = F.batch_norm(beside, mean, var, weight, bias, training=True, momentum=self.momentum, eps=self.eps)
+        self.running_mean.copy_(mean.view(k, channels).mean(0))
+        self.running_var.copy_(var.view(k, channels).mean(0))
+        self.num_batches_tracked.add_(k)
         return y.unflatten(1, (k, channels)).transpose(0, 1).flatten(0, 1)
 
 
@@ -66,8 +68,9 @@ def take_groups(model: nn.Module, groups: int) -> None:
         )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.__class__, module.groups = GroupedBatchNorm2d, groups
-        elif type(module) is DropPath and module.drop_prob > 0:
+            module.__class__ = GroupedBatchNorm2d
+            cast(GroupedBatchNorm2d, module).groups = groups
+        elif isinstance(module, DropPath) and module.drop_prob:
             module.__class__ = DrawnDropPath
 
 
