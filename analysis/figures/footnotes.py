@@ -58,7 +58,7 @@ def _quoted(analysis: Analysis) -> Iterator[str]:
     """Of a printed number that the step's recipe does not make."""
     for result in analysis.results:
         if not analysis.measured and result.paper.quoted:
-            yield f"{result.step}: {result.paper.quoted}"
+            yield f"{result.step}: {result.paper.score:.2f} is {result.paper.quoted}"
 
 
 def _misprints(analysis: Analysis) -> Iterator[str]:

@@ -120,7 +120,10 @@ def _training_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--recipe", help="the step's own unless given")
     p.add_argument("--epochs", type=whole(1), metavar="N", help="another number of epochs, schedules in proportion")
     p.add_argument(
-        "--batch-size", type=whole(1), metavar="N", help="another global batch, the learning rate in proportion"
+        "--batch-size",
+        type=whole(1),
+        metavar="N",
+        help="another global batch; the learning rate follows by the recipe's rule",
     )
     p.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), help="the recipe's own unless given")
 

@@ -147,7 +147,8 @@ CONVNEXT_FINETUNE_XL_384 = replace(
     CONVNEXT_FINETUNE_XL,
     name="convnext-finetune-xl-384",
     source="ConvNeXt paper, Table 6 (ConvNeXt-XL, ImageNet-22k to ImageNet-1k at 384 px), and the authors' commands",
-    expected="87.8 top-1 for XL from 22k weights, evaluated on the whole image. Drop path .4; give `--image-size 384` too",
+    expected="87.8 top-1 for XL from 22k weights, evaluated on the whole image. Drop path .4; give "
+    "`--image-size 384` too",
     **WHOLE_IMAGE,
 )
 
@@ -155,8 +156,8 @@ CONVNEXT_FINETUNE_1K_384 = replace(
     CONVNEXT_FINETUNE_384,
     name="convnext-finetune-1k-384",
     source="ConvNeXt paper, Table 6 (ImageNet-1k at 224 px to 384 px), and the authors' commands",
-    expected="85.1 (B), 85.5 (L) top-1 from weights trained on ImageNet-1k at 224 px, of L its moving average. Drop path "
-    ".8 (B), .95 (L); give `--image-size 384` too",
+    expected="85.1 (B), 85.5 (L) top-1 from weights trained on ImageNet-1k at 224 px, of L its moving average. Drop "
+    "path .8 (B), .95 (L); give `--image-size 384` too",
     layer_decay=0.7,
 )
 
@@ -165,8 +166,8 @@ CONVNEXTV2_FINETUNE_SMALL = replace(
     CONVNEXT_300EP,
     name="convnextv2-finetune-small",
     source="ConvNeXt V2 paper (arXiv 2301.00808), fine-tuning of Atto to Nano, and the authors' command for Atto",
-    expected="76.7 (Atto) to 81.9 (Nano) top-1 from FCMAE weights; 600 epochs with EMA; base lr 2e-4. As the command for "
-    "Atto has it; that Femto, Pico and Nano mix no images either is open. Drop path .1",
+    expected="76.7 (Atto) to 81.9 (Nano) top-1 from FCMAE weights; 600 epochs with EMA; base lr 2e-4. As the command "
+    "for Atto has it; that Femto, Pico and Nano mix no images either is open. Drop path .1",
     epochs=600,
     batch_size=1024,
     group_size=32,
@@ -199,8 +200,8 @@ CONVNEXTV2_FINETUNE_BASE = replace(
     CONVNEXTV2_FINETUNE_TINY,
     name="convnextv2-finetune-base",
     source="ConvNeXt V2 paper (arXiv 2301.00808), fine-tuning of Base to Huge, and the authors' command for Base",
-    expected="84.9 (Base), 85.8 (Large), 86.3 (Huge) top-1 from FCMAE weights; 100 epochs with EMA; base lr 6.25e-4. As "
-    "the command for Base has it; open for Large and Huge. Drop path .1 / .2 / .3",
+    expected="84.9 (Base), 85.8 (Large), 86.3 (Huge) top-1 from FCMAE weights; 100 epochs with EMA; base lr 6.25e-4. "
+    "As the command for Base has it; open for Large and Huge. Drop path .1 / .2 / .3",
     epochs=100,
     lr=2.5e-3,
     warmup_epochs=20,

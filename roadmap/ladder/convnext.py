@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from roadmap.config.model import ModelSpec
-from roadmap.ladder.ladder import ORIGINAL, Ladder, Paper, Printed, Reference, Regime, Step, paper_table  # noqa: F401
+from roadmap.ladder.ladder import ORIGINAL, Ladder, Printed, Reference, Regime, Step, paper_table
 
 MODERN = "modern"
 BEYOND = "beyond the paper"
@@ -238,8 +238,7 @@ _STEPS = (
     ),
 )
 
-# Figure 2 and Table 10: mean and standard deviation over three seeds. ema: Table 1; grn: the V2 paper's supervised
-# V2-T.
+# Figure 2 and Table 10: mean and deviation over three seeds. ema: Table 1; grn: the V2 paper's supervised V2-T.
 PAPER_RESNET50 = paper_table("""
 baseline              76.13 -    4.09
 recipe                78.82 0.07 4.09
@@ -262,11 +261,8 @@ ema                   82.1  -    -
 grn                   82.5  -    -
 """)
 
-# The 78.20 is no run of the paper's: it equals the 21.8 % error of ResNet-200 in arXiv 1603.05027, Table 5, which was
-# trained otherwise and tested on crops of 320 px.
-_QUOTED = {"baseline": "quoted from elsewhere, trained and tested otherwise; pytorch-90ep does not make it"}
-
-# Table 11: single runs. ema: Table 1; grn: the V2 paper's supervised V2-B.
+# Table 11: single runs. ema: Table 1; grn: the V2 paper's supervised V2-B. baseline: 21.8 % is ResNet-200's error in
+# arXiv 1603.05027, Table 5, on crops of 320 px.
 PAPER_RESNET200 = paper_table(
     """
 baseline              78.20 - 15.01
@@ -289,10 +285,10 @@ separate-downsampling 83.60 - 15.35
 ema                   83.8  - -
 grn                   84.3  - -
 """,
-    quoted=_QUOTED,
+    quoted={"baseline": "quoted from elsewhere, trained and tested otherwise; pytorch-90ep does not make it"},
 )
 
-_RESNET50 = {"recipe": {"drop_path_rate": 0.1}, "stage-ratio": {"depths": (3, 3, 9, 3)}, "width": {"width": 96}}
+_RESNET50: Any = {"recipe": {"drop_path_rate": 0.1}, "stage-ratio": {"depths": (3, 3, 9, 3)}, "width": {"width": 96}}
 _FULL_SIZE = {ORIGINAL: "pytorch-90ep", MODERN: "convnext-300ep"}
 _BLOCKS_MOVED = {"stage-ratio": frozenset({"+block", "-block"})}
 _POOL_REMOVED = {"patchify-stem": frozenset({"-stem.3"})}
@@ -326,8 +322,7 @@ _REGIMES = (
         paper=PAPER_RESNET200,
         reference=Reference(name="Swin-B", top1=83.50, gflops=15.43),
     ),
-    # A cheaper stand-in for the first: a third of its epochs on half of its pixels. Whether it ranks the steps alike is a
-    # question to `roadmap report --transfer`. The moving average spans the same part of training.
+    # A stand-in for the first: whether it ranks the steps alike is to be measured.
     Regime(
         name="resnet50-100ep-160px",
         title="ResNet-50 to ConvNeXt-T, a third of the epochs at 160 px",

@@ -272,8 +272,7 @@ def _listed(plan: Plan, changes: Iterable[Mapping[str, Arm]], key: str) -> Itera
         if several and len(change) > 1:
             raise ConfigError(
                 f"study {plan.name}.{key} has a list of values for {several[0]} beside other names; legal: "
-                "a list alone "
-                "in its mapping, or one value for each name; write one mapping for each change"
+                "a list alone in its mapping, or one value for each name; write one mapping for each change"
             )
         if several:
             yield from ((one,) for one in change[several[0]])
@@ -326,8 +325,7 @@ def _spec_of(name: str, plan: Plan) -> AnySpec:
     if plan.init:
         raise ConfigError(
             f"study {plan.name}.init is {plan.init!r} with {name}; legal: initial weights for our own "
-            "networks; leave one "
-            "of the two out"
+            "networks; leave one of the two out"
         )
     return TimmSpec(timm=name.removeprefix(TIMM))
 

@@ -94,7 +94,7 @@ class Plan:
         "another number of epochs, schedules in proportion", default=None, form="whole numbers"
     )
     batch_size: int | None = setting(
-        "another global batch, the learning rate in proportion", default=None, form="whole numbers"
+        "another global batch; the learning rate follows by the recipe's rule", default=None, form="whole numbers"
     )
     set: tuple[str, ...] = setting("set on everything: NAME=VALUE", default=(), form=WORDS)
     image_size: int | None = setting("pixels; the regime's own unless given", default=None, form="whole numbers")

@@ -23,10 +23,12 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm over each of `groups` groups; running statistics move towards the mean of theirs."""
 
     groups: int
+    num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         k, channels = self.groups, self.num_features
         # Groups become channels, (n, k * C, H, W): one kernel takes all statistics.
         beside = x.unflatten(0, (k, -1)).transpose(0, 1).flatten(1, 2)

@@ -31,14 +31,13 @@ def paper_trial(
     recipe: str = "",
     data: str = "imagenet",
     validation: float = 0.0,
+    regime: str = "resnet50",
 ) -> Trial:
-    named = find_recipe(recipe or LADDER.recipe_name(step, "resnet50"))
+    named = find_recipe(recipe or LADDER.recipe_name(step, regime))
     named = named.with_epochs(epochs) if epochs else named
     named = named.with_batch_size(batch) if batch else named
     images = Data(name=data, title=data, image_size=size, num_classes=1000, validation=validation)
-    return Trial(
-        model=LADDER.model(step, "resnet50"), recipe=named, data=images, seed=seed, regime="resnet50", step=step
-    )
+    return Trial(model=LADDER.model(step, regime), recipe=named, data=images, seed=seed, regime=regime, step=step)
 
 
 def beside(tmp_path: Path, trials: list[Trial], top1: float = 82.0) -> dict[str, Result]:
@@ -47,7 +46,7 @@ def beside(tmp_path: Path, trials: list[Trial], top1: float = 82.0) -> dict[str,
         tmp_path,
         trials,
         lambda t: {**values, "top1": top1 + SCATTER[t.seed], "image_size": t.data.image_size},
-        regime="resnet50",
+        regime=trials[0].regime,
     )
     return table_of(folder)[0]
 
@@ -75,6 +74,14 @@ def test_what_was_trained_otherwise_is_listed_beside_the_z(tmp_path: Path, chang
     row = beside(tmp_path, [paper_trial(NINE, seed, **change) for seed in range(3)])[NINE]
     assert says in [difference.text for difference in row.beside.protocol]
     assert row.beside.difference == pytest.approx(82.0 - PAPER_RESNET50[NINE].top1) and row.beside.z is not None
+
+
+def test_no_run_is_held_against_a_number_that_the_paper_quotes(tmp_path: Path) -> None:
+    rows = beside(tmp_path, [paper_trial(s, seed, regime="resnet200") for s in ("baseline", NINE) for seed in range(2)])
+    assert rows["baseline"].beside.difference is None and rows["baseline"].paper.score == 78.2
+    [difference] = rows["baseline"].beside.protocol
+    assert difference.kind is ProtocolKind.QUOTED and "pytorch-90ep does not make it" in difference.text
+    assert rows[NINE].beside.difference is not None
 
 
 def test_the_baseline_trained_by_the_modern_recipe_is_not_the_papers_baseline(tmp_path: Path) -> None:

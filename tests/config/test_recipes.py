@@ -1,13 +1,15 @@
 """The paper's recipes hold the paper's numbers; every recipe says where it is from and what was scaled."""
 
+import itertools
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from roadmap.config.errors import ConfigError
-from roadmap.config.fields import diff
+from roadmap.config.fields import diff, field_types, from_text
 from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import RECIPES, find_recipe
 from tests.helpers.convnext import REGIMES
@@ -40,10 +42,13 @@ CONVNEXT_300EP: dict[str, Any] = {
     "interpolation": "bicubic",
     "test_crop": 224 / 256,
     "ema_decay": None,
+    "ema_warmup": False,
     "accuracy": "last",
     "precision": "auto",
     "residual": "fp32",
     "tf32": False,
+    "mix_group_size": None,
+    "test_resize": "shorter",
 }
 # torchvision's reference for ResNet-50: 76.13.
 PYTORCH_90EP: dict[str, Any] = {
@@ -96,12 +101,8 @@ def test_no_field_of_the_modern_recipe_is_left_unsaid() -> None:
         "momentum",
         "decay_epochs",
         "decay_rate",
-    }  # of sgd and of the step schedule
-
-
-def test_fine_tuning_uses_a_layer_decay_between_the_papers() -> None:
-    layer_decay = find_recipe("convnext-finetune").layer_decay
-    assert layer_decay is not None and 0.7 <= layer_decay <= 0.8
+        "layer_decay_type",
+    }  # of sgd, of the step schedule, of layer-wise decay
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda r: r.name)
@@ -149,3 +150,88 @@ def test_a_mistyped_recipe_gets_the_nearest() -> None:
     assert str(e.value).startswith(
         f"recipe 'convnext-300' is unknown; legal: {', '.join(RECIPES)}; did you mean 'convnext-300ep'"
     )
+
+
+# Another batch and other epochs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "lr"),
+    [
+        ("cifar-adamw", 64, 5e-4),
+        ("cifar-adamw", 1024, 2e-3),
+        ("convnext-300ep", 1024, 1e-3),
+        ("pytorch-90ep", 64, 0.025),
+    ],
+)
+def test_lr_follows_the_batch_by_the_rule_that_the_recipe_states(name: str, batch_size: int, lr: float) -> None:
+    assert find_recipe(name).with_batch_size(batch_size).lr == pytest.approx(lr)
+
+
+def test_a_recipe_that_says_square_root_scales_so() -> None:
+    assert {r.name for r in RECIPES.values() if "square-root" in r.expected} == {
+        r.name for r in RECIPES.values() if r.lr_scaling == "sqrt"
+    }
+    fixed = replace(find_recipe("convnext-300ep"), lr_scaling="none")
+    assert fixed.with_batch_size(1024).lr == fixed.lr
+
+
+def test_the_moving_average_spans_the_same_part_of_training_at_any_length() -> None:
+    recipe = replace(find_recipe("convnext-300ep"), ema_decay=0.9999)
+    shorter, smaller = recipe.with_epochs(3), recipe.with_batch_size(1024)
+    assert (shorter.ema_decay, smaller.ema_decay) == (pytest.approx(0.99), pytest.approx(0.999975))
+    assert recipe.with_epochs(300) == recipe.with_batch_size(4096) == recipe
+    assert replace(recipe, ema_decay=0.5, warmup_epochs=0).with_epochs(1).ema_decay == 0, "one iteration at least"
+
+
+# docs/reproduction.md -------------------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs" / "reproduction.md"
+TEXTS = {"name", "source", "expected"}
+
+
+def table(heading: str) -> list[list[str]]:
+    """The cells of the page's table whose heading begins so."""
+    lines = iter(PAGE.read_text().splitlines())
+    assert any(line.startswith(heading) for line in lines), heading
+    next(lines)
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return [[cell.strip().strip("`") for cell in row.strip("|").split("|")] for row in rows]
+
+
+def as_held(name: str, text: str) -> Any:
+    """The value of a field as the page writes it."""
+    value = from_text(field_types(Recipe)[name], text)
+    return pytest.approx(value, rel=1e-5) if isinstance(value, float) else value
+
+
+def stated(name: str, ours: Any, text: str) -> bool:
+    """Whether what others state is ours, or marked as otherwise."""
+    if text == "–":
+        return True
+    bold = text.startswith("**")
+    return (as_held(name, text.strip("*")) == ours) is not bold
+
+
+def test_the_page_shows_every_field_of_the_two_full_recipes() -> None:
+    rows = table("| field | `pytorch-90ep`")
+    sgd, adamw = find_recipe("pytorch-90ep"), find_recipe("convnext-300ep")
+    assert [row[0] for row in rows] == [f.name for f in fields(Recipe) if f.name not in TEXTS]
+    for name, first, torchvision, second, paper, code in rows:
+        assert (getattr(sgd, name), getattr(adamw, name)) == (as_held(name, first), as_held(name, second)), name
+        assert stated(name, getattr(sgd, name), torchvision), name
+        assert stated(name, getattr(adamw, name), paper) and stated(name, getattr(adamw, name), code), name
+
+
+def test_the_page_shows_what_every_other_recipe_changes() -> None:
+    rows = table("| recipe | as | but")
+    shown: dict[str, dict[str, Any]] = {}
+    for recipe, base, name, ours, paper, code in rows:
+        value = getattr(find_recipe(recipe), name)
+        assert value == as_held(name, ours), (recipe, name)
+        assert stated(name, value, paper) and stated(name, value, code), (recipe, name)
+        shown.setdefault(recipe, {"base": base})[name] = value
+    assert {*shown, "pytorch-90ep", "convnext-300ep"} == set(RECIPES)
+    for recipe, changes in shown.items():
+        texts = {name: getattr(find_recipe(recipe), name) for name in TEXTS}
+        assert replace(find_recipe(changes.pop("base")), **changes, **texts) == find_recipe(recipe)

@@ -108,6 +108,7 @@ def test_labels_are_exactly_these() -> None:
         ("recipe", "name"),
         ("recipe", "source"),
         ("recipe", "expected"),
+        ("recipe", "lr_scaling"),
         ("data", "title"),
     }
 

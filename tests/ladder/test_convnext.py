@@ -9,6 +9,7 @@ from roadmap.config.errors import ConfigError
 from roadmap.config.fields import diff
 from roadmap.config.recipes import RECIPES
 from roadmap.ladder import Step
+from roadmap.ladder.convnext import CONVNEXT
 from tests.helpers.convnext import (
     GROUPS,
     REGIMES,
@@ -20,6 +21,7 @@ from tests.helpers.convnext import (
     recipe_changes,
     recipe_of,
     resolve,
+    step_recipe,
 )
 
 REFERENCE = Path(__file__).parents[2] / "results" / "reference"
@@ -113,8 +115,8 @@ def test_a_mistyped_regime_gets_the_nearest() -> None:
         find_regime("resnet500")
     assert (
         str(e.value)
-        == "regime 'resnet500' is unknown; legal: resnet50, resnet200, cifar, micro, micro-deep; did you mean "
-        "'resnet50' or 'resnet200'?"
+        == "regime 'resnet500' is unknown; legal: resnet50, resnet200, resnet50-100ep-160px, cifar, micro, "
+        "micro-deep; did you mean 'resnet50' or 'resnet200' or 'resnet50-100ep-160px'?"
     )
 
 
@@ -123,3 +125,21 @@ def test_a_mistyped_toggle_gets_the_nearest() -> None:
         ConfigError, match=r"toggle 'kernel' is unknown; legal: depths, .*; did you mean 'kernel_size'\?"
     ):
         resolve("9", "micro", kernel=3)
+
+
+def test_the_cheaper_regime_is_the_full_one_on_fewer_pixels_and_epochs() -> None:
+    full, small = find_regime("resnet50"), find_regime("resnet50-100ep-160px")
+    assert (small.image_size, small.paper) == (160, {})
+    for step in EVERY_STEP:
+        assert resolve(step.name, small.name) == resolve(step.name, full.name)
+        long, short = step_recipe(step, full.name), step_recipe(step, small.name)
+        assert short.epochs in (30, 100) and short.epochs * 3 == long.epochs
+        # A cosine has no steps to scale.
+        unlike = {"decay_epochs"} if long.schedule == "cosine" else set()
+        for name, (expected, found) in diff(long.with_epochs(short.epochs), short).items():
+            assert name in unlike or found == pytest.approx(expected), (step.name, name)
+
+
+def test_a_number_that_the_paper_quotes_is_marked() -> None:
+    quoted = {(r.name, step) for r in CONVNEXT.all_regimes for step, paper in r.paper.items() if paper.quoted}
+    assert quoted == {("resnet200", "baseline")}

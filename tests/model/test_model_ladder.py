@@ -16,12 +16,18 @@ def test_the_ladder_ends_with_v2() -> None:
 
 
 @pytest.mark.parametrize(
-    ("regime", "decay"), [("resnet50", 0.9999), ("resnet200", 0.9999), ("cifar", 0.999), ("micro", 0.99)]
+    ("regime", "changed"),
+    [
+        ("resnet50", {"ema_decay": 0.9999}),
+        ("resnet200", {"ema_decay": 0.9999}),
+        ("cifar", {"ema_decay": 0.999, "ema_warmup": True}),
+        ("micro", {"ema_decay": 0.99, "ema_warmup": True}),
+    ],
 )
-def test_the_moving_average_changes_the_recipe_alone(regime: str, decay: float) -> None:
+def test_the_moving_average_changes_the_recipe_alone(regime: str, changed: dict[str, object]) -> None:
     assert diff(resolve("separate-downsampling", regime), resolve("ema", regime)) == {}
     assert recipe_changes("separate-downsampling", regime) == {}
-    assert recipe_changes("ema", regime) == recipe_changes(11, regime) == {"ema_decay": decay}
+    assert recipe_changes("ema", regime) == recipe_changes(11, regime) == changed
     assert recipe_of("ema", regime) == recipe_of("recipe", regime)
 
 

@@ -62,7 +62,7 @@ def test_each_cell_of_a_crossed_design_is_laid_beside_itself_at_the_first_point(
     first = "recipe.group_size=64 epochs=1"
     assert {c.parent[1] for c in study.crossings} == {first, f"norm=batch {first}"} and len(study.crossings) == 6
     assert {c.declared for c in study.crossings if "group_size=16 epochs=2" in c.child[1]} == {
-        ("recipe.group_size", "recipe.epochs", "recipe.warmup_epochs", "recipe.decay_epochs")
+        ("recipe.group_size", "recipe.epochs", "recipe.warmup_epochs", "recipe.decay_epochs", "recipe.ema_decay")
     }
     assert all(c.kind == "crossing" and c.planned for c in study.crossings)
     assert study.header()["crossings"] == [c.to_json() for c in study.crossings]

@@ -141,6 +141,74 @@ def test_leave_one_out_of_listed_changes_is_the_base_with_each_alone() -> None:
     assert list(cells_of(study)) == [(NINE, ""), (NINE, "norm=batch"), (NINE, "activation=relu")]
 
 
+# Further bases --------------------------------------------------------------------------------------------------------
+
+
+def test_further_bases_are_compared_with_themselves_alone() -> None:
+    also = {"recipe": [{"layer_scale": "none"}], "7c": [{"layer_scale": ["none", 0.1]}, {"kernel_size": 3}]}
+    study = expand(plan_of(design="one-at-a-time", base="9", changes=({"norm": "batch"},), also=also))
+    assert list(cells_of(study)) == [
+        (NINE, ""),
+        (NINE, "norm=batch"),
+        ("recipe", ""),
+        ("recipe", "layer_scale=none"),
+        ("fewer-norms", ""),
+        ("fewer-norms", "layer_scale=none"),
+        ("fewer-norms", "layer_scale=0.1"),
+        ("fewer-norms", "kernel_size=3"),
+    ]
+    assert all(c.child[0] == c.parent[0] and c.parent[1] == "" for c in study.comparisons)
+    assert assert_controlled(study) == 5
+
+
+def test_layer_scale_is_tried_both_ways_on_three_earlier_steps() -> None:
+    study = expand(read_plan(EXPERIMENTS / "open-points.yaml", digits=True))
+    scales = {key: trials[0].model.layer_scale for key, trials in cells_of(study).items()}  # type: ignore[union-attr]
+    for step in ("baseline", "recipe", "fewer-norms"):
+        assert {scale for (name, _), scale in scales.items() if name == step} == {None, 1e-6}, step
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        ({"design": "factorial"}, "also names recipe in a factorial design; legal: in a one-at-a-time design; "),
+        ({"also": {"99": [{"norm": "batch"}]}}, "also: step '99' is unknown"),
+        (
+            {"also": {"recipe": {"norm": "batch"}}},
+            "also.recipe is {'norm': 'batch'}; legal: steps with changes such as",
+        ),
+        ({"also": {"recipe": []}}, "also.recipe is []; legal: "),
+        ({"also": {"recipe": [{"norm": "bacth"}]}}, "also: ModelSpec.norm is 'bacth'"),
+        ({"also": {"recipe": [{}]}}, "also holds an empty mapping"),
+        ({"also": {"recipe": [{"recipe.lr": 0.1}]}, "cross": {"recipe.lr": [0.1, 0.2]}}, "changes sets recipe.lr too"),
+    ],
+)
+def test_what_is_wrong_with_further_bases_is_told(plan: dict[str, Any], says: str) -> None:
+    whole = {"design": "one-at-a-time", "changes": ({"norm": "batch"},), "also": {"recipe": [{"norm": "batch"}]}}
+    with pytest.raises(ConfigError) as e:
+        plan_of(**{**whole, **plan})
+    assert says in str(e.value)
+
+
+# Recipes at another size ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["leave-one-out", "ladder"])
+def test_the_ladders_own_moving_average_follows_the_length_of_training(change: str) -> None:
+    long, short = (
+        expand(plan_of(design=change, epochs=epochs, **({"base": "ema"} if change == "leave-one-out" else {})))
+        for epochs in (16, 4)
+    )
+    spans = [{round(1 / (1 - t.recipe.ema_decay)) for t in s.trials if t.recipe.ema_decay} for s in (long, short)]
+    assert spans == [{100}, {25}]
+
+
+def test_the_rule_that_lr_follows_may_be_set_beside_a_batch() -> None:
+    for rule, lr in (("none", 4e-3), ("linear", 1e-3), ("sqrt", 2e-3)):
+        [trial] = expand(plan_of(steps=("9",), batch_size=16, set=(f"recipe.lr_scaling={rule}",))).trials
+        assert trial.recipe.lr == pytest.approx(lr), rule
+
+
 def test_a_full_factorial_has_every_combination_against_the_base() -> None:
     study = expand(plan_of(design="factorial", base="6", changes=FACTORS))
     words = ["activation=gelu", "activations=one", "norm=layer conv_bias=true"]

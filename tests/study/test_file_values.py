@@ -137,6 +137,7 @@ def test_every_key_of_a_plan_may_stand_in_a_file(tmp_path: Path) -> None:
         "through": "9",
         "base": "null",
         "changes": "[]",
+        "also": "null",
         "fraction": "null",
         "cross": "{epochs: [1]}",
         "controls": "[a-a]",

@@ -54,18 +54,18 @@ def finished(command: Callable[..., Any], image_folder: Callable[..., Path], wei
     return RunFolder(folder), data
 
 
-def test_fine_tuning_follows_table_6_and_its_trial_names_the_weights(
+def test_fine_tuning_follows_the_networks_own_table_and_its_trial_names_the_weights(
     finished: tuple[RunFolder, Path], weights: Path
 ) -> None:
     trial = finished[0].trial()
     assert trial.init == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert (trial.recipe.layer_decay, trial.recipe.mixup, trial.recipe.cutmix, trial.model.head_init_scale) == (
-        0.8,
+        0.9,
         0.0,
         0.0,
         0.001,
     )
-    assert trial.recipe.lr == pytest.approx(5e-5 * 4 / 512)
+    assert trial.recipe.lr == pytest.approx(8e-4 * 4 / 1024)
     assert (trial.model.num_classes, trial.model.grn, trial.model.layer_scale) == (2, True, None)
     record = finished[0].record()
     assert record is not None
