@@ -11,12 +11,14 @@ import pytest
 from roadmap.config.errors import ConfigError
 from roadmap.study.designs import listed
 from roadmap.study.expand import expand
+from roadmap.study.file import EXPERIMENTS, read_plan
 from roadmap.study.fractions import aliases
 from tests.helpers.convnext import change_of, find_regime, find_step, ladder, path, resolve
 from tests.helpers.designs import (
     FACTORS,
     NINE,
     Command,
+    assert_controlled,
     cells_of,
     different,
     plan_of,
