@@ -154,6 +154,7 @@ def test_every_key_of_a_plan_may_stand_in_a_file(tmp_path: Path) -> None:
         "image_size": "16",
         "num_classes": "10",
         "validation": "0.1",
+        "decoder": "torchvision",
         "precision": "fp32",
     }
     assert set(values) == {f.name for f in fields(Plan)}
