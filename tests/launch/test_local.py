@@ -190,17 +190,17 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_side_by_side_runs_have_forked_loader_workers_and_the_bits_of_one_run_alone(tmp_path: Path) -> None:
+def test_side_by_side_runs_have_forked_loader_workers_and_the_results_of_runs_without(tmp_path: Path) -> None:
     process = start(tmp_path, "--workers", "1", epochs=1)
     at_work = eventually(lambda: len(found := loaders(process)) == 2 and found)
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert not any(map(alive, at_work))
     assert {(r.status, r.workers) for r in records(tmp_path).values()} == {("finished", 1)}
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    assert start(alone, epochs=1).wait(timeout=240) == 0
-    assert [metrics_of(f) for f in folders(tmp_path)] == [metrics_of(f) for f in folders(alone)]
+    without = tmp_path / "without"
+    without.mkdir()
+    assert start(without, epochs=1).wait(timeout=240) == 0
+    assert [metrics_of(f) for f in folders(tmp_path)] == [metrics_of(f) for f in folders(without)]
 
 
 @pytest.mark.slow
