@@ -107,7 +107,21 @@ def _run_verb(p: Parser) -> None:
     device_option(p)
     p.add_argument("--compile", action="store_true", help="torch.compile the network")
     p.add_argument("--no-channels-last", action="store_true", help="keep features in NCHW memory order")
-    p.add_argument("--checkpoint-every", type=whole(1), default=1, metavar="EPOCHS")
+    p.add_argument("--checkpoint-every", type=whole(1), default=1, metavar="EPOCHS", help="epochs between checkpoints")
+    p.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=10.0,
+        metavar="MINUTES",
+        help="besides, time between checkpoints",
+    )
+    p.add_argument(
+        "--eval-every",
+        type=whole(1),
+        default=1,
+        metavar="EPOCHS",
+        help="epochs between evaluations; the last five are evaluated each",
+    )
     p.add_argument("--download", action="store_true", help="let torchvision or timm fetch the data set")
     p.add_argument(
         "--force", action="store_true", help="train finished trials again; what they left moves to previous/"
@@ -192,6 +206,8 @@ def _runtime(args: argparse.Namespace) -> Runtime:
         compile=args.compile,
         channels_last=not args.no_channels_last,
         checkpoint_every=args.checkpoint_every,
+        checkpoint_minutes=args.checkpoint_minutes,
+        eval_every=args.eval_every,
         init=args.init,
     )
 

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
+from roadmap.config.errors import ConfigError
 from roadmap.config.fields import config, plain, setting
+from roadmap.config.recipe import Recipe
 
 PATHS = ("data_dir", "init")
 
@@ -30,6 +32,12 @@ class Runtime:
     channels_last: bool = setting("memory format of the features", default=True)
     checkpoint_every: Annotated[int, Interval(ge=1, le=1_000_000)] = setting("epochs between checkpoints", default=1)
     init: Path | None = setting("file of initial weights; which one it must be is part of the trial", default=None)
+    checkpoint_minutes: Annotated[float, Interval(ge=0, le=1_000_000)] = setting(
+        "minutes between checkpoints, besides those of epochs; 0: as often as one is written", default=10.0
+    )
+    eval_every: Annotated[int, Interval(ge=1, le=1_000_000)] = setting(
+        "epochs between evaluations; the last five are evaluated each", default=1
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON holds them."""
@@ -40,6 +48,15 @@ class Runtime:
         """Read what `to_json` wrote. Raises ConfigError."""
         paths = {name: Path(values[name]) for name in PATHS if values.get(name)}
         return cls(**{**values, **paths})
+
+
+def refuse_sparse_evaluation(runtime: Runtime, recipe: Recipe) -> None:
+    """Raise ConfigError where a recipe chooses among epochs that would not all be evaluated."""
+    if runtime.eval_every > 1 and recipe.accuracy == "best":
+        raise ConfigError(
+            f"--eval-every is {runtime.eval_every}, but recipe {recipe.name!r} reports the best epoch, which then "
+            "depends on which ones are looked at; legal: 1; leave --eval-every out, or set recipe.accuracy to last"
+        )
 
 
 def cores() -> int:

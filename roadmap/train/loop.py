@@ -10,31 +10,36 @@ fused optimizer skip its update.
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from roadmap.config.errors import RoadmapError
 from roadmap.config.recipe import Recipe
-from roadmap.config.runtime import Runtime
+from roadmap.config.runtime import Runtime, refuse_sparse_evaluation
 from roadmap.config.seeds import INIT, derive
 from roadmap.config.trial import Trial
 from roadmap.data.pipeline import Pipeline
 from roadmap.model.build import build_network
-from roadmap.train.batchnorm import average_statistics, batch_norms, set_momentum
-from roadmap.train.checkpoints import CheckpointStore, TrainingState
+from roadmap.train.batchnorm import (
+    average_statistics,
+    batch_norms,
+    gather_statistics,
+    restore_statistics,
+    set_momentum,
+)
+from roadmap.train.cadence import Cadence, StopSignal, Wish
+from roadmap.train.checkpoints import CheckpointStore, CheckpointWriter, TrainingState
 from roadmap.train.criterion import Criterion, seed_group
 from roadmap.train.distributed import Ranks
 from roadmap.train.evaluate import evaluate
-from roadmap.train.metrics import BestEpoch, EpochMetrics, Evaluation, Scores
+from roadmap.train.metrics import EpochMetrics, EpochScores, Evaluation, Scores
 from roadmap.train.optimizer import make_optimizer, make_schedule
 from roadmap.train.progress import Reporter
 
@@ -44,43 +49,6 @@ NoteEpoch = Callable[[dict[str, Any], list[float]], None]  # receives each epoch
 
 class Diverged(RoadmapError):
     """The loss is not finite; the weights are those before the update."""
-
-
-class Interrupted(RoadmapError):
-    """The run was told to stop and has saved itself.
-
-    signal: what told this rank, empty where another rank was told.
-    """
-
-    def __init__(self, message: str, *, signal: str = "") -> None:
-        super().__init__(message)
-        self.signal = signal
-
-
-@dataclass
-class StopSignal:
-    """Notes SIGTERM, SIGUSR2 and Ctrl-C; the loop looks at an iteration's end.
-
-    A second Ctrl-C stops at once.
-    """
-
-    received: str = ""
-    _previous: dict[signal.Signals, Any] = field(default_factory=dict)
-
-    def __enter__(self) -> StopSignal:
-        with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            for s in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-                self._previous[s] = signal.signal(s, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for s, handler in self._previous.items():
-            signal.signal(s, handler)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
 
 
 def initial_network(trial: Trial) -> nn.Module:
@@ -116,6 +84,7 @@ class Trainer:
             init(self.model)
         self.model.to(ranks.device).to(memory_format=self.memory_format)
         self.norms = batch_norms(self.model)
+        refuse_sparse_evaluation(runtime, self.recipe)
         if runtime.compile:
             self._refuse_compiling_many_groups()
         self.forward = self._wrap()
@@ -132,7 +101,9 @@ class Trainer:
         self.bad = torch.zeros((), device=ranks.device)  # 1 once a loss was not finite, on any rank
         self.optimizer.found_inf = self.bad  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
         self.train_seconds = 0.0
-        self.best: BestEpoch | None = None  # where the recipe reports the best epoch on validation
+        self.last: dict[str, Evaluation] = {}  # of the last epoch, by split, as far as it was evaluated
+        self.best: EpochScores | None = None  # where the recipe reports the best epoch on validation
+        self.best_weights: dict[str, Tensor] | None = None  # those that were compared: the moving average's where on
 
     def _refuse_compiling_many_groups(self) -> None:
         """Raise RoadmapError where BatchNorm sees several groups on one device.
@@ -158,12 +129,10 @@ class Trainer:
     # State ------------------------------------------------------------------------------------------------------------
 
     def state(self) -> TrainingState:
-        """All that the rest of the run depends on.
+        """All that the rest of the run depends on; no copy, and nothing of the run is changed.
 
-        Collective: BatchNorm statistics are averaged over the ranks.
+        Collective.
         """
-        self._average_statistics()
-        ema = self.ema.module.state_dict() if self.ema else None
         return {
             "fingerprint": self.trial.fingerprint,
             "iteration": self.iteration,
@@ -171,25 +140,23 @@ class Trainer:
             "precision": self.precision,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": ema,
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "statistics": gather_statistics(self._all_norms(), self.ranks),
             "losses": self._all_losses(),
             "train_seconds": self.train_seconds,
             "best": self.best.to_json() if self.best else None,
+            "best_weights": self.best_weights,
         }
 
-    def _average_statistics(self) -> None:
-        """Give all ranks the same BatchNorm statistics, those of the moving average included.
-
-        Both are linear in what the ranks saw.
-        """
-        average_statistics(self.norms, self.ranks)
-        if self.ema:
-            average_statistics(batch_norms(self.ema.module), self.ranks)
+    def _all_norms(self) -> list[_BatchNorm]:
+        """The network's BatchNorms, and its moving average's: both are linear in what the ranks saw."""
+        return [*self.norms, *(batch_norms(self.ema.module) if self.ema else [])]
 
     def restore(self, state: TrainingState) -> None:
         """Go on from a checkpoint.
 
-        Raises RoadmapError where it was made in another number format: one run has one.
+        Raises RoadmapError where it was made in another number format: one run has one; and where it
+        lacks the weights of its best epoch.
         """
         if state["precision"] != self.precision:
             made = state["precision"]
@@ -197,12 +164,21 @@ class Trainer:
                 f"checkpoint of {self.trial.id} was made in {made}, this device would go on in {self.precision}; "
                 "legal: the same; go on where it began, or give --precision from the start"
             )
+        if state["best"] and not state.get("best_weights"):
+            raise RoadmapError(
+                f"checkpoint of {self.trial.id} names its best epoch, but lacks its weights: it is an older "
+                "version's; legal: both; --force trains anew"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema and state["ema"]:
             self.ema.module.load_state_dict(state["ema"])
         self.iteration, self.train_seconds = state["iteration"], state["train_seconds"]
-        self.best = BestEpoch.from_json(state["best"]) if state["best"] else None
+        if (statistics := state.get("statistics")) is not None:
+            restore_statistics(self._all_norms(), self.ranks, statistics)
+        self.best = EpochScores.from_json(state["best"]) if state["best"] else None
+        weights = state.get("best_weights") or {}
+        self.best_weights = {name: t.to(self.ranks.device) for name, t in weights.items()} or None
         # Each rank carries its share, so that the sum over ranks is again the loss.
         self.losses.copy_(state["losses"] / self.ranks.world_size)
 
@@ -255,16 +231,6 @@ class Trainer:
                 "lower the learning rate, or warm up for longer"
             )
 
-    def _must_stop(self, stop: StopSignal) -> bool:
-        """Whether to save and leave now, agreed by all ranks.
-
-        Raises Diverged; on a GPU it looks for that only now and then, and always before a save.
-        """
-        stopping = self.ranks.any(bool(stop.received))
-        if stopping or self.ranks.device.type == "cpu" or self.iteration % CHECK_EVERY_ON_GPU == 0:
-            self.refuse_divergence()
-        return stopping
-
     # The run ----------------------------------------------------------------------------------------------------------
 
     def train(self, store: CheckpointStore, note: NoteEpoch, reporter: Reporter) -> None:
@@ -273,81 +239,106 @@ class Trainer:
         stream = iter(self.pipeline.stream(sampler))
         self.model.train()
         reporter.start(self.iteration, self.iteration // self.per_epoch)
-        with StopSignal() as stop, contextlib.closing(reporter):
+        writer = CheckpointWriter(store if self.ranks.is_main else None)
+        with StopSignal() as stop, writer, contextlib.closing(reporter):
+            cadence = Cadence(self.ranks, self.runtime, stop, writer)
             while self.iteration < self.total:
-                started = time.monotonic()
-                self._to_boundary(stream, stop, store, reporter)
-                self.train_seconds += time.monotonic() - started
-                self._end_of_epoch(store, note, reporter)
-                if self._must_stop(stop) and self.iteration < self.total:
-                    self._save_and_leave(store, stop)
+                self._to_boundary(stream, cadence, reporter)
+                self._end_of_epoch(cadence, note, reporter)
+                self._save_or_leave(cadence, reporter)
+            cadence.finish()
 
-    def _to_boundary(
-        self, stream: Iterator[tuple[Tensor, Tensor]], stop: StopSignal, store: CheckpointStore, reporter: Reporter
-    ) -> None:
+    def _to_boundary(self, stream: Iterator[tuple[Tensor, Tensor]], cadence: Cadence, reporter: Reporter) -> None:
         """Train to the end of this epoch."""
-        started, epoch = time.monotonic(), self.iteration // self.per_epoch + 1
+        started, before = time.monotonic(), self.train_seconds
+        epoch = self.iteration // self.per_epoch + 1
         while self.iteration < epoch * self.per_epoch:
             self.step(stream)
+            self.train_seconds = before + time.monotonic() - started
             reporter.iteration(self.iteration, epoch)
-            if self._must_stop(stop) and self.iteration < epoch * self.per_epoch:
-                self.train_seconds += time.monotonic() - started
-                self._save_and_leave(store, stop)
+            cadence.reserve_once(self.state)
+            if self.iteration < epoch * self.per_epoch:
+                self._save_or_leave(cadence, reporter)
         self.refuse_divergence()
 
-    def _end_of_epoch(self, store: CheckpointStore, note: NoteEpoch, reporter: Reporter) -> None:
-        epoch = self.iteration // self.per_epoch
+    def _end_of_epoch(self, cadence: Cadence, note: NoteEpoch, reporter: Reporter) -> None:
+        epoch, epochs = self.iteration // self.per_epoch, self.recipe.epochs
         losses = self._all_losses().tolist()
+        average_statistics(self._all_norms(), self.ranks)
         split = "validation" if len(self.pipeline.validation_indices) else "test"
+        self.last = {split: self.evaluate(split)} if cadence.is_evaluated(epoch, epochs) else {}
         metrics = EpochMetrics(
             epoch=epoch,
             iteration=self.iteration,
             train_loss=sum(losses) / len(losses),
             split=split,
-            evaluation=self.evaluate(split),
+            evaluation=self.last.get(split),
             lr=self.optimizer.param_groups[-1]["lr"],
             images_per_second=self.images_per_second,
         )
         if self.recipe.accuracy == "best":
-            self._keep_if_best(epoch, metrics.evaluation.preferred.top1)
+            self._keep_if_best(epoch, self.last["validation"])
         if self.ranks.is_main:
             note(metrics.to_json(), losses)
         self.losses.zero_()
-        reporter.epoch(metrics, self.recipe.epochs)
-        if epoch % self.runtime.checkpoint_every == 0 or epoch == self.recipe.epochs:
-            self.save(store)
+        reporter.epoch(metrics, epochs)
+        if cadence.is_saved(epoch, epochs):
+            self.save(cadence, reporter)
 
-    def _keep_if_best(self, epoch: int, top1: float) -> None:
-        """Evaluate the epoch on test if none before it was better on validation."""
-        if self.best is None or top1 > self.best.chosen_by:
-            self.best = BestEpoch(epoch=epoch, chosen_by=top1, evaluation=self.evaluate("test"))
+    def _keep_if_best(self, epoch: int, validation: Evaluation) -> None:
+        """Keep the epoch's weights, and evaluate it on test, if none before it was better on validation."""
+        best = self.best.validation if self.best else None
+        if best is None or validation.preferred.top1 > best.preferred.top1:
+            self.best = EpochScores(epoch=epoch, test=self.evaluate("test"), validation=validation)
+            self.best_weights = {name: t.detach().clone() for name, t in self.preferred.state_dict().items()}
 
-    def _save_and_leave(self, store: CheckpointStore, stop: StopSignal) -> None:
-        self.save(store)
-        cause = stop.received or "another rank"
-        raise Interrupted(
-            f"stopped by {cause} at iteration {self.iteration} of {self.total}; saved; start it again to go on",
-            signal=stop.received,
-        )
+    def _save_or_leave(self, cadence: Cadence, reporter: Reporter) -> None:
+        """Save where it is time, and leave where a rank was told to, agreed by all ranks.
 
-    def save(self, store: CheckpointStore) -> None:
-        """Write a checkpoint; all ranks call it, the first writes."""
-        state = self.state()
-        if self.ranks.is_main:
-            store.save(state, self.iteration)
-        self.ranks.barrier()
+        Raises Interrupted and Diverged; on a GPU it looks for that only now and then, and always
+        before a save.
+        """
+        wish = cadence.agree()
+        if wish or self.ranks.device.type == "cpu" or self.iteration % CHECK_EVERY_ON_GPU == 0:
+            self.refuse_divergence()
+        if wish and self.iteration < self.total:
+            self.save(cadence, reporter)
+        if wish == Wish.LEAVE and self.iteration < self.total:
+            cadence.leave(self.total)
+
+    def save(self, cadence: Cadence, reporter: Reporter) -> None:
+        """Have a checkpoint written, if this iteration has none; all ranks call it, the first writes."""
+        if cadence.saved_iteration != self.iteration:
+            reporter.saving(self.iteration, self.iteration // self.per_epoch)
+            cadence.save(self.state())
 
     @property
     def images_per_second(self) -> float:
         """Training images a second over the whole run so far, without what is between epochs."""
         return self.iteration * self.recipe.batch_size / self.train_seconds if self.train_seconds else 0.0
 
+    @property
+    def preferred(self) -> nn.Module:
+        """The network that is judged and kept: the moving average where it is on."""
+        return self.ema.module if self.ema else self.model
+
+    def result(self) -> EpochScores:
+        """The scores of the last epoch, or of the best where the recipe says so.
+
+        Afterwards `preferred` has that epoch's weights. Collective.
+        """
+        if self.best and self.best_weights:
+            self.preferred.load_state_dict(self.best_weights)
+            return self.best
+        splits = ["test", "validation"] if len(self.pipeline.validation_indices) else ["test"]
+        scores = {split: self.last.get(split) or self.evaluate(split) for split in splits}
+        return EpochScores(epoch=self.recipe.epochs, test=scores["test"], validation=scores.get("validation"))
+
     def evaluate(self, part: str) -> Evaluation:
         """Scores on `validation` or `test` of the weights and, where on, of their moving average.
 
-        Collective.
+        Collective; BatchNorm statistics are those of an epoch's end, where all ranks have the same.
         """
-        self._average_statistics()
         weights = self._scores(self.model, part)
         return Evaluation(weights=weights, ema=self._scores(self.ema.module, part) if self.ema else None)
 

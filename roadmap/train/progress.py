@@ -76,20 +76,22 @@ class Reporter:
         )
         self.last_beat = time.monotonic()
 
-    def epoch(self, metrics: EpochMetrics, epochs: int) -> None:
-        """Show an epoch's metrics in a line.
+    def saving(self, iteration: int, epoch: int) -> None:
+        """A checkpoint follows: a heartbeat in any case, so that the time of what is in it is known."""
+        if not self.silent:
+            self._beat(iteration, epoch)
 
-        Always a heartbeat too: a checkpoint follows, and the time of what is in it shall be known.
-        """
+    def epoch(self, metrics: EpochMetrics, epochs: int) -> None:
+        """Show an epoch's metrics in a line."""
         if self.silent:
             return
-        self._beat(metrics.iteration, metrics.epoch)
+        scores = metrics.evaluation
         left = (self.total - metrics.iteration) * self.images / max(self.speed(metrics.iteration), 1e-9)
         parts = (
             self.title,
             f"epoch {metrics.epoch}/{epochs}",
             f"loss {metrics.train_loss:.4f}",
-            f"{metrics.split} top-1 {metrics.evaluation.weights.top1:.2f} %",
+            f"{metrics.split} top-1 {scores.weights.top1:.2f} %" if scores else "not evaluated",
             f"{metrics.images_per_second:,.0f} images/s",
             f"{left:,.0f} s left",
         )
