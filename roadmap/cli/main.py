@@ -16,6 +16,7 @@ from roadmap.cli.parser import (
     device_option,
     json_option,
     ladder_option,
+    minutes,
     runs_option,
     set_option,
     whole,
@@ -110,7 +111,7 @@ def _run_verb(p: Parser) -> None:
     p.add_argument("--checkpoint-every", type=whole(1), default=1, metavar="EPOCHS", help="epochs between checkpoints")
     p.add_argument(
         "--checkpoint-minutes",
-        type=float,
+        type=minutes,
         default=10.0,
         metavar="MINUTES",
         help="besides, time between checkpoints",

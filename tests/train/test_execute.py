@@ -22,6 +22,8 @@ from roadmap.data.pipeline import Pipeline, Samples
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
 from roadmap.runs.provenance import git_state
+from roadmap.train import cadence
+from roadmap.train.checkpoints import CheckpointWriter
 from roadmap.train.distributed import Ranks
 from roadmap.train.evaluate import evaluate
 from roadmap.train.execute import execute
@@ -184,23 +186,23 @@ def accuracy_of_file(folder: RunFolder, part: str) -> float:
     return evaluate(model, pipeline.views(part), Ranks(), autocast=autocast, memory_format=torch.channels_last).top1
 
 
-@pytest.mark.parametrize("ema_decay", [None, 0.5])
+@pytest.mark.parametrize(("ema_decay", "name"), [(None, "top1"), (0.5, "ema_top1")])
 def test_the_best_epochs_weights_are_saved_and_give_the_accuracies_that_are_reported(
-    ema_decay: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ema_decay: float | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_run(tmp_path, make_trial(epochs=3, accuracy="best", ema_decay=ema_decay))
-    with monkeypatch.context() as patch:
-        spoil_the_last_epoch(patch, then=RuntimeError("in the last epoch"))
-        assert train(folder).status == "failed"  # the best epoch's weights are those of a checkpoint
+    if ema_decay is None:
+        with monkeypatch.context() as patch:
+            spoil_the_last_epoch(patch, then=RuntimeError("in the last epoch"))
+            assert train(folder).status == "failed"  # the best epoch's weights come out of a checkpoint
     spoil_the_last_epoch(monkeypatch)
     record = train(folder)
     assert (record.status, record.accuracy_epoch) == ("finished", 2)
-    reported = record.metrics["top1" if ema_decay is None else "ema_top1"]
-    assert reported is not None and reported > 15
-    assert accuracy_of_file(folder, "test") == reported
+    assert record.metrics[name] > 15
+    assert accuracy_of_file(folder, "test") == record.metrics[name]
     noted = folder.metrics()[record.accuracy_epoch - 1]
     assert record.metrics["validation_top1"] == noted["top1"]
-    assert accuracy_of_file(folder, "validation") == noted["top1" if ema_decay is None else "ema_top1"]
+    assert accuracy_of_file(folder, "validation") == noted[name]
 
 
 @pytest.mark.parametrize(("validation", "expected"), [(0.0, ["test"] * 2), (0.1, ["validation"] * 2 + ["test"])])
@@ -217,14 +219,20 @@ def test_no_split_is_evaluated_twice_at_the_end(
         assert record.metrics["top1"] == folder.metrics()[-1]["top1"]
 
 
-def test_epochs_between_evaluations_change_no_bit_and_the_last_five_are_evaluated_each(tmp_path: Path) -> None:
-    trial = make_trial(epochs=8, ema_decay=None)
+def test_epochs_between_evaluations_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cadence, "EVALUATED_AT_END", 1)
+    trial = make_trial(epochs=2, ema_decay=None)
     each, rarely = make_run(tmp_path / "each", trial), make_run(tmp_path / "rarely", trial)
     first, second = train(each), train(rarely, eval_every=2)
-    assert [m["epoch"] for m in rarely.metrics() if "top1" in m] == [2, 4, 5, 6, 7, 8]
-    assert [m["epoch"] for m in rarely.metrics()] == list(range(1, 9))
+    assert [(m["epoch"], "top1" in m) for m in rarely.metrics()] == [(1, False), (2, True)]
     assert hash_of(rarely) == hash_of(each)
     assert second.metrics == first.metrics
+
+
+def test_the_last_five_epochs_are_evaluated_each() -> None:
+    writer = CheckpointWriter(None)
+    sparse = cadence.Cadence(Ranks(), Runtime(eval_every=4), cadence.StopSignal(), writer)
+    assert [e for e in range(1, 13) if sparse.is_evaluated(e, 12)] == [4, 8, 9, 10, 11, 12]
 
 
 def test_a_recipe_that_reports_its_best_epoch_needs_each_evaluated(tmp_path: Path) -> None:
@@ -234,26 +242,47 @@ def test_a_recipe_that_reports_its_best_epoch_needs_each_evaluated(tmp_path: Pat
     assert "legal: 1; leave --eval-every out" in record.error
 
 
-def test_a_rank_that_fails_ends_with_an_error_and_its_cause_is_in_the_record(tmp_path: Path) -> None:
-    arguments = ("--step", "9", "--regime", "micro", "--recipe", "cifar-adamw", "--epochs", "1")
+def fail_on_rank_one() -> None:
+    """Let rank 1 come upon an image that cannot be decoded. For a process of its own."""
+    plain = Samples.__getitem__
 
-    def work() -> None:
-        plain = Samples.__getitem__
+    def corrupt(self: Samples, key: tuple[int, int]) -> object:
+        if os.environ["RANK"] == "1":
+            raise DataError("image /data/1.jpg cannot be decoded; legal: whole images; replace or remove it")
+        return plain(self, key)
 
-        def corrupt(self: Samples, key: tuple[int, int]) -> object:
-            if os.environ["RANK"] == "1":
-                raise DataError("image /data/1.jpg cannot be decoded; legal: whole images; replace or remove it")
-            return plain(self, key)
+    Samples.__getitem__ = corrupt  # type: ignore[method-assign,assignment]
 
-        Samples.__getitem__ = corrupt  # type: ignore[method-assign,assignment]
-        sys.exit(main(["run", *arguments, "--runs", str(tmp_path), "--name", "ranks"]))
 
-    assert exit_codes(2, work) == [1, 1]
-    [folder] = (RunFolder(p.parent) for p in tmp_path.glob("ranks/*/record.json"))
+def names_the_image(folder: RunFolder) -> None:
     record = folder.record()
     assert record is not None
     assert (record.status, record.error_kind) == ("failed", None)
-    assert record.error == ("rank 1: image /data/1.jpg cannot be decoded; legal: whole images; replace or remove it")
+    assert record.error == "rank 1: image /data/1.jpg cannot be decoded; legal: whole images; replace or remove it"
+
+
+def test_the_cause_of_a_rank_that_fails_is_in_the_record_and_of_an_earlier_attempt_nothing_is_left(
+    tmp_path: Path,
+) -> None:
+    folder = make_run(tmp_path, make_trial(**SHORT))
+    exit_codes(2, lambda: (fail_on_rank_one(), train(folder)))
+    names_the_image(folder)
+    assert exit_codes(2, lambda: train(folder) and None) == [0, 0]
+    assert folder.record().status == "finished"  # type: ignore[union-attr]
+    assert not list((folder.path / "ranks").glob("*"))
+
+
+@pytest.mark.slow
+def test_each_rank_of_a_failed_run_exits_with_an_error(tmp_path: Path) -> None:
+    arguments = ("--step", "9", "--regime", "micro", "--recipe", "cifar-adamw", "--epochs", "1", "--name", "ranks")
+
+    def work() -> None:
+        fail_on_rank_one()
+        sys.exit(main(["run", *arguments, "--runs", str(tmp_path)]))
+
+    assert exit_codes(2, work) == [1, 1]
+    [record] = tmp_path.glob("ranks/*/record.json")
+    names_the_image(RunFolder(record.parent))
 
 
 def test_a_rank_that_is_killed_leaves_the_others_with_a_lost_peer_and_no_cause_of_their_own(tmp_path: Path) -> None:
