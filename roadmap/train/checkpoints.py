@@ -175,11 +175,12 @@ class CheckpointWriter:
     def __enter__(self) -> CheckpointWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._thread.shutdown()
-        if kind is None:
-            self.check()
-        elif self._last and (failure := self._last.exception()):
+        failure = self._last.exception() if self._last else None
+        if failure and not error:
+            raise failure
+        if failure and failure is not error:
             log.warning("%s", failure)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from roadmap.bench.benchmarks import batches, trainer
 from roadmap.config.runtime import Runtime
+from roadmap.train.checkpoints import CheckpointStore, CheckpointWriter
 from roadmap.train.loop import CHECK_EVERY_ON_GPU, Trainer
 from tests.helpers.convnext import ladder
 from tests.helpers.small_runs import make_run, make_trial, train
@@ -63,3 +65,27 @@ def test_a_compiled_run_trains(tmp_path: Path) -> None:
         make_run(tmp_path, make_trial(epochs=1, warmup_epochs=0)), **vars(Runtime(device="cuda", compile=True))
     )
     assert record.status == "finished"
+
+
+def test_a_checkpoint_stops_a_gpu_for_less_than_a_third_of_a_second_and_holds_the_weights_of_its_iteration(
+    tmp_path: Path,
+) -> None:
+    ours = trainer("separate-downsampling", "cuda", 32, ema_decay=0.9999)
+    stream = batches(ours.ranks.device, 32)
+    ours.step(stream)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    with CheckpointWriter(store) as writer:
+        writer.reserve(ours.state())
+        writer.wait()
+        expected = [p.detach().clone() for p in ours.model.parameters()]
+        torch.cuda.synchronize()
+        started = time.monotonic()
+        writer.save(ours.state(), 1)
+        stop = time.monotonic() - started
+        for _ in range(3):
+            ours.step(stream)
+    saved = store.load(ours.trial.fingerprint)
+    assert saved is not None
+    for (name, _), weights in zip(ours.model.named_parameters(), expected, strict=True):
+        assert torch.equal(saved["model"][name], weights.cpu())
+    assert stop < 0.3
