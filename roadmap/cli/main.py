@@ -16,6 +16,7 @@ from roadmap.cli.parser import (
     device_option,
     json_option,
     ladder_option,
+    minutes,
     runs_option,
     set_option,
     whole,
@@ -121,7 +122,21 @@ def _run_verb(p: Parser) -> None:
     p.add_argument(
         "--gradient-checkpointing", action="store_true", help="compute activations again backwards: less memory"
     )
-    p.add_argument("--checkpoint-every", type=whole(1), default=1, metavar="EPOCHS")
+    p.add_argument("--checkpoint-every", type=whole(1), default=1, metavar="EPOCHS", help="epochs between checkpoints")
+    p.add_argument(
+        "--checkpoint-minutes",
+        type=minutes,
+        default=10.0,
+        metavar="MINUTES",
+        help="besides, time between checkpoints",
+    )
+    p.add_argument(
+        "--eval-every",
+        type=whole(1),
+        default=1,
+        metavar="EPOCHS",
+        help="epochs between evaluations; the last five are evaluated each",
+    )
     p.add_argument(
         "--stop-hopeless",
         action="store_true",
@@ -213,6 +228,8 @@ def _runtime(args: argparse.Namespace) -> Runtime:
         gradient_checkpointing=args.gradient_checkpointing,
         checkpoint_every=args.checkpoint_every,
         micro_batch=args.micro_batch,
+        checkpoint_minutes=args.checkpoint_minutes,
+        eval_every=args.eval_every,
         init=args.init,
         stop_hopeless=args.stop_hopeless,
     )

@@ -134,6 +134,17 @@ def seconds(least: float) -> Callable[[str], float]:
     return parse
 
 
+def minutes(text: str) -> float:
+    """The type of a time between checkpoints: minutes from 0 to about two years."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"is {text!r}; legal: minutes from 0 to 1000000; give such a number")
+    return value
+
+
 # Options that mean the same wherever they stand ---------------------------------------------------
 
 

@@ -50,9 +50,15 @@ def run_study(study: Study, runtime: Runtime, *, jobs: int, force: bool, as_json
         print(*_held_out(study), sep="\n", file=sys.stderr)
     _print_settled(study, count - len(todo))
     alone = len(todo) == 1 and (jobs == 1 or count == 1)
-    study.train(runtime, jobs=jobs, force=force, finished=Progress(len(todo), quiet=alone).finished)
-    if _rank():
-        return 0  # one rank prints
+    progress, ended = Progress(len(todo), quiet=alone), set[str]()
+
+    def finished(folder: RunFolder, record: Record) -> None:
+        ended.add(record.status)
+        progress.finished(folder, record)
+
+    study.train(runtime, jobs=jobs, force=force, finished=finished)
+    if _rank():  # rank 0 prints; each says by its exit status how it ended
+        return _exit_status(ended or {FINISHED}, missing=False)
     records = [record for run in study.run_folders if (record := run.record())]
     _print_records(study, records, as_json)
     return _exit_status({record.status for record in records}, missing=len(records) < count)

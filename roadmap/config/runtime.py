@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Interval
 
+from roadmap.config.errors import ConfigError
 from roadmap.config.fields import config, plain, setting
+from roadmap.config.recipe import Recipe
 
 PATHS = ("data_dir", "init")
 
@@ -38,6 +40,12 @@ class Runtime:
     checkpoint_every: Annotated[int, Interval(ge=1, le=1_000_000)] = setting("epochs between checkpoints", default=1)
     stop_hopeless: bool = setting("end a run that guesses after half of its epochs", default=False)
     init: Path | None = setting("file of initial weights; which one it must be is part of the trial", default=None)
+    checkpoint_minutes: Annotated[float, Interval(ge=0, le=1_000_000)] = setting(
+        "minutes between checkpoints, besides those of epochs; 0: as often as one is written", default=10.0
+    )
+    eval_every: Annotated[int, Interval(ge=1, le=1_000_000)] = setting(
+        "epochs between evaluations; the last five are evaluated each", default=1
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON holds them."""
@@ -59,6 +67,15 @@ class Runtime:
             return self
         loading = max(1, (self.threads or rank_cores(environment)) - 1)
         return dataclasses.replace(self, workers=loading if device == "cuda" else 0)
+
+
+def refuse_sparse_evaluation(runtime: Runtime, recipe: Recipe) -> None:
+    """Raise ConfigError where a recipe chooses among epochs that would not all be evaluated."""
+    if runtime.eval_every > 1 and recipe.accuracy == "best":
+        raise ConfigError(
+            f"--eval-every is {runtime.eval_every}, but recipe {recipe.name!r} reports the best epoch, which then "
+            "depends on which ones are looked at; legal: 1; leave --eval-every out, or set recipe.accuracy to last"
+        )
 
 
 def cores() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from roadmap.config.data import Data
 from roadmap.config.errors import RoadmapError, listing
 from roadmap.config.model import TimmSpec
-from roadmap.config.runtime import Runtime
+from roadmap.config.runtime import Runtime, refuse_sparse_evaluation
 from roadmap.study.expand import Study
 
 
@@ -30,6 +30,7 @@ def refuse_before_training(study: Study, runtime: Runtime) -> None:
     images = training_images(data, data_dir=runtime.data_dir)
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     for trial in study.trials:
+        refuse_sparse_evaluation(runtime, trial.recipe)
         trial.recipe.groups_per_forward(runtime.micro_batch, world_size)
         if images is not None and images < trial.recipe.batch_size:
             raise RoadmapError(

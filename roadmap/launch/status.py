@@ -150,6 +150,7 @@ def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
     state, detail = _state(e)
     trial, metrics = _trial_json(e.folder), e.folder.metrics()
     last: Mapping[str, Any] = metrics[-1] if metrics else {}
+    top1 = next((line["top1"] for line in reversed(metrics) if "top1" in line), None)  # not each epoch is evaluated
     live: Mapping[str, Any] = e.heartbeat if state == State.RUNNING and e.training else {}
     # A run that no launcher has launched has neither job nor node.
     report = e.report or JobReport(launcher="", phase=Phase.HANDED_OVER, log=e.folder.log)
@@ -163,7 +164,7 @@ def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
         requeued=max(0, report.starts - (state != State.REQUEUED)),
         epoch=max(int(last.get("epoch", 0)), int(live.get("epoch", 0))),
         epochs=int(trial.get("recipe", {}).get("epochs", 0)),
-        top1=e.record.metrics.get("top1") if e.record and state == State.DONE else last.get("top1"),
+        top1=e.record.metrics.get("top1") if e.record and state == State.DONE else top1,
         images_per_second=_rate(e, live, last),
         waiting_share=_waiting(e, live, last),
         seconds_left=live.get("seconds_left"),

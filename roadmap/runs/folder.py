@@ -7,6 +7,7 @@ runs/<study>/<trial>/trial.json    the resolved trial with its fingerprint
                      heartbeat.json where the run is now, and its time so far
                      record.json   how it ended
                      checkpoints/  see roadmap.train.checkpoints
+                     ranks/        why a rank but the first failed, see roadmap.train.distributed
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from roadmap.config.errors import RoadmapError
 
@@ -20,15 +21,24 @@ class RunHeld(RunError):
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write whole or not at all: temporary file, fsync, rename, fsync of the folder.
+    """Write whole or not at all. Raises RunError naming path and size."""
+    with writing(path, size=len(content)) as file:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]
 
-    Raises RunError naming path and size.
+
+@contextlib.contextmanager
+def writing(path: Path, *, size: int) -> Iterator[IO[bytes]]:
+    """A file that is there whole or not at all: temporary file, fsync, rename, fsync of the folder.
+
+    Not buffered: its `write` says how much was written, and a forked process has nothing of it to
+    flush. Raises RunError naming path and size.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as f:
-            f.write(content)
-            f.flush()
+        with open(temporary, "wb", buffering=0) as f:
+            yield f
             os.fsync(f.fileno())
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)
@@ -36,11 +46,13 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError as e:
+    except BaseException as e:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if not isinstance(e, OSError):
+            raise
         raise RunError(
-            f"{path} cannot be written ({len(content):,} bytes): {e.strerror}; what was there before is "
+            f"{path} cannot be written ({size:,} bytes): {e.strerror}; what was there before is "
             "untouched; free space or permissions, then start again"
         ) from e
 

@@ -7,10 +7,11 @@ import datetime
 import os
 import platform
 import resource
+import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,14 @@ from roadmap.runs.record import (
     Hardware,
     Record,
 )
+from roadmap.train.cadence import Interrupted
 from roadmap.train.checkpoints import CheckpointStore, TrainingState
-from roadmap.train.distributed import Ranks, is_lost_peer
+from roadmap.train.distributed import Ranks, first_failure, forget_failure, is_lost_peer, leave_failure
 from roadmap.train.formats import formats_of, precision_of, set_float32_arithmetic
 from roadmap.train.hopeless import Hopeless
-from roadmap.train.loop import Diverged, Interrupted, Trainer
+from roadmap.train.loop import Trainer
 from roadmap.train.progress import Reporter
+from roadmap.train.updates import Diverged
 
 
 def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> Record:
@@ -85,6 +88,7 @@ def set_aside(folder: RunFolder) -> None:
         "weights.safetensors",
         "classes.json",
         "checkpoints",
+        "ranks",
     )
     present = [folder.path / n for n in names if (folder.path / n).exists()]
     if not present:
@@ -103,6 +107,7 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) ->
 
     _forget_peak_memory(ranks)
     set_float32_arithmetic(trial.recipe, ranks.device)
+    forget_failure(folder.path, ranks)
     if ranks.is_main:
         _note_attempt(folder, trial, runtime, ranks)
     described = _describe(folder, trial, runtime, ranks)
@@ -111,12 +116,45 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) ->
         peak_memory_bytes=_peak_memory(ranks),
         finished_at=_now(),
     )
+    if record.status == FAILED and ranks.world_size > 1:
+        with _deaf():
+            return _end_of_failed_rank(folder, ranks, record)
     if ranks.is_main:
         folder.write_record(record)
         beat({"state": record.status})
-    elif record.status == FAILED:
-        print(f"rank {ranks.rank}: {record.error}", file=sys.stderr, flush=True)
     return record
+
+
+def _end_of_failed_rank(folder: RunFolder, ranks: Ranks, record: Record) -> Record:
+    """Say why the run failed: rank 0 in the record, the others in a file for it and on standard error.
+
+    Where rank 0 has only lost another one, that one's cause is the run's.
+    """
+    lost = record.error_kind == LOST_PEER
+    if not ranks.is_main:
+        if not lost:
+            leave_failure(folder.path, ranks, record.error or "")
+        print(f"rank {ranks.rank}: {record.error}", file=sys.stderr, flush=True)
+    else:
+        if lost and (cause := first_failure(folder.path, ranks)):
+            record = record.replace(error=cause, error_kind=None)
+        folder.write_record(record)
+        folder.beat({"state": record.status, "wall_seconds": record.wall_seconds})
+    return record
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Ignore the signals by which torchrun and Slurm end all ranks once one has failed."""
+    previous: dict[signal.Signals, Any] = {}
+    with contextlib.suppress(ValueError):  # only the main thread may set handlers
+        for s in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+            previous[s] = signal.signal(s, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)
 
 
 def _outcome(described: Record, train: Callable[[], Mapping[str, Any]]) -> Record:
@@ -132,7 +170,7 @@ def _outcome(described: Record, train: Callable[[], Mapping[str, Any]]) -> Recor
     except Exception as e:
         # Whatever it is, the run leaves a record of it; a user's mistake keeps its own words, anything else its trace.
         text = str(e) if isinstance(e, RoadmapError) else f"{type(e).__name__}: {e}\n{traceback.format_exc(limit=-4)}"
-        kind = LOST_PEER if is_lost_peer(e) else None
+        kind = LOST_PEER if described.world_size != 1 and is_lost_peer(e) else None
         return described.replace(status=FAILED, error=text, error_kind=kind)
 
 
@@ -231,13 +269,13 @@ def _initial_weights(trial: Trial, runtime: Runtime) -> Callable[[nn.Module], ob
 
 
 def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
-    """Write the trained network, or its moving average where it is on, and its classes' names.
+    """Write the network that the results are of, its moving average where it is on, and its classes' names.
 
     `roadmap predict` and `roadmap.load` read them.
     """
     from roadmap.model.files import save
 
-    model: Any = trainer.ema.module if trainer.ema else trainer.model
+    model: Any = trainer.preferred
     spec, path = trainer.trial.model, folder.path / "weights.safetensors"
     if isinstance(spec, TimmSpec):
         save_timm(model, spec, trainer.trial.data.image_size, path)
@@ -249,15 +287,14 @@ def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
 
 def _results(trainer: Trainer) -> dict[str, Any]:
     """Test accuracy of the last epoch (or of the best on validation, where the recipe says so), and the run's rates."""
-    evaluation = trainer.best.evaluation if trainer.best else trainer.evaluate("test")
-    trainer.refuse_scores(evaluation)
-    epoch = trainer.best.epoch if trainer.best else trainer.recipe.epochs
-    validation = trainer.evaluate("validation").weights.top1 if len(trainer.pipeline.validation_indices) else None
-    measured = {**evaluation.to_json(), "validation_top1": validation}
+    result = trainer.result()
+    trainer.refuse_scores(result.test)
+    validation = result.validation.weights.top1 if result.validation else None
+    measured = {**result.test.to_json(), "validation_top1": validation}
     return {
         "metrics": {name: measured[name] for name in METRIC_KEYS if measured.get(name) is not None},
-        "test_images": evaluation.weights.images,
-        "accuracy_epoch": epoch,
+        "test_images": result.test.weights.images,
+        "accuracy_epoch": result.epoch,
         "images_per_second": trainer.images_per_second,
         "waiting_share": trainer.waiting_share,
         "iterations": trainer.iteration,

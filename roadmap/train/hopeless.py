@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from roadmap.config.errors import RoadmapError
 from roadmap.config.trial import Trial
-from roadmap.train.metrics import EpochMetrics
+from roadmap.train.metrics import EpochMetrics, Evaluation
 
 CONFIDENCE = 0.95
 
@@ -19,12 +19,12 @@ class Hopeless(RoadmapError):
     """The run is no better than guessing; it has saved itself and ends early."""
 
 
-def refuse_guessing(metrics: EpochMetrics, trial: Trial, *, save: Callable[[], object]) -> None:
+def refuse_guessing(metrics: EpochMetrics, scores: Evaluation, trial: Trial, *, save: Callable[[], object]) -> None:
     """Save and raise Hopeless at an epoch's end from the half on, but not the last one's, where top-1 is guessing's.
 
     With a moving average both must be. All ranks have the same scores, so all of them raise or none.
     """
-    epochs, scores = trial.recipe.epochs, metrics.evaluation
+    epochs = trial.recipe.epochs
     best = max(s.top1 for s in (scores.weights, scores.ema) if s is not None)
     images, classes = scores.weights.images, trial.data.num_classes
     limit = guessing_limit(images, classes)

@@ -1,120 +1,41 @@
-"""The training loop, one for a CPU, a GPU and many ranks.
+"""The training loop, one for a CPU, a GPU and many ranks: epochs, their evaluation, and when a run is saved.
 
-A forward pass takes one group, or several whose statistics and draws stay apart; ranks and
-accumulation decide only which groups run where. Every draw comes from a derived seed
-(roadmap.config.seeds), so the state of a run is its tensors and the iteration: a resumed run repeats
-the rest exactly. Nothing in an iteration waits for the device: losses are summed there, and a loss
-or a gradient that is not finite is turned into a flag that makes the fused optimizer skip its update.
+One update is roadmap.train.updates; when to evaluate, save and leave is roadmap.train.cadence.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from roadmap.config.errors import RoadmapError, listing
-from roadmap.config.recipe import Recipe
 from roadmap.config.runtime import Runtime
-from roadmap.config.seeds import GROUP, INIT, derive
 from roadmap.config.trial import Trial
 from roadmap.data.loader import Stream
 from roadmap.data.pipeline import Pipeline
-from roadmap.model.build import build_network
-from roadmap.model.layers import with_own_drop_path
-from roadmap.train.batchnorm import average_statistics, batch_norms, set_momentum
-from roadmap.train.checkpoints import CheckpointStore, TrainingState
-from roadmap.train.criterion import Criterion, seed_group
+from roadmap.train.batchnorm import average_statistics, batch_norms, gather_statistics, restore_statistics
+from roadmap.train.cadence import Cadence, StopSignal, Wish
+from roadmap.train.checkpoints import CheckpointStore, CheckpointWriter, TrainingState
 from roadmap.train.distributed import Ranks
 from roadmap.train.evaluate import evaluate
-from roadmap.train.finite import gradient_norm, names_not_finite
-from roadmap.train.formats import autocast, precision_of, set_residual
+from roadmap.train.finite import names_not_finite
 from roadmap.train.hopeless import refuse_guessing
-from roadmap.train.metrics import BestEpoch, EpochMetrics, Evaluation, Scores
-from roadmap.train.microbatch import draw_masks, take_groups
-from roadmap.train.optimizer import make_optimizer, make_schedule
+from roadmap.train.metrics import EpochMetrics, EpochScores, Evaluation, Scores
 from roadmap.train.progress import Reporter
-from roadmap.train.recompute import checkpoint_blocks
+from roadmap.train.updates import Diverged, Updates
 
-SMALLEST_SCALE = 1.0  # of the loss in fp16: below it gradients overflow by themselves
 CHECK_EVERY_ON_GPU = 50  # iterations between two looks at the device's flag: each look waits for the device
 NoteEpoch = Callable[[dict[str, Any], list[float]], None]  # receives each epoch's metrics, as JSON, and its losses
 
 
-class Diverged(RoadmapError):
-    """A loss, a gradient, a weight or a score is not finite; no update from it, no save of it."""
-
-
-class Interrupted(RoadmapError):
-    """The run was told to stop and has saved itself.
-
-    signal: what told this rank, empty where another rank was told.
-    """
-
-    def __init__(self, message: str, *, signal: str = "") -> None:
-        super().__init__(message)
-        self.signal = signal
-
-
-@dataclass
-class StopSignal:
-    """Notes SIGTERM, SIGUSR2 and Ctrl-C; the loop looks at an iteration's end.
-
-    A second Ctrl-C stops at once.
-    """
-
-    received: str = ""
-    _previous: dict[signal.Signals, Any] = field(default_factory=dict)
-
-    def __enter__(self) -> StopSignal:
-        with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            for s in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-                self._previous[s] = signal.signal(s, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for s, handler in self._previous.items():
-            signal.signal(s, handler)
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
-
-
-class Group(NamedTuple):
-    """Images (N, C, H, W) over which BatchNorm takes statistics, their targets, and their place in the global batch."""
-
-    images: Tensor
-    targets: Tensor
-    place: int
-
-
-def initial_network(trial: Trial) -> nn.Module:
-    """The trial's network with its initial weights, which depend on model and seed alone."""
-    torch.default_generator.manual_seed(derive(trial.seed, INIT))
-    return build_network(trial.model, trial.data.image_size)
-
-
-def moving_average(model: nn.Module, recipe: Recipe) -> ModelEmaV3 | None:
-    """The weights' moving average, which starts as the network is; None where the recipe has none."""
-    if recipe.ema_decay is None:
-        return None
-    return ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=recipe.ema_warmup)
-
-
-class Trainer:
+class Trainer(Updates):
     """One run of a trial. `train` goes from where the checkpoint left off to the end."""
 
     def __init__(
@@ -126,78 +47,19 @@ class Trainer:
         *,
         init: Callable[[nn.Module], object] | None = None,
     ) -> None:
-        self.trial, self.recipe, self.pipeline, self.ranks, self.runtime = trial, trial.recipe, pipeline, ranks, runtime
-        self.per_forward = self.recipe.groups_per_forward(runtime.micro_batch, ranks.world_size)
-        self.forwards = self.recipe.groups // ranks.world_size // self.per_forward
-        self.memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
-        self.model = initial_network(trial)
-        if init:
-            init(self.model)
-        self.model.to(ranks.device).to(memory_format=self.memory_format)
-        if self.per_forward > 1:
-            take_groups(self.model, self.per_forward)
-        self.norms = batch_norms(self.model)
-        self.parameters = list(self.model.parameters())
-        set_residual(self.model, self.recipe.residual)
-        if runtime.gradient_checkpointing:
-            checkpoint_blocks(self.model, compiled=runtime.compile)
-        if runtime.compile:
-            self._refuse_compiling_many_groups()
-        # Of several groups, and in a compiled graph, stochastic depth is drawn before the forward pass.
-        self.draws_first = runtime.compile or self.per_forward > 1
-        if self.draws_first:
-            with_own_drop_path(self.model)
-        self.forward = self._wrap()
-        self.optimizer = make_optimizer(self.model, self.recipe)
-        self.per_epoch = pipeline.sampler().iterations_per_epoch
-        self.total = self.recipe.epochs * self.per_epoch
-        self.schedule = make_schedule(self.optimizer, self.recipe, self.per_epoch)
-        self.ema = moving_average(self.model, self.recipe)
-        self.precision = precision_of(self.recipe, ranks.device)
-        self.criterion = Criterion(self.recipe, trial.data.num_classes)
-        self.autocast = autocast(self.precision, ranks.device)
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == "fp16")
-        self.iteration = 0
-        self.losses = torch.zeros(self.per_epoch, device=ranks.device)
-        self.bad = torch.zeros((), device=ranks.device)  # 1 once a loss or a gradient was not finite, on any rank
-        self.skip = torch.zeros((), device=ranks.device)  # 1 where this iteration's update is not applied
-        self.skipped = torch.zeros((), device=ranks.device)  # updates left out by loss scaling
-        self.optimizer.found_inf = self.skip  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
+        super().__init__(trial, pipeline, ranks, runtime, init=init)
         self.train_seconds = self.waited_seconds = 0.0
-        self.best: BestEpoch | None = None  # where the recipe reports the best epoch on validation
-
-    def _refuse_compiling_many_groups(self) -> None:
-        """Raise RoadmapError where BatchNorm sees several groups on one device.
-
-        Each group's momentum is a constant of the compiled graph: there would be one compilation a
-        group. Layers that tell groups apart were never compiled.
-        """
-        many = self.forwards * self.per_forward
-        if self.per_forward > 1 or (self.norms and many > 1):
-            raise RoadmapError(
-                f"--compile with BatchNorm and {many} groups on one device; legal: one group a device, "
-                f"or a network without BatchNorm and no --micro-batch; leave --compile out, or use "
-                f"{self.recipe.groups} GPUs"
-            )
-
-    def _wrap(self) -> Any:
-        model: Any = self.model
-        if self.ranks.world_size > 1:
-            devices = [self.ranks.device] if self.ranks.device.type == "cuda" else None
-            model = DistributedDataParallel(
-                model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
-        return torch.compile(model) if self.runtime.compile else model
+        self.last: dict[str, Evaluation] = {}  # of the last epoch, by split, as far as it was evaluated
+        self.best: EpochScores | None = None  # where the recipe reports the best epoch on validation
+        self.best_weights: dict[str, Tensor] | None = None  # those that were compared: the moving average's where on
 
     # State ------------------------------------------------------------------------------------------------------------
 
     def state(self) -> TrainingState:
-        """All that the rest of the run depends on.
+        """All that the rest of the run depends on; no copy, and nothing of the run is changed.
 
-        Collective: BatchNorm statistics are averaged over the ranks.
+        Collective.
         """
-        self._average_statistics()
-        ema = self.ema.module.state_dict() if self.ema else None
         return {
             "fingerprint": self.trial.fingerprint,
             "iteration": self.iteration,
@@ -205,11 +67,13 @@ class Trainer:
             "precision": self.precision,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": ema,
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "statistics": gather_statistics(self._all_norms(), self.ranks),
             "losses": self._all_losses(),
             "train_seconds": self.train_seconds,
             "waited_seconds": self.waited_seconds,
             "best": self.best.to_json() if self.best else None,
+            "best_weights": self.best_weights,
             "scaler": self._scaler_state(),
         }
 
@@ -217,19 +81,15 @@ class Trainer:
         """What loss scaling depends on, and how many updates it left out; None without it."""
         return {**self.scaler.state_dict(), "skipped": self.skipped.item()} if self.scaler.is_enabled() else None
 
-    def _average_statistics(self) -> None:
-        """Give all ranks the same BatchNorm statistics, those of the moving average included.
-
-        Both are linear in what the ranks saw.
-        """
-        average_statistics(self.norms, self.ranks)
-        if self.ema:
-            average_statistics(batch_norms(self.ema.module), self.ranks)
+    def _all_norms(self) -> list[_BatchNorm]:
+        """The network's BatchNorms, and its moving average's: both are linear in what the ranks saw."""
+        return [*self.norms, *(batch_norms(self.ema.module) if self.ema else [])]
 
     def restore(self, state: TrainingState) -> None:
         """Go on from a checkpoint.
 
-        Raises RoadmapError where it was made in another number format: one run has one.
+        Raises RoadmapError where it was made in another number format: one run has one; and where it
+        lacks the weights of its best epoch.
         """
         if state["precision"] != self.precision:
             made = state["precision"]
@@ -237,16 +97,25 @@ class Trainer:
                 f"checkpoint of {self.trial.id} was made in {made}, this device would go on in {self.precision}; "
                 "legal: the same; go on where it began, or give --precision from the start"
             )
+        if state["best"] and not state.get("best_weights"):
+            raise RoadmapError(
+                f"checkpoint of {self.trial.id} names its best epoch, but lacks its weights: it is an older "
+                "version's; legal: both; --force trains anew"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema and state["ema"]:
             self.ema.module.load_state_dict(state["ema"])
         self.iteration, self.train_seconds = state["iteration"], state["train_seconds"]
         self.waited_seconds = state.get("waited_seconds", 0.0)
-        self.best = BestEpoch.from_json(state["best"]) if state["best"] else None
         if scaler := state.get("scaler"):
             self.scaler.load_state_dict(scaler)
             self.skipped.fill_(scaler["skipped"])
+        if (statistics := state.get("statistics")) is not None:
+            restore_statistics(self._all_norms(), self.ranks, statistics)
+        self.best = EpochScores.from_json(state["best"]) if state["best"] else None
+        weights = state.get("best_weights") or {}
+        self.best_weights = {name: t.to(self.ranks.device) for name, t in weights.items()} or None
         # Each rank carries its share, so that the sum over ranks is again the loss.
         self.losses.copy_(state["losses"] / self.ranks.world_size)
 
@@ -254,91 +123,114 @@ class Trainer:
         """This epoch's loss of each iteration, summed over the ranks' shares."""
         return self.ranks.sum(self.losses.clone()).cpu()
 
-    # One iteration ----------------------------------------------------------------------------------------------------
+    # The run ----------------------------------------------------------------------------------------------------------
 
-    def step(self, stream: Iterator[tuple[Tensor, Tensor]]) -> None:
-        """One update from the next global batch; the loss is noted on the device."""
-        self.schedule.step_update(self.iteration)
-        at = self.iteration % self.per_epoch
-        groups = self._groups(stream)
-        for k in range(self.forwards):
-            last = k == self.forwards - 1
-            with contextlib.nullcontext() if last or self.ranks.world_size == 1 else self.forward.no_sync():
-                loss = self.group_loss(*self._micro_batch(groups), k)
-                self.scaler.scale(loss / self.forwards).backward()
-            self.losses[at] += loss.detach() / (self.recipe.groups // self.per_forward)
-        self._note_what_is_not_finite(self.losses[at])
-        self.optimizer.step()
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.iteration += 1
-        if self.ema:
-            # timm counts updates from 0 only to warm the decay up: without a step the decay is the recipe's.
-            self.ema.update(self.model, self.iteration if self.recipe.ema_warmup else None)
+    def train(self, store: CheckpointStore, note: NoteEpoch, reporter: Reporter) -> None:
+        """Train to the end. Raises Interrupted after saving, and Diverged."""
+        sampler = self.pipeline.sampler(start=self.iteration, rank=self.ranks.rank, world_size=self.ranks.world_size)
+        stream = self.pipeline.stream(sampler)
+        self.model.train()
+        reporter.start(self.iteration, self.iteration // self.per_epoch)
+        writer = CheckpointWriter(store if self.ranks.is_main else None)
+        with StopSignal() as stop, writer, contextlib.closing(reporter), contextlib.closing(stream):
+            cadence = Cadence(self.ranks, self.runtime, stop, writer)
+            while self.iteration < self.total:
+                waiting_share = self._to_boundary(stream, cadence, reporter)
+                self._end_of_epoch(cadence, note, reporter, waiting_share)
+                self._save_or_leave(cadence, reporter)
+            cadence.finish()
 
-    def _groups(self, stream: Iterator[tuple[Tensor, Tensor]]) -> Iterator[Group]:
-        """Yield this rank's groups of a global batch, in order: each load is mixed, then cut into groups."""
-        recipe, device = self.recipe, self.ranks.device
-        groups, mixes = recipe.load_size // recipe.group_size, recipe.load_size // recipe.mix_group
-        for load in range(self.ranks.rank, recipe.loads, self.ranks.world_size):
-            images, labels = next(stream)
-            images = images.to(device, non_blocking=True, memory_format=self.memory_format)
-            labels = labels.to(device, non_blocking=True)
-            seeds = [derive(self.trial.seed, GROUP, self.iteration, load * mixes + i) for i in range(mixes)]
-            images, targets = self.criterion.prepare(images, labels, seeds)
-            parts = zip(images.split(recipe.group_size), targets.split(recipe.group_size), strict=True)
-            yield from (Group(*part, load * groups + i) for i, part in enumerate(parts))
+    def _to_boundary(self, stream: Stream, cadence: Cadence, reporter: Reporter) -> float:
+        """Train to the end of this epoch; returns the part of the time that was spent waiting for images."""
+        started, trained, waited = time.monotonic(), self.train_seconds, self.waited_seconds
+        epoch = self.iteration // self.per_epoch + 1
+        while self.iteration < epoch * self.per_epoch:
+            self.step(stream)
+            seconds = time.monotonic() - started
+            self.train_seconds, self.waited_seconds = trained + seconds, waited + stream.waited
+            reporter.iteration(self.iteration, epoch, stream.waited / seconds)
+            cadence.reserve_once(self.state)
+            if self.iteration < epoch * self.per_epoch:
+                self._save_or_leave(cadence, reporter)
+        self.refuse_divergence()
+        longest = torch.tensor(stream.take_waited(), dtype=torch.float64, device=self.ranks.device)
+        self.waited_seconds = waited + self.ranks.max(longest).item()
+        return (self.waited_seconds - waited) / (self.train_seconds - trained)
 
-    def _micro_batch(self, groups: Iterator[Group]) -> tuple[Tensor, Tensor]:
-        """The images and targets of one forward pass; stochastic depth is seeded, or drawn before the pass."""
-        taken = list(itertools.islice(groups, self.per_forward))
-        if self.draws_first:
-            keys = [(self.trial.seed, self.iteration, group.place) for group in taken]
-            draw_masks(self.model, keys, self.recipe.group_size, self.ranks.device)
-        else:
-            seed_group(self.trial.seed, self.iteration, taken[0].place, self.ranks.device)
-        if len(taken) == 1:
-            return taken[0].images, taken[0].targets
-        return torch.cat([g.images for g in taken]), torch.cat([g.targets for g in taken])
+    def _end_of_epoch(self, cadence: Cadence, note: NoteEpoch, reporter: Reporter, waiting_share: float) -> None:
+        epoch, epochs = self.iteration // self.per_epoch, self.recipe.epochs
+        losses = self._all_losses().tolist()
+        average_statistics(self._all_norms(), self.ranks)
+        split = "validation" if len(self.pipeline.validation_indices) else "test"
+        self.last = {split: self.evaluate(split)} if cadence.is_evaluated(epoch, epochs) else {}
+        metrics = EpochMetrics(
+            epoch=epoch,
+            iteration=self.iteration,
+            train_loss=sum(losses) / len(losses),
+            split=split,
+            evaluation=self.last.get(split),
+            lr=self.optimizer.param_groups[-1]["lr"],
+            images_per_second=self.images_per_second,
+            waiting_share=waiting_share,
+        )
+        if epoch == epochs:
+            self.refuse_scores(self.last[split])
+        if self.recipe.accuracy == "best":
+            self._keep_if_best(epoch, self.last["validation"])
+        if self.ranks.is_main:
+            note(metrics.to_json(), losses)
+        self.losses.zero_()
+        reporter.epoch(metrics, epochs)
+        if cadence.is_saved(epoch, epochs):
+            self.save(cadence, reporter)
+        if self.runtime.stop_hopeless and metrics.evaluation:
+            refuse_guessing(metrics, metrics.evaluation, self.trial, save=lambda: self._save_whole(cadence, reporter))
 
-    def _note_what_is_not_finite(self, loss: Tensor) -> None:
-        """Clip the gradients, and flag whether this update may be applied; nothing waits for the device.
+    def _keep_if_best(self, epoch: int, validation: Evaluation) -> None:
+        """Keep the epoch's weights, and evaluate it on test, if none before it was better on validation."""
+        best = self.best.validation if self.best else None
+        if best is None or validation.preferred.top1 > best.preferred.top1:
+            self.best = EpochScores(epoch=epoch, test=self.evaluate("test"), validation=validation)
+            self.best_weights = {name: t.detach().clone() for name, t in self.preferred.state_dict().items()}
 
-        A gradient that overflowed under loss scaling is left out and the scale lowered; any other
-        that is not finite, and any such loss, ends the run.
+    def _save_or_leave(self, cadence: Cadence, reporter: Reporter) -> None:
+        """Save where it is time, and leave where a rank was told to, agreed by all ranks.
+
+        Raises Interrupted and Diverged; on a GPU it looks for that only now and then, and always
+        before a save.
         """
-        self.scaler.unscale_(self.optimizer)
-        overflow = (~torch.isfinite(gradient_norm(self.parameters, self.recipe.clip_grad))).float()
-        lost = (~torch.isfinite(loss)).float()
-        if self.scaler.is_enabled():
-            self.skipped += overflow
-        else:
-            lost = torch.maximum(lost, overflow)
-        self.bad.copy_(torch.maximum(self.bad, lost))
-        self.ranks.max(self.bad)
-        self.skip.copy_(torch.maximum(self.bad, overflow))
+        wish = cadence.agree()
+        if wish or self.ranks.device.type == "cpu" or self.iteration % CHECK_EVERY_ON_GPU == 0:
+            self.refuse_divergence()
+        if wish and self.iteration < self.total:
+            self.save(cadence, reporter)
+        if wish == Wish.LEAVE and self.iteration < self.total:
+            cadence.leave(self.total)
 
-    def group_loss(self, images: Tensor, targets: Tensor, k: int) -> Tensor:
-        """Forward this rank's k-th micro-batch: (N, C, H, W), (N,) or (N, classes) -> scalar mean loss."""
-        set_momentum(self.norms, k, self.forwards)
-        with self.autocast:
-            logits = self.forward(images)
-        return self.criterion(logits, targets)
+    def save(self, cadence: Cadence, reporter: Reporter) -> None:
+        """Have a checkpoint written, if this iteration has none; all ranks call it, the first writes.
 
-    def refuse_divergence(self) -> None:
-        """Raise Diverged if a loss or a gradient was not finite. Waits for the device."""
-        last = max(self.iteration - 1, 0)
-        if self.bad:
-            odd = (~torch.isfinite(self.losses)).nonzero()
-            what, at = ("loss", last - last % self.per_epoch + int(odd[0])) if len(odd) else ("gradient", last)
+        Raises Diverged: what is not finite is never gone on from.
+        """
+        if cadence.saved_iteration != self.iteration:
+            reporter.saving(self.iteration, self.iteration // self.per_epoch)
+            state = self.state()
+            self._refuse_weights(state)
+            cadence.save(state)
+
+    def _save_whole(self, cadence: Cadence, reporter: Reporter) -> None:
+        """Save, and wait until the checkpoint is on disk."""
+        self.save(cadence, reporter)
+        cadence.finish()
+
+    def _refuse_weights(self, state: TrainingState) -> None:
+        """Raise Diverged if weights, any rank's statistics or moving averages are not finite."""
+        statistics = state["statistics"]
+        of_ranks = {} if statistics is None else {"of all ranks": statistics}
+        if odd := names_not_finite({"model": state["model"], "ema": state["ema"] or {}, "statistics": of_ranks}):
             raise Diverged(
-                f"{what} is not finite in iteration {at} or before; the weights before it are kept; "
-                "lower the learning rate, or warm up for longer"
-            )
-        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
-            raise Diverged(
-                f"gradients of fp16 overflow even at a loss scale of {2 * SMALLEST_SCALE:g}, in iteration {last} or "
-                "before; the weights before it are kept; lower the learning rate, or give --precision fp32"
+                f"{listing(odd[:3])} ({len(odd)} tensors in all) not finite after iteration {self.iteration}; "
+                "no checkpoint is written of them; lower the learning rate, or warm up for longer"
             )
 
     def refuse_scores(self, evaluation: Evaluation) -> None:
@@ -350,109 +242,6 @@ class Trainer:
                 "lower the learning rate, or warm up for longer"
             )
 
-    def _refuse_weights(self, state: TrainingState) -> None:
-        """Raise Diverged if weights, statistics or their moving averages are not finite."""
-        if odd := names_not_finite({"model": state["model"], "ema": state["ema"] or {}}):
-            raise Diverged(
-                f"{listing(odd[:3])} ({len(odd)} tensors in all) not finite after iteration {self.iteration}; "
-                "no checkpoint is written of them; lower the learning rate, or warm up for longer"
-            )
-
-    def _must_stop(self, stop: StopSignal) -> bool:
-        """Whether to save and leave now, agreed by all ranks.
-
-        Raises Diverged; on a GPU it looks for that only now and then, and always before a save.
-        """
-        stopping = self.ranks.any(bool(stop.received))
-        if stopping or self.ranks.device.type == "cpu" or self.iteration % CHECK_EVERY_ON_GPU == 0:
-            self.refuse_divergence()
-        return stopping
-
-    # The run ----------------------------------------------------------------------------------------------------------
-
-    def train(self, store: CheckpointStore, note: NoteEpoch, reporter: Reporter) -> None:
-        """Train to the end. Raises Interrupted after saving, and Diverged."""
-        sampler = self.pipeline.sampler(start=self.iteration, rank=self.ranks.rank, world_size=self.ranks.world_size)
-        stream = self.pipeline.stream(sampler)
-        self.model.train()
-        reporter.start(self.iteration, self.iteration // self.per_epoch)
-        with StopSignal() as stop, contextlib.closing(reporter), contextlib.closing(stream):
-            while self.iteration < self.total:
-                waiting_share = self._to_boundary(stream, stop, store, reporter)
-                self._end_of_epoch(store, note, reporter, waiting_share)
-                if self._must_stop(stop) and self.iteration < self.total:
-                    self._save_and_leave(store, stop)
-
-    def _to_boundary(self, stream: Stream, stop: StopSignal, store: CheckpointStore, reporter: Reporter) -> float:
-        """Train to the end of this epoch; returns the part of the time that was spent waiting for images."""
-        started, epoch = time.monotonic(), self.iteration // self.per_epoch + 1
-        while self.iteration < epoch * self.per_epoch:
-            self.step(stream)
-            reporter.iteration(self.iteration, epoch, stream.waited / (time.monotonic() - started))
-            if self._must_stop(stop) and self.iteration < epoch * self.per_epoch:
-                self._note_times(time.monotonic() - started, stream.take_waited())
-                self._save_and_leave(store, stop)
-        self.refuse_divergence()
-        waited = torch.tensor(stream.take_waited(), dtype=torch.float64, device=self.ranks.device)
-        return self._note_times(time.monotonic() - started, self.ranks.max(waited).item())
-
-    def _note_times(self, seconds: float, waited: float) -> float:
-        """Add to the run's time and to that of its waiting for images; returns the waiting's part."""
-        self.train_seconds += seconds
-        self.waited_seconds += waited
-        return waited / seconds
-
-    def _end_of_epoch(self, store: CheckpointStore, note: NoteEpoch, reporter: Reporter, waiting_share: float) -> None:
-        epoch = self.iteration // self.per_epoch
-        losses = self._all_losses().tolist()
-        split = "validation" if len(self.pipeline.validation_indices) else "test"
-        metrics = EpochMetrics(
-            epoch=epoch,
-            iteration=self.iteration,
-            train_loss=sum(losses) / len(losses),
-            split=split,
-            evaluation=self.evaluate(split),
-            lr=self.optimizer.param_groups[-1]["lr"],
-            images_per_second=self.images_per_second,
-            waiting_share=waiting_share,
-        )
-        if epoch == self.recipe.epochs:
-            self.refuse_scores(metrics.evaluation)
-        if self.recipe.accuracy == "best":
-            self._keep_if_best(epoch, metrics.evaluation.preferred.top1)
-        if self.ranks.is_main:
-            note(metrics.to_json(), losses)
-        self.losses.zero_()
-        reporter.epoch(metrics, self.recipe.epochs)
-        if epoch % self.runtime.checkpoint_every == 0 or epoch == self.recipe.epochs:
-            self.save(store)
-        if self.runtime.stop_hopeless:
-            refuse_guessing(metrics, self.trial, save=lambda: self.save(store))
-
-    def _keep_if_best(self, epoch: int, top1: float) -> None:
-        """Evaluate the epoch on test if none before it was better on validation."""
-        if self.best is None or top1 > self.best.chosen_by:
-            self.best = BestEpoch(epoch=epoch, chosen_by=top1, evaluation=self.evaluate("test"))
-
-    def _save_and_leave(self, store: CheckpointStore, stop: StopSignal) -> None:
-        self.save(store)
-        cause = stop.received or "another rank"
-        raise Interrupted(
-            f"stopped by {cause} at iteration {self.iteration} of {self.total}; saved; start it again to go on",
-            signal=stop.received,
-        )
-
-    def save(self, store: CheckpointStore) -> None:
-        """Write a checkpoint; all ranks call it, the first writes.
-
-        Raises Diverged: what is not finite is never gone on from.
-        """
-        state = self.state()
-        self._refuse_weights(state)
-        if self.ranks.is_main:
-            store.save(state, self.iteration)
-        self.ranks.barrier()
-
     @property
     def images_per_second(self) -> float:
         """Training images a second over the whole run so far, without what is between epochs."""
@@ -463,12 +252,28 @@ class Trainer:
         """The part of training's time so far, 0 to 1, that the slowest rank waited for images."""
         return self.waited_seconds / self.train_seconds if self.train_seconds else 0.0
 
+    @property
+    def preferred(self) -> nn.Module:
+        """The network that is judged and kept: the moving average where it is on."""
+        return self.ema.module if self.ema else self.model
+
+    def result(self) -> EpochScores:
+        """The scores of the last epoch, or of the best where the recipe says so.
+
+        Afterwards `preferred` has that epoch's weights. Collective.
+        """
+        if self.best and self.best_weights:
+            self.preferred.load_state_dict(self.best_weights)
+            return self.best
+        splits = ["test", "validation"] if len(self.pipeline.validation_indices) else ["test"]
+        scores = {split: self.last.get(split) or self.evaluate(split) for split in splits}
+        return EpochScores(epoch=self.recipe.epochs, test=scores["test"], validation=scores.get("validation"))
+
     def evaluate(self, part: str) -> Evaluation:
         """Scores on `validation` or `test` of the weights and, where on, of their moving average.
 
-        Collective.
+        Collective; BatchNorm statistics are those of an epoch's end, where all ranks have the same.
         """
-        self._average_statistics()
         weights = self._scores(self.model, part)
         return Evaluation(weights=weights, ema=self._scores(self.ema.module, part) if self.ema else None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +53,16 @@ def _scores(metrics: Mapping[str, float], images: int, prefix: str) -> Scores:
 class EpochMetrics:
     """One line of metrics.jsonl: `epoch` (from 1) has ended after `iteration` updates.
 
-    train_loss: mean over the epoch's iterations. split: which images `evaluation` saw. lr: of the
-    last update. waiting_share: the part of the epoch's time, 0 to 1, that training waited for images.
+    train_loss: mean over the epoch's iterations. split: which images `evaluation` sees; None where
+    the epoch was not evaluated. lr: of the last update. waiting_share: the part of the epoch's time,
+    0 to 1, that training waited for images.
     """
 
     epoch: int
     iteration: int
     train_loss: float
     split: str
-    evaluation: Evaluation
+    evaluation: Evaluation | None
     lr: float
     images_per_second: float
     waiting_share: float
@@ -71,7 +73,7 @@ class EpochMetrics:
             "iteration": self.iteration,
             "train_loss": self.train_loss,
             "split": self.split,
-            **self.evaluation.to_json(),
+            **(self.evaluation.to_json() if self.evaluation else {}),
             "lr": self.lr,
             "images_per_second": self.images_per_second,
             "waiting_share": self.waiting_share,
@@ -79,16 +81,18 @@ class EpochMetrics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestEpoch:
-    """The epoch with the highest top-1 on validation, `chosen_by`, and its evaluation on test."""
+class EpochScores:
+    """The epoch that a run reports, with its scores on test and, where images are held out, on those."""
 
     epoch: int
-    chosen_by: float
-    evaluation: Evaluation
+    test: Evaluation
+    validation: Evaluation | None
 
-    def to_json(self) -> dict[str, float]:
-        return {"epoch": self.epoch, "chosen_by": self.chosen_by, **self.evaluation.to_json()}
+    def to_json(self) -> dict[str, Any]:
+        validation = self.validation.to_json() if self.validation else None
+        return {"epoch": self.epoch, "test": self.test.to_json(), "validation": validation}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, float]) -> BestEpoch:
-        return cls(epoch=int(values["epoch"]), chosen_by=values["chosen_by"], evaluation=Evaluation.from_json(values))
+    def from_json(cls, values: Mapping[str, Any]) -> EpochScores:
+        validation = Evaluation.from_json(values["validation"]) if values["validation"] else None
+        return cls(epoch=values["epoch"], test=Evaluation.from_json(values["test"]), validation=validation)

@@ -37,6 +37,7 @@ class Reporter:
     ) -> None:
         self.title, self.total, self.images, self.beat, self.silent = title, total, images, beat, silent
         self.workers, self.warned = workers, False
+        self.waiting_share = 0.0  # of this epoch so far
         self.started, self.first, self.last_beat = time.monotonic(), 0, 0.0
         console = Console(stderr=True)
         self.bar = None if silent or not console.is_terminal else _bar(console)
@@ -63,7 +64,7 @@ class Reporter:
 
         waiting_share: of this epoch's time so far. Cheap: reads a clock, writes every few seconds.
         """
-        now = time.monotonic()
+        self.waiting_share, now = waiting_share, time.monotonic()
         if self.silent or now - self.last_beat < (0.2 if self.bar else HEARTBEAT_SECONDS):
             return
         if self.bar:
@@ -87,20 +88,22 @@ class Reporter:
         )
         self.last_beat = time.monotonic()
 
-    def epoch(self, metrics: EpochMetrics, epochs: int) -> None:
-        """Show an epoch's metrics in a line.
+    def saving(self, iteration: int, epoch: int) -> None:
+        """A checkpoint follows: a heartbeat in any case, so that the time of what is in it is known."""
+        if not self.silent:
+            self._beat(iteration, epoch, self.waiting_share)
 
-        Always a heartbeat too: a checkpoint follows, and the time of what is in it shall be known.
-        """
+    def epoch(self, metrics: EpochMetrics, epochs: int) -> None:
+        """Show an epoch's metrics in a line."""
         if self.silent:
             return
-        self._beat(metrics.iteration, metrics.epoch, metrics.waiting_share)
+        scores = metrics.evaluation
         left = (self.total - metrics.iteration) * self.images / max(self.speed(metrics.iteration), 1e-9)
         parts = (
             self.title,
             f"epoch {metrics.epoch}/{epochs}",
             f"loss {metrics.train_loss:.4f}",
-            f"{metrics.split} top-1 {metrics.evaluation.weights.top1:.2f} %",
+            f"{metrics.split} top-1 {scores.weights.top1:.2f} %" if scores else "not evaluated",
             f"{metrics.images_per_second:,.0f} images/s",
             _waiting_text(metrics.waiting_share),
             f"{left:,.0f} s left",

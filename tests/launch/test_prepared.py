@@ -12,15 +12,15 @@ import torch.distributed as dist
 from roadmap.config.runtime import Runtime
 from roadmap.launch import prepared
 from roadmap.launch.prepared import TRY_LATER, Launch, run_prepared, train_prepared
-from roadmap.launch.slurm import job as slurm_job
-from roadmap.launch.slurm.job import Attempt
 from roadmap.launch.slurm.launcher import SlurmLauncher
 from roadmap.launch.slurm.resources import SlurmResources
 from roadmap.launch.status import study_states
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, RunHeld, write_json
 from roadmap.runs.record import LOST_PEER, Record
+from roadmap.train import distributed
 from roadmap.train.distributed import is_lost_peer
+from roadmap.train.execute import _end_of_failed_rank
 from tests.helpers.launches import submitted
 
 
@@ -115,13 +115,20 @@ def test_a_lost_peer_is_told_from_the_runs_own_faults(error: Exception, lost: bo
 
 
 @pytest.mark.parametrize(
-    ("kind", "another_failed", "lost"), [(LOST_PEER, False, True), (LOST_PEER, True, False), (None, False, False)]
+    ("kind", "cause", "text", "left"),
+    [
+        (LOST_PEER, "", "Connection closed by peer", LOST_PEER),
+        (LOST_PEER, "out of memory", "rank 1: out of memory", None),
+        (None, "out of memory", "Connection closed by peer", None),
+    ],
 )
-def test_a_rank_that_lost_another_is_interrupted_unless_that_one_failed_by_itself(
-    kind: str | None, another_failed: bool, lost: bool, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+def test_a_rank_that_lost_another_names_that_ones_cause_and_without_one_it_is_no_fault_of_the_run(
+    kind: str | None, cause: str, text: str, left: str | None, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm_job, "PEER_SECONDS", 0)
-    if another_failed:
-        write_json(run.path / "failed-rank-1-7-0.json", {"error": "out of memory"})
+    monkeypatch.setattr(distributed, "PEER_SECONDS", 0)
+    if cause:
+        distributed.leave_failure(run.path, distributed.Ranks(rank=1, world_size=2), cause)
     record = Record(status="failed", error="Connection closed by peer", error_kind=kind)
-    assert slurm_job._lost_a_peer(run, Attempt("7", 0, 0, 2), record) == lost
+    found = _end_of_failed_rank(run, distributed.Ranks(world_size=2), record)
+    assert (found.error, found.error_kind) == (text, left)
+    assert run.record() == found

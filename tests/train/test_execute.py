@@ -5,18 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+import roadmap
+from roadmap.cli.main import main
 from roadmap.config.errors import ConfigError
 from roadmap.config.runtime import Runtime
+from roadmap.data.file_index import DataError
+from roadmap.data.pipeline import Pipeline, Samples
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
 from roadmap.runs.provenance import git_state
+from roadmap.train import cadence
+from roadmap.train.checkpoints import CheckpointWriter
+from roadmap.train.distributed import Ranks
+from roadmap.train.evaluate import evaluate
 from roadmap.train.execute import execute
-from tests.helpers.small_runs import child, hash_of, in_child, make_run, make_trial, train
+from roadmap.train.loop import Trainer
+from tests.helpers.small_runs import child, exit_codes, hash_of, in_child, make_run, make_trial, train
 
 SHORT = {"epochs": 1, "warmup_epochs": 0}
 KEYS = (
@@ -150,6 +162,150 @@ def test_the_best_epoch_is_chosen_on_the_validation_split(tmp_path: Path) -> Non
     top1 = [m["top1"] for m in folder.metrics()]
     assert record.accuracy_epoch == top1.index(max(top1)) + 1
     assert record.test_images == 500
+
+
+def spoil_the_last_epoch(monkeypatch: pytest.MonkeyPatch, *, then: BaseException | None = None) -> None:
+    """Make the weights useless before the last epoch's end, so that the best epoch is another one."""
+    plain = Trainer.step
+
+    def step(self: Trainer, *args: object) -> None:
+        plain(self, *args)  # type: ignore[arg-type]
+        if self.iteration == self.total - 1 and then:
+            raise then
+        if self.iteration == self.total:
+            for p in [*self.preferred.parameters(), *self.model.parameters()]:
+                p.data.zero_()
+
+    monkeypatch.setattr(Trainer, "step", step)
+
+
+def accuracy_of_file(folder: RunFolder, part: str) -> float:
+    """Top-1 of the weights that a run has left, on its own split."""
+    trial = folder.trial()
+    pipeline = Pipeline.open(trial)
+    model = roadmap.load(folder.path / "weights.safetensors").to(memory_format=torch.channels_last)
+    autocast = torch.autocast("cpu", enabled=False)
+    return evaluate(model, pipeline.views(part), Ranks(), autocast=autocast, memory_format=torch.channels_last).top1
+
+
+@pytest.mark.parametrize(("ema_decay", "name"), [(None, "top1"), (0.5, "ema_top1")])
+def test_the_best_epochs_weights_are_saved_and_give_the_accuracies_that_are_reported(
+    ema_decay: float | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(tmp_path, make_trial(epochs=3, accuracy="best", ema_decay=ema_decay))
+    if ema_decay is None:
+        with monkeypatch.context() as patch:
+            spoil_the_last_epoch(patch, then=RuntimeError("in the last epoch"))
+            assert train(folder).status == "failed"  # the best epoch's weights come out of a checkpoint
+    spoil_the_last_epoch(monkeypatch)
+    record = train(folder)
+    assert (record.status, record.accuracy_epoch) == ("finished", 2)
+    assert record.metrics[name] > 15
+    assert accuracy_of_file(folder, "test") == record.metrics[name]
+    noted = folder.metrics()[record.accuracy_epoch - 1]
+    assert record.metrics["validation_top1"] == noted["top1"]
+    assert accuracy_of_file(folder, "validation") == noted[name]
+
+
+@pytest.mark.parametrize(("validation", "expected"), [(0.0, ["test"] * 2), (0.1, ["validation"] * 2 + ["test"])])
+def test_no_split_is_evaluated_twice_at_the_end(
+    validation: float, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, plain = [], Trainer.evaluate
+    monkeypatch.setattr(Trainer, "evaluate", lambda self, part: seen.append(part) or plain(self, part))
+    trial = make_trial()
+    folder = make_run(tmp_path, replace(trial, data=replace(trial.data, validation=validation)))
+    record = train(folder)
+    assert seen == expected
+    if not validation:
+        assert record.metrics["top1"] == folder.metrics()[-1]["top1"]
+
+
+def test_epochs_between_evaluations_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cadence, "EVALUATED_AT_END", 1)
+    trial = make_trial(epochs=2, ema_decay=None)
+    each, rarely = make_run(tmp_path / "each", trial), make_run(tmp_path / "rarely", trial)
+    first, second = train(each), train(rarely, eval_every=2)
+    assert [(m["epoch"], "top1" in m) for m in rarely.metrics()] == [(1, False), (2, True)]
+    assert hash_of(rarely) == hash_of(each)
+    assert second.metrics == first.metrics
+
+
+def test_the_last_five_epochs_are_evaluated_each() -> None:
+    writer = CheckpointWriter(None)
+    sparse = cadence.Cadence(Ranks(), Runtime(eval_every=4), cadence.StopSignal(), writer)
+    assert [e for e in range(1, 13) if sparse.is_evaluated(e, 12)] == [4, 8, 9, 10, 11, 12]
+
+
+def test_a_recipe_that_reports_its_best_epoch_needs_each_evaluated(tmp_path: Path) -> None:
+    record = train(make_run(tmp_path, make_trial(accuracy="best")), eval_every=2)
+    assert record.status == "failed"
+    assert "--eval-every is 2, but recipe 'digits-adamw' reports the best epoch" in record.error
+    assert "legal: 1; leave --eval-every out" in record.error
+
+
+def fail_on_rank_one() -> None:
+    """Let rank 1 come upon an image that cannot be decoded. For a process of its own."""
+    plain = Samples.__getitem__
+
+    def corrupt(self: Samples, key: tuple[int, int]) -> object:
+        if os.environ["RANK"] == "1":
+            raise DataError("image /data/1.jpg cannot be decoded; legal: whole images; replace or remove it")
+        return plain(self, key)
+
+    Samples.__getitem__ = corrupt  # type: ignore[method-assign,assignment]
+
+
+def names_the_image(folder: RunFolder) -> None:
+    record = folder.record()
+    assert record is not None
+    assert (record.status, record.error_kind) == ("failed", None)
+    assert record.error == "rank 1: image /data/1.jpg cannot be decoded; legal: whole images; replace or remove it"
+
+
+def test_the_cause_of_a_rank_that_fails_is_in_the_record_and_of_an_earlier_attempt_nothing_is_left(
+    tmp_path: Path,
+) -> None:
+    folder = make_run(tmp_path, make_trial(**SHORT))
+    exit_codes(2, lambda: (fail_on_rank_one(), train(folder)))
+    names_the_image(folder)
+    assert exit_codes(2, lambda: train(folder) and None) == [0, 0]
+    assert folder.record().status == "finished"  # type: ignore[union-attr]
+    assert not list((folder.path / "ranks").glob("*"))
+
+
+@pytest.mark.slow
+def test_each_rank_of_a_failed_run_exits_with_an_error(tmp_path: Path) -> None:
+    arguments = ("--step", "9", "--regime", "micro", "--recipe", "cifar-adamw", "--epochs", "1", "--name", "ranks")
+
+    def work() -> None:
+        fail_on_rank_one()
+        sys.exit(main(["run", *arguments, "--runs", str(tmp_path)]))
+
+    assert exit_codes(2, work) == [1, 1]
+    [record] = tmp_path.glob("ranks/*/record.json")
+    names_the_image(RunFolder(record.parent))
+
+
+def test_a_rank_that_is_killed_leaves_the_others_with_a_lost_peer_and_no_cause_of_their_own(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, make_trial(**SHORT))
+
+    def work() -> None:
+        plain = Trainer.group_loss
+
+        def die(self: Trainer, *args: object) -> object:
+            if self.ranks.rank == 1 and self.iteration == 3:
+                os.kill(os.getpid(), 9)
+            return plain(self, *args)  # type: ignore[arg-type]
+
+        Trainer.group_loss = die  # type: ignore[method-assign,assignment]
+        sys.exit(0 if train(folder).status == "finished" else 1)
+
+    assert exit_codes(2, work) == [1, -9]
+    record = folder.record()
+    assert record is not None
+    assert (record.status, record.error_kind) == ("failed", "lost-peer")
+    assert not list((folder.path / "ranks").glob("*"))
 
 
 def test_ten_thousand_lines_written_by_many_processes_are_all_whole(tmp_path: Path) -> None:

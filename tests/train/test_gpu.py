@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from roadmap.bench.benchmarks import batches, trainer
 from roadmap.config.runtime import Runtime, cores
 from roadmap.data.pipeline import Pipeline
 from roadmap.model.block import Block
+from roadmap.train.checkpoints import CheckpointStore, CheckpointWriter
 from roadmap.train.loop import CHECK_EVERY_ON_GPU, Trainer
 from tests.helpers.convnext import ladder
 from tests.helpers.small_runs import make_run, make_trial, train
@@ -96,3 +98,27 @@ def test_every_core_but_one_loads_and_evaluation_sees_the_cpus_images(tmp_path: 
     pinned, plain = (Pipeline.open(trial, workers=2, pin_memory=pin).views("test") for pin in (True, False))
     for (images, labels), (others, same) in zip(pinned, plain, strict=True):
         assert images.is_pinned() and torch.equal(images, others) and torch.equal(labels, same)
+
+
+def test_a_checkpoint_stops_a_gpu_for_less_than_a_third_of_a_second_and_holds_the_weights_of_its_iteration(
+    tmp_path: Path,
+) -> None:
+    ours = trainer("separate-downsampling", "cuda", 32, ema_decay=0.9999)
+    stream = batches(ours.ranks.device, 32)
+    ours.step(stream)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    with CheckpointWriter(store) as writer:
+        writer.reserve(ours.state())
+        writer.wait()
+        expected = [p.detach().clone() for p in ours.model.parameters()]
+        torch.cuda.synchronize()
+        started = time.monotonic()
+        writer.save(ours.state(), 1)
+        stop = time.monotonic() - started
+        for _ in range(3):
+            ours.step(stream)
+    saved = store.load(ours.trial.fingerprint)
+    assert saved is not None
+    for (name, _), weights in zip(ours.model.named_parameters(), expected, strict=True):
+        assert torch.equal(saved["model"][name], weights.cpu())
+    assert stop < 0.3

@@ -21,8 +21,10 @@ from roadmap.config.trial import Trial
 from roadmap.data.pipeline import Pipeline
 from roadmap.model.network import ModernizableResNet
 from roadmap.train.batchnorm import group_momentum
+from roadmap.train.cadence import Cadence, StopSignal
+from roadmap.train.checkpoints import CheckpointWriter
 from roadmap.train.distributed import Ranks
-from roadmap.train.loop import Diverged, StopSignal, Trainer
+from roadmap.train.loop import Diverged, Trainer
 from roadmap.train.optimizer import make_optimizer, make_schedule
 from tests.helpers.convnext import ladder
 from tests.helpers.small_runs import make_run, make_trial, on_ranks, train
@@ -145,7 +147,7 @@ def test_a_stop_signal_after_a_loss_that_is_not_finite_does_not_hide_it() -> Non
     trainer = Trainer(trial, Pipeline.open(trial), Ranks(), Runtime())
     trainer.bad.fill_(1)
     with pytest.raises(Diverged, match="is not finite in iteration 0"):
-        trainer._must_stop(StopSignal("SIGTERM"))
+        trainer._save_or_leave(Cadence(Ranks(), Runtime(), StopSignal("SIGTERM"), CheckpointWriter(None)), None)  # type: ignore[arg-type]
 
 
 def test_a_run_does_not_go_on_in_another_number_format(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from roadmap.data.pipeline import Pipeline
 from roadmap.train.batchnorm import batch_norms, set_momentum
 from roadmap.train.criterion import seed_group
 from roadmap.train.distributed import Ranks
-from roadmap.train.loop import Group, Trainer, initial_network
+from roadmap.train.loop import Trainer
 from roadmap.train.microbatch import draw, take_groups
+from roadmap.train.updates import Group, initial_network
 from tests.helpers.small_runs import make_run, make_trial, on_ranks, train
 
 CPU = torch.device("cpu")

@@ -19,8 +19,9 @@ from roadmap.model.network import ModernizableResNet
 from roadmap.study.expand import expand
 from roadmap.study.plan import Plan
 from roadmap.train.distributed import Ranks
-from roadmap.train.loop import Trainer, moving_average
+from roadmap.train.loop import Trainer
 from roadmap.train.optimizer import make_optimizer
+from roadmap.train.updates import moving_average
 from tests.helpers.convnext import REGIMES
 from tests.helpers.small_runs import make_trial
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +17,14 @@ import pytest
 import roadmap.data.pipeline
 import roadmap.train.criterion
 import roadmap.train.execute
-import roadmap.train.loop
+import roadmap.train.updates
 from roadmap.config.runtime import Runtime
 from roadmap.runs.folder import RunFolder
+from roadmap.runs.io import RunError
 from roadmap.train import checkpoints
 from roadmap.train.execute import execute
 from roadmap.train.loop import Trainer
-from tests.helpers.small_runs import hash_of, in_child, make_run, make_trial, train
+from tests.helpers.small_runs import hash_of, in_child, make_run, make_trial, on_ranks, train
 
 ITERATIONS = 18  # of make_trial: 2 epochs of 1,166 // 128
 
@@ -35,7 +37,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, RunFolde
     return hash_of(folder), folder
 
 
-def train_until(folder: RunFolder, iteration: int, act: Callable[[], object]) -> None:
+def train_until(folder: RunFolder, iteration: int, act: Callable[[], object], **runtime: object) -> None:
     """Train, and let something happen in the middle of an iteration: after a forward pass, before the update.
 
     For a process of its own.
@@ -50,7 +52,7 @@ def train_until(folder: RunFolder, iteration: int, act: Callable[[], object]) ->
         return loss
 
     Trainer.group_loss = group_loss  # type: ignore[method-assign,assignment]
-    train(folder)
+    train(folder, **runtime)
 
 
 def kill_self() -> None:
@@ -123,22 +125,25 @@ def test_a_run_killed_inside_a_save_ends_with_the_same_bits(
     Each save makes two files whole (checksum, checkpoint), each with two fsyncs and one rename.
     """
     folder = make_run(tmp_path, make_trial())
+    code = in_child(lambda: killed_inside_a_save(folder, call, count))
+    assert code == (-signal.SIGKILL if call == "fsync" or count <= 4 else 0)  # two saves: four renames
+    ends_as(folder, undisturbed)
+
+
+def killed_inside_a_save(folder: RunFolder, call: str, count: int, **runtime: object) -> None:
+    """Train until the count-th fsync or rename of a checkpoint. For a process of its own."""
     plain, seen = getattr(os, call), 0
 
     def stop_here(*args: object) -> object:
         nonlocal seen
         seen += "checkpoint-" in str(args[0]) if call == "replace" else _is_checkpoint(args[0])
         if seen == count:
+            assert threading.current_thread() is not threading.main_thread(), "training goes on meanwhile"
             kill_self()
         return plain(*args)
 
-    def disturbed() -> None:
-        setattr(os, call, stop_here)
-        train(folder)
-
-    code = in_child(disturbed)
-    assert code == (-signal.SIGKILL if call == "fsync" or count <= 4 else 0)  # two saves: four renames
-    ends_as(folder, undisturbed)
+    setattr(os, call, stop_here)
+    train(folder, **runtime)
 
 
 def _is_checkpoint(descriptor: object) -> bool:
@@ -212,6 +217,88 @@ def test_a_heartbeat_is_not_behind_the_checkpoint_so_that_the_time_of_what_is_in
     assert (folder.heartbeat() or {})["iteration"] >= folder.newest_checkpoint() == 9
 
 
+def killed_with_checkpoints_by_time(folder: RunFolder, iteration: int) -> None:
+    """Killed at an iteration, as often saved before as the writer could; each save is on disk soon."""
+
+    def work() -> None:
+        Trainer.step = slow(Trainer.step)  # type: ignore[method-assign,assignment]
+        train_until(folder, iteration, kill_self, checkpoint_minutes=0.0)
+
+    assert in_child(work) == -signal.SIGKILL
+
+
+def slow(step: Callable[..., object]) -> Callable[..., object]:
+    """Leave the thread that writes the time it needs."""
+
+    def act(*args: object) -> object:
+        time.sleep(0.1)
+        return step(*args)
+
+    return act
+
+
+def test_checkpoints_by_time_fall_within_epochs_and_change_no_bit(
+    tmp_path: Path, undisturbed: tuple[str, RunFolder]
+) -> None:
+    folder = make_run(tmp_path, make_trial())
+    killed_with_checkpoints_by_time(folder, 7)
+    assert (folder.heartbeat() or {})["iteration"] >= folder.newest_checkpoint() >= 2
+    ends_as(folder, undisturbed)
+    assert (folder.path / "attempts.jsonl").read_text().count("from_iteration") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", range(4))
+def test_a_run_killed_while_a_checkpoint_by_time_is_written_ends_with_the_same_bits(
+    case: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
+) -> None:
+    folder, draw = make_run(tmp_path, make_trial()), random.Random(case)
+    call, count = draw.choice(["fsync", "replace"]), draw.randrange(1, 12)
+    assert in_child(lambda: killed_inside_a_save(folder, call, count, checkpoint_minutes=0.0)) == -signal.SIGKILL
+    ends_as(folder, undisturbed)
+
+
+def test_a_disk_that_is_full_for_the_thread_fails_the_run_which_goes_on_when_there_is_room(
+    tmp_path: Path, undisturbed: tuple[str, RunFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(tmp_path, make_trial())
+
+    def full(*_: object) -> None:
+        raise RunError("checkpoint-000000009.pt cannot be written (9 bytes): No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.CheckpointStore, "save", full)
+        record = train(folder)
+    assert (record.status, record.error) == (
+        "failed",
+        "checkpoint-000000009.pt cannot be written (9 bytes): No space left on device",
+    )
+    ends_as(folder, undisturbed)
+
+
+def hash_on_two_ranks(folder: RunFolder, **runtime: object) -> str:
+    on_ranks(2, lambda: train(folder, **runtime) and None)
+    assert status_of(folder) == "finished"
+    return hash_of(folder)
+
+
+@pytest.mark.slow
+def test_when_two_ranks_evaluate_and_save_changes_no_bit_of_their_batchnorm_statistics(tmp_path: Path) -> None:
+    trial = make_trial("inverted-bottleneck", epochs=7, warmup_epochs=0)
+    often = hash_on_two_ranks(make_run(tmp_path / "often", trial), checkpoint_minutes=0.0)
+    assert often == hash_on_two_ranks(make_run(tmp_path / "rarely", trial), eval_every=7, checkpoint_every=7)
+
+
+@pytest.mark.slow
+def test_two_ranks_stopped_within_an_epoch_end_with_the_same_bits(tmp_path: Path) -> None:
+    """Each rank has BatchNorm statistics of its own there."""
+    trial = make_trial("inverted-bottleneck")
+    whole, stopped = make_run(tmp_path / "whole", trial), make_run(tmp_path / "stopped", trial)
+    on_ranks(2, lambda: signalled_at(stopped, 4, signal.SIGTERM))
+    assert (status_of(stopped), stopped.newest_checkpoint()) == ("interrupted", 5)
+    assert hash_on_two_ranks(stopped) == hash_on_two_ranks(whole)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("heartbeat", ['{"state": "running"}', "", None])
 def test_negative_control_without_its_heartbeat_a_killed_attempt_is_not_counted_but_resumed(
@@ -235,7 +322,7 @@ def test_a_forced_run_counts_its_time_anew(tmp_path: Path) -> None:
 
 
 def leave_generators_to_their_state() -> None:
-    roadmap.train.loop.seed_group = lambda *args: 0
+    roadmap.train.updates.seed_group = lambda *args: 0
     roadmap.data.pipeline.seed_all = lambda seed: None
     roadmap.train.criterion.np.random.seed = lambda seed: None  # type: ignore[assignment]
 

@@ -37,7 +37,6 @@ JOBS = "jobs.jsonl"
 CANCELLED = "cancelled"  # a file of this name in the run folder: `roadmap cancel` was here
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 MEET_SECONDS = 300  # within which rank 0 must have said where it is
-PEER_SECONDS = 3  # within which a rank that failed by itself has said so
 
 
 @dataclass(frozen=True)
@@ -83,8 +82,8 @@ class RunJob:
         for s in SIGNALS:
             signal.signal(s, signal.SIG_IGN)
         if here.rank:
-            return _end_of_other_rank(run, here, record)
-        if record.status == FAILED and _lost_a_peer(run, here, record):
+            return _end_of_other_rank(here, record)
+        if record.error_kind == LOST_PEER:  # no rank has failed by itself: a node died, which is no fault of the run
             record = record.replace(status=INTERRUPTED)
             run.write_record(record)
         if record.status == INTERRUPTED:
@@ -215,26 +214,17 @@ def _train(run: RunFolder, here: Attempt) -> Record:
     return train_prepared(run, _launch(run).runtime, threads=threads, patient=here.world_size == 1)
 
 
-def _end_of_other_rank(run: RunFolder, here: Attempt, record: Record) -> str:
+def _end_of_other_rank(here: Attempt, record: Record) -> str:
     """Rank 0 speaks for all.
 
-    An interrupted rank waits to be ended with the job, a failed one says why first.
+    An interrupted rank waits to be ended with the job; a failed one has left its cause for rank 0.
     """
     if record.status in SETTLED:
         return record.status
     if record.status == INTERRUPTED or record.error_kind == LOST_PEER:
         time.sleep(60)
         return INTERRUPTED
-    write_json(run.path / f"failed-rank-{here.rank}-{here.job}-{here.restart}.json", {"error": record.error})
     raise RuntimeError(f"rank {here.rank}: {record.error}")
-
-
-def _lost_a_peer(run: RunFolder, here: Attempt, record: Record) -> bool:
-    """Whether the failure is only another rank's silence: its node died, which is no fault of the run."""
-    if here.world_size == 1 or record.error_kind != LOST_PEER:
-        return False
-    time.sleep(PEER_SECONDS)
-    return not list(run.path.glob(f"failed-rank-*-{here.job}-{here.restart}.json"))
 
 
 # Back into the queue --------------------------------------------------------------------------------------------------
