@@ -48,7 +48,7 @@ class Group(NamedTuple):
 
     images: Tensor
     targets: Tensor
-    place: int
+    number: int
 
 
 def initial_network(trial: Trial) -> nn.Module:
@@ -176,10 +176,10 @@ class Updates:
         """The images and targets of one forward pass; stochastic depth is seeded, or drawn before the pass."""
         taken = list(itertools.islice(groups, self.per_forward))
         if self.draws_first:
-            keys = [(self.trial.seed, self.iteration, group.place) for group in taken]
+            keys = [(self.trial.seed, self.iteration, group.number) for group in taken]
             draw_masks(self.model, keys, self.recipe.group_size, self.ranks.device)
         else:
-            seed_group(self.trial.seed, self.iteration, taken[0].place, self.ranks.device)
+            seed_group(self.trial.seed, self.iteration, taken[0].number, self.ranks.device)
         if len(taken) == 1:
             return taken[0].images, taken[0].targets
         return torch.cat([g.images for g in taken]), torch.cat([g.targets for g in taken])

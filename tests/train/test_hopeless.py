@@ -41,13 +41,16 @@ def metrics(epoch: int, top1: float, ema: float | None = None) -> EpochMetrics:
         evaluation=Evaluation(weights=scores(top1), ema=None if ema is None else scores(ema)),
         lr=0.1,
         images_per_second=1.0,
+        waiting_share=0.0,
     )
 
 
 def ends(epoch: int, top1: float, ema: float | None = None, *, epochs: int = 5) -> bool:
     saved = []
     try:
-        refuse_guessing(metrics(epoch, top1, ema), make_trial(epochs=epochs), save=lambda: saved.append(1))
+        of = metrics(epoch, top1, ema)
+        assert of.evaluation is not None
+        refuse_guessing(of, of.evaluation, make_trial(epochs=epochs), save=lambda: saved.append(1))
     except Hopeless:
         assert saved, "it saves itself before it leaves"
         return True

@@ -23,7 +23,7 @@ from roadmap.train.batchnorm import batch_norms, set_momentum
 from roadmap.train.criterion import seed_group
 from roadmap.train.distributed import Ranks
 from roadmap.train.loop import Trainer
-from roadmap.train.microbatch import draw, take_groups
+from roadmap.train.microbatch import draw_masks, take_groups
 from roadmap.train.updates import Group, initial_network
 from tests.helpers.small_runs import make_run, make_trial, on_ranks, train
 
@@ -119,7 +119,7 @@ def at_once(model: nn.Module, images: Tensor, groups: int, passes: int) -> Tenso
     take_groups(model, each)
     norms, logits = batch_norms(model), []
     for k, part in enumerate(images.chunk(passes)):
-        draw(model, [(3, 0, k * each + i) for i in range(each)], size, CPU)
+        draw_masks(model, [(3, 0, k * each + i) for i in range(each)], size, CPU)
         set_momentum(norms, k, passes)
         logits.append(model(part))
     return torch.cat(logits)
