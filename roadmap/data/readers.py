@@ -13,16 +13,17 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from roadmap.config.data import Data
-from roadmap.data.decode import REFERENCE, check_decoder, decode
-from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, DataError, Listing, list_split, parquet_splits
+from roadmap.data.decode import check_decoder
+from roadmap.data.encoded import EncodedImages, Files, Source
+from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, DataError, list_split, parquet_splits
 from roadmap.data.listing_cache import cache_folder
 from roadmap.data.parquet import ParquetTable
 from roadmap.data.registry import DATA_SETS, IMAGE_FOLDERS, TIMM_PREFIXES, DataSet, is_timms_imagenet
@@ -32,8 +33,6 @@ DIGITS_TEST_IMAGES = 500
 TEST_SPLIT_SEED = 0  # of test splits that we cut ourselves: one for all trials, whatever their seeds
 STREAM_LIMIT_BYTES = 2 << 30
 CHECK_ALL_UP_TO = 100_000
-COMPARED_IMAGES = 16
-UNDECODABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 Labels = Sequence[int] | np.ndarray
 
 
@@ -68,68 +67,6 @@ class ArrayImages:
         how = Image.Resampling[interpolation.upper()]
         images = [np.asarray(self.image(i).resize((size, size), how)) for i in range(len(self))]
         return ArrayImages(np.stack(images), self.labels)
-
-
-class Source(Protocol):
-    """Encoded images by index, their labels, and when the files were last changed, in ns."""
-
-    @property
-    def labels(self) -> np.ndarray: ...
-
-    @property
-    def times(self) -> np.ndarray: ...
-
-    def content(self, index: int) -> bytes: ...
-
-    def where(self, index: int) -> str:
-        """How a message names the image."""
-
-
-@dataclass(frozen=True)
-class Files:
-    """Files of their own, below a folder."""
-
-    files: Listing
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.files.labels
-
-    @property
-    def times(self) -> np.ndarray:
-        return self.files.times
-
-    def content(self, index: int) -> bytes:
-        return (self.files.root / self.files.files[index]).read_bytes()
-
-    def where(self, index: int) -> str:
-        return str(self.files.root / self.files.files[index])
-
-
-@dataclass(frozen=True)
-class EncodedImages:
-    """Images of a source, decoded when asked for."""
-
-    source: Source
-    mode: str
-    decoder: str = REFERENCE
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.source.labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, index: int) -> Image.Image:
-        try:
-            return decode(self.source.content(index), self.mode, self.decoder)
-        except UNDECODABLE as e:
-            problem = "of no known format" if isinstance(e, UnidentifiedImageError) else e
-            raise DataError(
-                f"image {self.source.where(index)} cannot be decoded: {problem}; legal: whole images; "
-                "replace or remove it"
-            ) from e
 
 
 @dataclass(frozen=True)
@@ -192,22 +129,6 @@ def _encoded_splits(data: Data, data_dir: Path | None, mode: str) -> tuple[Encod
         sources = [Shards(files) if files.shards else Files(files) for files in listings]
     train, test = (EncodedImages(source, mode, data.decoder) for source in sources)
     return train, test
-
-
-def decoder_difference(split: Split) -> int | None:
-    """The largest difference of a pixel from the reference's, of 0 to 255, over a few images of the split.
-
-    None where the reference itself decodes.
-    """
-    if not isinstance(split, EncodedImages) or split.decoder == REFERENCE:
-        return None
-    chosen = np.linspace(0, len(split) - 1, min(COMPARED_IMAGES, len(split))).astype(int).tolist()
-    reference = replace(split, decoder=REFERENCE)
-    return max(_difference(split.image(i), reference.image(i)) for i in chosen)
-
-
-def _difference(a: Image.Image, b: Image.Image) -> int:
-    return int(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).max())
 
 
 def _digits() -> tuple[Split, Split]:

@@ -22,8 +22,9 @@ from roadmap.config.errors import RoadmapError
 from roadmap.config.model import TimmSpec
 from roadmap.config.runtime import Runtime, cores
 from roadmap.config.trial import Trial
+from roadmap.data.encoded import decoder_difference
 from roadmap.data.pipeline import Pipeline
-from roadmap.data.readers import class_names, decoder_difference
+from roadmap.data.readers import class_names
 from roadmap.model.build import save_timm
 from roadmap.model.complexity import complexity
 from roadmap.runs.folder import RunFolder

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 
 from roadmap.config.errors import listing
 from roadmap.data.decode import REFERENCE, check_decoder
+from roadmap.data.encoded import EncodedImages, Files
 from roadmap.data.file_index import IMAGE_SUFFIXES, DataError, Listing
 from roadmap.data.pipeline import eval_transform
-from roadmap.data.readers import EncodedImages, Files
 from roadmap.data.registry import NAMED
 from roadmap.data.views import Views
 from roadmap.model.files import load
