@@ -286,8 +286,8 @@ def _formats(trial: Trial, ranks: Ranks) -> Formats:
 def _earlier_circumstances(folder: RunFolder, ranks: Ranks, trial: Trial) -> tuple[dict[str, Any], ...]:
     """What of the attempts before this one was not as it is now; each such attempt once.
 
-    Other code, packages, hardware, ranks, precision or formats: a run that was resumed elsewhere is not of one
-    piece.
+    Other code, packages, hardware, ranks, precision or formats: a run that was resumed elsewhere is
+    not of one piece.
     """
     now = {**_made_by(trial, ranks), "hardware": hardware(ranks).to_json()}
     found: list[dict[str, Any]] = []
