@@ -6,6 +6,7 @@ float32, which torch would otherwise choose apart for convolutions (TF32) and ma
 
 from __future__ import annotations
 
+import contextlib
 from functools import lru_cache
 
 import torch
@@ -51,7 +52,7 @@ def formats_of(spec: AnySpec, recipe: Recipe, image_size: int, device: torch.dev
     seen = ("float32",) if dtype is None else observed_residual(spec, recipe.residual, image_size, device.type, dtype)
     return Formats(
         autocast="none" if dtype is None else _name(dtype),
-        residual=" and ".join(seen),
+        residual=" and ".join(seen) or None,
         matmul=_arithmetic(device, tf32=torch.backends.cuda.matmul.allow_tf32),
         convolution=_arithmetic(device, tf32=torch.backends.cudnn.allow_tf32),
         cudnn_benchmark=torch.backends.cudnn.benchmark,
@@ -76,9 +77,15 @@ def observed_residual(
     """The formats, sorted, of what the blocks of a network hand on under autocast.
 
     Seen in a pass of one image without data or arithmetic, so a timm network's are known too. One
-    name where the residual stream has one format.
+    name where the residual stream has one format; none where a network cannot be passed through so,
+    as one that decides by its values.
     """
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensorMode,
+        UnsupportedOperatorException,
+    )
 
     model = timm_on_meta(spec, image_size) if isinstance(spec, TimmSpec) else on_meta(spec)
     set_residual(model.eval(), residual)
@@ -91,7 +98,10 @@ def observed_residual(
     for block in blocks_of(model):
         block.register_forward_hook(note)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    with FakeTensorMode(), torch.no_grad():
+    unseen = contextlib.suppress(
+        DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException
+    )
+    with unseen, FakeTensorMode(), torch.no_grad():
         state = {name: torch.empty(t.shape, dtype=t.dtype, device=device) for name, t in tensors.items()}
         image = torch.empty(1, spec.in_chans, image_size, image_size, device=device)
         with torch.autocast(device, dtype=dtype):

@@ -92,6 +92,16 @@ def test_a_run_whose_last_update_breaks_its_weights_diverges_and_leaves_none_to_
     assert folder.newest_checkpoint() == 0 and not (folder.path / "weights.safetensors").exists()
 
 
+def test_a_run_of_finite_losses_with_infinite_statistics_diverges_and_leaves_nothing(tmp_path: Path) -> None:
+    trial = make_trial("baseline", optimizer="sgd", lr=210.0, epochs=1, warmup_epochs=0.0, ema_decay=None)
+    folder = make_run(tmp_path, trial)
+    record = train(folder)
+    assert (record.status, dict(record.metrics)) == ("diverged", {})
+    assert record.error.startswith("model.stages.0.blocks.0.norm.running_var")
+    assert "not finite after iteration 9; no checkpoint is written" in record.error
+    assert folder.newest_checkpoint() == 0 and not (folder.path / "weights.safetensors").exists()
+
+
 # float16 --------------------------------------------------------------------------------------------------------------
 
 
