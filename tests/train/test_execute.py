@@ -186,9 +186,7 @@ def accuracy_of_file(folder: RunFolder, part: str) -> float:
     return evaluate(model, pipeline.views(part), Ranks(), autocast=autocast, memory_format=torch.channels_last).top1
 
 
-@pytest.mark.parametrize(
-    ("ema_decay", "name"), [(None, "top1"), pytest.param(0.5, "ema_top1", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("ema_decay", "name"), [(None, "top1"), pytest.param(0.5, "ema_top1", marks=pytest.mark.slow)])
 def test_the_best_epochs_weights_are_saved_and_give_the_accuracies_that_are_reported(
     ema_decay: float | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
