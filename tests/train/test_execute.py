@@ -188,7 +188,7 @@ def accuracy_of_file(folder: RunFolder, part: str) -> float:
     return evaluate(model, pipeline.views(part), Ranks(), autocast=autocast, memory_format=torch.channels_last).top1
 
 
-@pytest.mark.parametrize(("ema_decay", "name"), [(None, "top1"), (0.5, "ema_top1")])
+@pytest.mark.parametrize(("ema_decay", "name"), [(None, "top1"), pytest.param(0.5, "ema_top1", marks=pytest.mark.slow)])
 def test_the_best_epochs_weights_are_saved_and_give_the_accuracies_that_are_reported(
     ema_decay: float | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +207,10 @@ def test_the_best_epochs_weights_are_saved_and_give_the_accuracies_that_are_repo
     assert accuracy_of_file(folder, "validation") == noted[name]
 
 
-@pytest.mark.parametrize(("validation", "expected"), [(0.0, ["test"] * 2), (0.1, ["validation"] * 2 + ["test"])])
+@pytest.mark.parametrize(
+    ("validation", "expected"),
+    [(0.0, ["test"] * 2), pytest.param(0.1, ["validation"] * 2 + ["test"], marks=pytest.mark.slow)],
+)
 def test_no_split_is_evaluated_twice_at_the_end(
     validation: float, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +290,7 @@ def test_each_rank_of_a_failed_run_exits_with_an_error(tmp_path: Path) -> None:
     names_the_image(RunFolder(record.parent))
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_leaves_the_others_with_a_lost_peer_and_no_cause_of_their_own(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(**SHORT))
 
