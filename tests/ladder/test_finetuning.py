@@ -72,7 +72,7 @@ def test_v2_is_fine_tuned_as_its_own_paper_says(variant: str, weights: str) -> N
     trial = planned(variant, weights)
     r = trial.recipe
     decay = (r.layer_decay, r.layer_decay_type)
-    found = (r.epochs, r.lr, r.weight_decay, *decay, r.label_smoothing, r.mixup, trial.model.drop_path_rate)  # type: ignore[union-attr]
+    found = (r.epochs, r.lr, r.weight_decay, *decay, r.label_smoothing, r.mixup, trial.model.drop_path_rate)
     assert found == V2[variant]
     assert (r.batch_size, r.ema_decay) == (1024, 0.9999)
 
