@@ -52,7 +52,7 @@ def planned(variant: str, weights: str, **asked: object) -> Trial:
 def test_weights_of_22k_are_fine_tuned_as_table_6_says(variant: str, size: int, weights: str) -> None:
     trial = planned(variant, weights, image_size=size)
     recipe = trial.recipe
-    found = (trial.model.drop_path_rate, recipe.layer_decay, recipe.ema_decay, recipe.test_crop)  # type: ignore[union-attr]
+    found = (trial.model.drop_path_rate, recipe.layer_decay, recipe.ema_decay, recipe.test_crop)
     assert found == FROM_22K[variant, size]
     assert recipe.test_resize == ("square" if size == 384 else "shorter"), "nothing of an image is cut off at 384"
     shared = (recipe.lr, recipe.weight_decay, recipe.batch_size, recipe.epochs, recipe.warmup_epochs)
@@ -64,7 +64,7 @@ def test_weights_of_22k_are_fine_tuned_as_table_6_says(variant: str, size: int, 
 @pytest.mark.parametrize(("variant", "rate"), [("convnext_base", 0.8), ("convnext_large", 0.95)])
 def test_weights_of_1k_are_fine_tuned_at_384_when_asked_for(variant: str, rate: float, weights: str) -> None:
     trial = planned(variant, weights, image_size=384, recipe="convnext-finetune-1k-384")
-    assert (trial.model.drop_path_rate, trial.recipe.layer_decay, trial.recipe.test_crop) == (rate, 0.7, 1.0)  # type: ignore[union-attr]
+    assert (trial.model.drop_path_rate, trial.recipe.layer_decay, trial.recipe.test_crop) == (rate, 0.7, 1.0)
 
 
 @pytest.mark.parametrize("variant", V2)
@@ -72,7 +72,7 @@ def test_v2_is_fine_tuned_as_its_own_paper_says(variant: str, weights: str) -> N
     trial = planned(variant, weights)
     r = trial.recipe
     decay = (r.layer_decay, r.layer_decay_type)
-    found = (r.epochs, r.lr, r.weight_decay, *decay, r.label_smoothing, r.mixup, trial.model.drop_path_rate)  # type: ignore[union-attr]
+    found = (r.epochs, r.lr, r.weight_decay, *decay, r.label_smoothing, r.mixup, trial.model.drop_path_rate)
     assert found == V2[variant]
     assert (r.batch_size, r.ema_decay) == (1024, 0.9999)
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,8 +32,8 @@ CPU = torch.device("cpu")
 BATCHNORM_STEP = "inverted-bottleneck"
 
 
-def trainer_of(trial: Trial, **runtime: int) -> Trainer:
-    return Trainer(trial, Pipeline.open(trial), Ranks(), Runtime(channels_last=False, **runtime))
+def trainer_of(trial: Trial, *, micro_batch: int | None = None) -> Trainer:
+    return Trainer(trial, Pipeline.open(trial), Ranks(), Runtime(channels_last=False, micro_batch=micro_batch))
 
 
 def groups_of(trial: Trial) -> list[Group]:
@@ -83,7 +84,7 @@ def test_the_norm_batch_study_mixes_the_same_images_at_every_group_size() -> Non
         ({"mix_group_size": 1}, "Recipe.mix_group_size is 1 with mixup or cutmix on; legal: even sizes"),
     ],
 )
-def test_groups_that_do_not_fit_each_other_are_refused(sizes: dict[str, int], text: str) -> None:
+def test_groups_that_do_not_fit_each_other_are_refused(sizes: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError) as e:
         make_trial(batch_size=128, group_size=64, **sizes)
     assert str(e.value).startswith(text)
@@ -151,8 +152,8 @@ def test_negative_control_statistics_over_all_groups_differ() -> None:
     assert (one_by_one(model, images, 4) - one_by_one(other, images, 1)).abs().max() > 1e-3
 
 
-def losses(trial: Trial, iterations: int = 4, **runtime: int) -> list[float]:
-    trainer = trainer_of(trial, **runtime)
+def losses(trial: Trial, iterations: int = 4, *, micro_batch: int | None = None) -> list[float]:
+    trainer = trainer_of(trial, micro_batch=micro_batch)
     stream = iter(trainer.pipeline.stream(trainer.pipeline.sampler()))
     for _ in range(iterations):
         trainer.step(stream)
@@ -188,7 +189,9 @@ def test_layers_that_cannot_tell_groups_apart_are_refused() -> None:
 
 def test_a_record_tells_the_images_of_a_forward_pass(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(epochs=1, warmup_epochs=0, batch_size=128, group_size=64))
-    record = train(folder, micro_batch=128)
+    train(folder, micro_batch=128)
+    record = folder.record()
+    assert record is not None
     assert (record.status, record.device_batch, record.group_size) == ("finished", 128, 64)
     [attempt] = [json.loads(line) for line in (folder.path / "attempts.jsonl").read_text().splitlines()]
     assert attempt["device_batch"] == 128
