@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from roadmap.api import Study
@@ -14,7 +17,7 @@ from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, Record
-from roadmap.study.expand import images_to_train
+from roadmap.study.cost import Calibration, latest, read_calibrations
 
 STOPPED = 130  # exit status, as of a shell whose program was interrupted
 STATE_TEXTS = {
@@ -23,7 +26,6 @@ STATE_TEXTS = {
     DIVERGED: "diverged: starts again",
     INTERRUPTED: "interrupted: goes on",
 }
-Rates = Mapping[tuple[str, str], float]
 
 
 def state_of(folder: RunFolder) -> str:
@@ -48,9 +50,14 @@ def run_study(study: Study, runtime: Runtime, *, jobs: int, force: bool, as_json
         note = "are finished already and are not trained again (--force does)"
         print(f"{done} of {count} runs {note}", file=sys.stderr)
     alone = len(todo) == 1 and (jobs == 1 or count == 1)
-    study.train(runtime, jobs=jobs, force=force, finished=Progress(len(todo), quiet=alone).finished)
+    began = time.monotonic()
+    predicted = study.train(runtime, jobs=jobs, force=force, finished=Progress(len(todo), quiet=alone).finished)
     if _rank():
         return 0  # one rank prints
+    if predicted is not None:
+        from analysis.wording import predicted_and_taken
+
+        print(predicted_and_taken(predicted, time.monotonic() - began), file=sys.stderr)
     records = [record for run in study.run_folders if (record := run.record())]
     _print_records(study, records, as_json)
     return _exit_status({record.status for record in records}, missing=len(records) < count)
@@ -97,29 +104,79 @@ def _value_text(value: Any) -> str:
 # plan ---------------------------------------------------------------------------------------------
 
 
-def show_plan(study: Study, *, as_json: bool) -> int:
-    """Show the trials, what there is of each, and their time where a finished run tells it."""
+def show_plan(study: Study, *, jobs: int | None, as_json: bool) -> int:
+    """Show the trials, what there is of each, and their time where a calibration or a finished run tells it."""
     states = {run.path.name: state_of(run) for run in study.run_folders}
-    rates = _measured_rates(study.run_folders)
-    seconds = {trial.id: _seconds(trial, rates) for trial in study.trials}
+    forecast = Forecast.of(study, jobs)
     if as_json:
-        print_json(_plan_json(study, states, seconds))
+        print_json(_plan_json(study, states, forecast))
         return 0
-    rows = [_plan_row(trial, states[trial.id], seconds[trial.id]) for trial in study.trials]
+    rows = [_plan_row(trial, states[trial.id], forecast.seconds[trial.id]) for trial in study.trials]
     columns = ["step", "change", "seed", "recipe", "epochs", "state", "minutes", "run"]
     print_table(f"{study.name}: {study.question}", columns, rows)
     for cell, reason in study.undefined.items():
         print(f"{cell}: not defined: {reason}")
     for note in study.content.notes:
         print(note)
-    left = [seconds[trial.id] for trial in study.trials if states[trial.id] != FINISHED]
+    left = [trial.id for trial in study.trials if states[trial.id] != FINISHED]
     count = len(study.trials)
-    print(f"{count} trials: {count - len(left)} finished, {len(left)} to train; time left: {_time_left(left)}")
+    print(f"{count} trials: {count - len(left)} finished, {len(left)} to train; time left: {forecast.time_left(left)}")
+    print(forecast.source)
     return 0
 
 
-def _plan_json(study: Study, states: Mapping[str, str], seconds: Mapping[str, float | None]) -> dict[str, Any]:
-    trials = [{**t.to_json(), "state": states[t.id], "predicted_seconds": seconds[t.id]} for t in study.trials]
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """How long each run of a study would take, None where nothing tells, and what it is known from.
+
+    jobs: runs side by side.
+    """
+
+    study: str
+    seconds: Mapping[str, float | None]
+    calibration: Calibration | None
+    jobs: int
+
+    @classmethod
+    def of(cls, study: Study, jobs: int | None) -> Forecast:
+        """From the latest calibration (of `jobs` where given), and from finished runs of what it does not hold."""
+        calibration = latest(read_calibrations(study.folder), jobs=jobs)
+        took = _taken(study.run_folders)
+        seconds = {t.id: _seconds(t, calibration, took) for t in study.trials}
+        usual = calibration.jobs if calibration else 1
+        return cls(study=study.name, seconds=seconds, calibration=calibration, jobs=jobs or usual)
+
+    @property
+    def source(self) -> str:
+        """Where the times are from, and how to get what is missing."""
+        lines = []
+        if self.calibration:
+            how = f"{self.calibration.iterations} iterations of each network, {self.calibration.measured_at[:10]}"
+            lines.append(f"measured on {self.calibration.where}; {how}")
+        if None in self.seconds.values():
+            jobs = f" --jobs {self.jobs}" if self.jobs > 1 else ""
+            lines.append(f"not calibrated: roadmap calibrate {self.study}{jobs}")
+        elif not self.calibration:
+            lines.append("times are those of finished runs of the same cell")
+        return "\n".join(lines)
+
+    def time_left(self, runs: Sequence[str]) -> str:
+        """The sum over these runs, when the last of them would end, and of how many nothing is known."""
+        known = [seconds for run in runs if (seconds := self.seconds[run]) is not None]
+        if runs and not known:
+            return "unknown"
+        unknown = len(runs) - len(known)
+        more = f", and {unknown} of unknown length" if unknown else ""
+        total = f"{sum(known) / 60:.1f} minutes of one process{more}"
+        if not self.calibration or not known:
+            return total
+        side_by_side = f" with --jobs {self.jobs}" if self.jobs > 1 else ""
+        return f"{total}; {self.calibration.elapsed(known, self.jobs) / 60:.1f} minutes in all{side_by_side}"
+
+
+def _plan_json(study: Study, states: Mapping[str, str], forecast: Forecast) -> dict[str, Any]:
+    trials = [{**t.to_json(), "state": states[t.id], "predicted_seconds": forecast.seconds[t.id]} for t in study.trials]
+    calibration = forecast.calibration
     return {
         "study": study.name,
         "question": study.question,
@@ -127,6 +184,7 @@ def _plan_json(study: Study, states: Mapping[str, str], seconds: Mapping[str, fl
         "trials": trials,
         "undefined": dict(study.undefined),
         "notes": list(study.content.notes),
+        "measured_on": calibration.where if calibration else None,
     }
 
 
@@ -137,27 +195,16 @@ def _plan_row(trial: Trial, state: str, seconds: float | None) -> list[str]:
     return [trial.step, trial.change, str(trial.seed), recipe.name, str(recipe.epochs), shown, minutes, trial.id]
 
 
-def _time_left(left: Sequence[float | None]) -> str:
-    """The sum over the runs that are left, and how many of them nothing is known of."""
-    known = [seconds for seconds in left if seconds is not None]
-    if left and not known:
-        return "unknown"
-    unknown = len(left) - len(known)
-    more = f", and {unknown} of unknown length" if unknown else ""
-    return f"{sum(known) / 60:.1f} minutes of one process{more}"
+def _taken(folders: Sequence[RunFolder]) -> Mapping[str, float]:
+    """Mean wall seconds of the finished runs of each configuration, whatever their seed."""
+    taken: dict[str, list[float]] = {}
+    for record in filter(None, (folder.record() for folder in folders)):
+        if record.status == FINISHED and record.configuration and record.wall_seconds:
+            taken.setdefault(record.configuration, []).append(record.wall_seconds)
+    return {configuration: fmean(seconds) for configuration, seconds in taken.items()}
 
 
-def _measured_rates(folders: Sequence[RunFolder]) -> Rates:
-    """Images per second of each (step, change) that a finished run has measured."""
-    records = [record for folder in folders if (record := folder.record())]
-    rates = {(r.step, r.change): r.images_per_second for r in records if r.status == FINISHED}
-    return {cell: rate for cell, rate in rates.items() if rate}
-
-
-def _seconds(trial: Trial, rates: Rates) -> float | None:
-    """How long a run would take: its images over the rate of its cell;
-
-    None where either is unknown.
-    """
-    images, rate = images_to_train(trial), rates.get((trial.step, trial.change))
-    return images / rate if images and rate else None
+def _seconds(trial: Trial, calibration: Calibration | None, taken: Mapping[str, float]) -> float | None:
+    """How long a run takes: as calibrated, else as a finished run of its configuration took."""
+    calibrated = calibration.seconds(trial, Runtime()) if calibration else None
+    return taken.get(trial.configuration) if calibrated is None else calibrated

@@ -81,13 +81,13 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) ->
     def beat(state: Mapping[str, Any]) -> None:
         folder.beat({**state, "wall_seconds": round(time.monotonic() - began, 3)})
 
-    _forget_peak_memory(ranks)
+    forget_peak_memory(ranks)
     if ranks.is_main:
         _note_attempt(folder, trial, runtime, ranks)
     described = _describe(folder, trial, runtime, ranks)
     record = _outcome(described, lambda: _train(folder, trial, runtime, ranks, beat)).replace(
         wall_seconds=round(time.monotonic() - began, 3),
-        peak_memory_bytes=_peak_memory(ranks),
+        peak_memory_bytes=peak_memory(ranks),
         finished_at=_now(),
     )
     if ranks.is_main:
@@ -131,14 +131,7 @@ def _train(
     folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
     """Train to the end; returns what the record adds."""
-    pipeline = Pipeline.open(
-        trial,
-        data_dir=runtime.data_dir,
-        download=runtime.download,
-        workers=runtime.workers,
-        pin_memory=ranks.device.type == "cuda",
-    )
-    trainer = Trainer(trial, pipeline, ranks, runtime, init=_initial_weights(trial, runtime))
+    trainer = open_trainer(trial, runtime, ranks, init=_initial_weights(trial, runtime))
     store = CheckpointStore(folder.checkpoints)
     state = _load(store, trial, ranks)
     if state:
@@ -149,8 +142,22 @@ def _train(
     reporter = Reporter(title, trainer.total, trial.recipe.batch_size, beat=beat, silent=not ranks.is_main)
     trainer.train(store, folder.append_epoch, reporter)
     if ranks.is_main:
-        _keep_network(folder, trainer)
+        keep_network(folder, trainer)
     return _results(trainer)
+
+
+def open_trainer(
+    trial: Trial, runtime: Runtime, ranks: Ranks, *, init: Callable[[nn.Module], object] | None = None
+) -> Trainer:
+    """The trial's network and images on this machine, before the first iteration. init: fills in other weights."""
+    pipeline = Pipeline.open(
+        trial,
+        data_dir=runtime.data_dir,
+        download=runtime.download,
+        workers=runtime.workers,
+        pin_memory=ranks.device.type == "cuda",
+    )
+    return Trainer(trial, pipeline, ranks, runtime, init=init)
 
 
 def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> TrainingState | None:
@@ -182,7 +189,7 @@ def _initial_weights(trial: Trial, runtime: Runtime) -> Callable[[nn.Module], ob
     return load
 
 
-def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
+def keep_network(folder: RunFolder, trainer: Trainer) -> None:
     """Write the trained network, or its moving average where it is on, and its classes' names.
 
     `roadmap predict` and `roadmap.load` read them.
@@ -303,7 +310,7 @@ def _cpu_name() -> str:
     )
 
 
-def _peak_memory(ranks: Ranks) -> int:
+def peak_memory(ranks: Ranks) -> int:
     """Bytes since the attempt began: of the GPU where there is one, else of the process."""
     if ranks.device.type == "cuda":
         return torch.cuda.max_memory_allocated(ranks.device)
@@ -314,7 +321,7 @@ def _peak_memory(ranks: Ranks) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _forget_peak_memory(ranks: Ranks) -> None:
+def forget_peak_memory(ranks: Ranks) -> None:
     """A process trains many runs: each record shall have its own peak."""
     if ranks.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(ranks.device)

@@ -1,0 +1,162 @@
+"""Time each part of a trial's run, on its own images and through its own pipeline, for some dozens of iterations."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from roadmap.config.runtime import Runtime
+from roadmap.config.trial import Trial
+from roadmap.model.complexity import complexity
+from roadmap.runs.folder import RunFolder
+from roadmap.study.cost import TEST, TRAIN, VALIDATION, Cost, work_of
+from roadmap.train.checkpoints import CheckpointStore
+from roadmap.train.distributed import Ranks
+from roadmap.train.execute import forget_peak_memory, keep_network, open_trainer, peak_memory
+from roadmap.train.loop import Trainer
+
+WARM_UP = 5  # iterations before the first that is timed: memory is allocated, loaders fill their queues
+SAVES = 3  # checkpoints, for a disk answers each at another speed
+
+Together = Callable[[], object]  # returns when the processes that measure side by side have all come to it
+
+
+@dataclass
+class TimedStream:
+    """A stream of batches that adds up the seconds for which each of them was waited."""
+
+    batches: Iterator[tuple[Tensor, Tensor]]
+    waited: float = 0.0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        began = time.monotonic()
+        try:
+            return next(self.batches)
+        finally:
+            self.waited += time.monotonic() - began
+
+
+def warm_up(trial: Trial, runtime: Runtime, ranks: Ranks) -> None:
+    """Train one iteration: what a process does once, such as importing, then counts for no trial."""
+    trainer = open_trainer(trial, runtime, ranks)
+    sampler = trainer.pipeline.sampler(rank=ranks.rank, world_size=ranks.world_size)
+    trainer.step(iter(trainer.pipeline.stream(sampler)))
+
+
+def measure(
+    trial: Trial, runtime: Runtime, ranks: Ranks, *, iterations: int, scratch: Path, together: Together
+) -> Cost:
+    """The cost of each part of the trial's run. Collective.
+
+    scratch: a folder for what is written, on the disk of the runs, removed afterwards. together:
+    called before what all processes shall do at the same time. Raises RoadmapError as a run would.
+    """
+    forget_peak_memory(ranks)
+    together()
+    clock = Clock(ranks)
+    complexity(trial.model, trial.data.image_size)  # as a run does for its record
+    trainer = open_trainer(_long_enough(trial, WARM_UP + iterations), runtime, ranks)
+    sampler = trainer.pipeline.sampler(rank=ranks.rank, world_size=ranks.world_size)
+    stream = TimedStream(iter(trainer.pipeline.stream(sampler)))
+    trainer.model.train()
+    _train(trainer, stream, WARM_UP)
+    opened = clock.lap()
+    together()
+    clock.lap()
+    stream.waited = 0.0
+    _train(trainer, stream, iterations)
+    trained = clock.lap()
+    images = _images(trainer)
+    first, later = _evaluations(trial, trainer, images, clock, together)
+    together()
+    clock.lap()
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        checkpoint = _checkpoint(trainer, scratch, clock)
+        if ranks.is_main:
+            keep_network(RunFolder(scratch), trainer)
+        end = clock.lap()
+    finally:
+        if ranks.is_main:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return Cost(
+        start=max(opened - WARM_UP * trained / iterations, 0.0),
+        image=trained / (iterations * trial.recipe.batch_size),
+        waiting_share=stream.waited / trained,
+        first_evaluation=first,
+        evaluation=later,
+        checkpoint=checkpoint,
+        end=end,
+        images=images,
+        peak_memory=peak_memory(ranks),
+    )
+
+
+@dataclass
+class Clock:
+    """Tells the seconds between two moments at which the device has done all its work."""
+
+    ranks: Ranks
+    since: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.lap()
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        if self.ranks.device.type == "cuda":
+            torch.cuda.synchronize(self.ranks.device)
+        before, self.since = self.since, time.monotonic()
+        return self.since - before
+
+
+def _long_enough(trial: Trial, iterations: int) -> Trial:
+    """The trial with epochs enough for so many iterations, however few an epoch has."""
+    return replace(trial, recipe=replace(trial.recipe, epochs=max(trial.recipe.epochs, iterations)))
+
+
+def _train(trainer: Trainer, stream: TimedStream, iterations: int) -> None:
+    for _ in range(iterations):
+        trainer.step(stream)
+
+
+def _images(trainer: Trainer) -> dict[str, int]:
+    pipeline = trainer.pipeline
+    counts = {TRAIN: pipeline.train_indices, VALIDATION: pipeline.validation_indices, TEST: pipeline.test}
+    return {split: len(members) for split, members in counts.items()}
+
+
+def _evaluations(
+    trial: Trial, trainer: Trainer, images: dict[str, int], clock: Clock, together: Together
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of a whole split, the first time and after that, for each split that the run evaluates."""
+    first, later = {}, {}
+    for split, times in work_of(trial, images, trainer.runtime).evaluations.items():
+        if not times:
+            continue
+        together()
+        clock.lap()
+        trainer.evaluate(split)
+        first[split] = later[split] = clock.lap()
+        if times > 1:
+            trainer.evaluate(split)
+            later[split] = clock.lap()
+    return first, later
+
+
+def _checkpoint(trainer: Trainer, scratch: Path, clock: Clock) -> float:
+    """Seconds for which training stands still, on average."""
+    store = CheckpointStore(scratch)
+    for _ in range(SAVES):
+        trainer.save(store)
+        trainer.iteration += 1  # another file, so that the oldest one is removed
+    return clock.lap() / SAVES
