@@ -131,8 +131,8 @@ def _train(trainer: Trainer, stream: TimedStream, iterations: int) -> None:
 
 def _images(trainer: Trainer) -> dict[str, int]:
     pipeline = trainer.pipeline
-    counts = {TRAIN: pipeline.train_indices, VALIDATION: pipeline.validation_indices, TEST: pipeline.test}
-    return {split: len(members) for split, members in counts.items()}
+    train, validation = len(pipeline.train_indices), len(pipeline.validation_indices)
+    return {TRAIN: train, VALIDATION: validation, TEST: len(pipeline.test)}
 
 
 def _evaluations(
