@@ -217,7 +217,8 @@ def plan(args: argparse.Namespace) -> int:
     if not _is_local(args):
         from roadmap.cli.cluster import show_submission_plan
 
-        return show_submission_plan(_study(args).content, _order(args, dry_run=True), out=args.runs)
+        order = _order(args, dry_run=True)
+        return show_submission_plan(_study(args).content, order, out=args.runs, data_dir=args.data_dir)
     from roadmap.cli.train import show_plan
 
     return show_plan(_study(args), jobs=args.jobs, as_json=args.json)

@@ -6,18 +6,16 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from roadmap.api import Study
 from roadmap.cli.console import Progress, print_json, print_table
+from roadmap.cli.forecast import Forecast
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, INTERRUPTED, Record
-from roadmap.study.cost import Calibration, latest, read_calibrations
 
 STOPPED = 130  # exit status, as of a shell whose program was interrupted
 STATE_TEXTS = {
@@ -125,55 +123,6 @@ def show_plan(study: Study, *, jobs: int | None, as_json: bool) -> int:
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """How long each run of a study would take, None where nothing tells, and what it is known from.
-
-    jobs: runs side by side.
-    """
-
-    study: str
-    seconds: Mapping[str, float | None]
-    calibration: Calibration | None
-    jobs: int
-
-    @classmethod
-    def of(cls, study: Study, jobs: int | None) -> Forecast:
-        """From the latest calibration (of `jobs` where given), and from finished runs of what it does not hold."""
-        calibration = latest(read_calibrations(study.folder), jobs=jobs)
-        took = _taken(study.run_folders)
-        seconds = {t.id: _seconds(t, calibration, took) for t in study.trials}
-        usual = calibration.jobs if calibration else 1
-        return cls(study=study.name, seconds=seconds, calibration=calibration, jobs=jobs or usual)
-
-    @property
-    def source(self) -> str:
-        """Where the times are from, and how to get what is missing."""
-        lines = []
-        if self.calibration:
-            how = f"{self.calibration.iterations} iterations of each network, {self.calibration.measured_at[:10]}"
-            lines.append(f"measured on {self.calibration.where}; {how}")
-        if None in self.seconds.values():
-            jobs = f" --jobs {self.jobs}" if self.jobs > 1 else ""
-            lines.append(f"not calibrated: roadmap calibrate {self.study}{jobs}")
-        elif not self.calibration:
-            lines.append("times are those of finished runs of the same cell")
-        return "\n".join(lines)
-
-    def time_left(self, runs: Sequence[str]) -> str:
-        """The sum over these runs, when the last of them would end, and of how many nothing is known."""
-        known = [seconds for run in runs if (seconds := self.seconds[run]) is not None]
-        if runs and not known:
-            return "unknown"
-        unknown = len(runs) - len(known)
-        more = f", and {unknown} of unknown length" if unknown else ""
-        total = f"{sum(known) / 60:.1f} minutes of one process{more}"
-        if not self.calibration or not known:
-            return total
-        side_by_side = f" with --jobs {self.jobs}" if self.jobs > 1 else ""
-        return f"{total}; {self.calibration.elapsed(known, self.jobs) / 60:.1f} minutes in all{side_by_side}"
-
-
 def _plan_json(study: Study, states: Mapping[str, str], forecast: Forecast) -> dict[str, Any]:
     trials = [{**t.to_json(), "state": states[t.id], "predicted_seconds": forecast.seconds[t.id]} for t in study.trials]
     calibration = forecast.calibration
@@ -193,18 +142,3 @@ def _plan_row(trial: Trial, state: str, seconds: float | None) -> list[str]:
     minutes = "unknown" if seconds is None else f"{seconds / 60:.1f}"
     shown = STATE_TEXTS.get(state, state)
     return [trial.step, trial.change, str(trial.seed), recipe.name, str(recipe.epochs), shown, minutes, trial.id]
-
-
-def _taken(folders: Sequence[RunFolder]) -> Mapping[str, float]:
-    """Mean wall seconds of the finished runs of each configuration, whatever their seed."""
-    taken: dict[str, list[float]] = {}
-    for record in filter(None, (folder.record() for folder in folders)):
-        if record.status == FINISHED and record.configuration and record.wall_seconds:
-            taken.setdefault(record.configuration, []).append(record.wall_seconds)
-    return {configuration: fmean(seconds) for configuration, seconds in taken.items()}
-
-
-def _seconds(trial: Trial, calibration: Calibration | None, taken: Mapping[str, float]) -> float | None:
-    """How long a run takes: as calibrated, else as a finished run of its configuration took."""
-    calibrated = calibration.seconds(trial, Runtime()) if calibration else None
-    return taken.get(trial.configuration) if calibrated is None else calibrated

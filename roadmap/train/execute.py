@@ -131,7 +131,8 @@ def _train(
     folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
     """Train to the end; returns what the record adds."""
-    trainer = open_trainer(trial, runtime, ranks, init=_initial_weights(trial, runtime))
+    pipeline = open_pipeline(trial, runtime, ranks)
+    trainer = Trainer(trial, pipeline, ranks, runtime, init=_initial_weights(trial, runtime))
     store = CheckpointStore(folder.checkpoints)
     state = _load(store, trial, ranks)
     if state:
@@ -146,18 +147,15 @@ def _train(
     return _results(trainer)
 
 
-def open_trainer(
-    trial: Trial, runtime: Runtime, ranks: Ranks, *, init: Callable[[nn.Module], object] | None = None
-) -> Trainer:
-    """The trial's network and images on this machine, before the first iteration. init: fills in other weights."""
-    pipeline = Pipeline.open(
+def open_pipeline(trial: Trial, runtime: Runtime, ranks: Ranks) -> Pipeline:
+    """The trial's images on this machine. Raises DataError."""
+    return Pipeline.open(
         trial,
         data_dir=runtime.data_dir,
         download=runtime.download,
         workers=runtime.workers,
         pin_memory=ranks.device.type == "cuda",
     )
-    return Trainer(trial, pipeline, ranks, runtime, init=init)
 
 
 def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> TrainingState | None:
