@@ -66,6 +66,7 @@ def check_sanity(
     from roadmap.train.distributed import Ranks
 
     ranks, trial = Ranks.start(runtime.device), study.trials[0]
+    runtime = runtime.on(ranks.device.type)
     found = [*_known_networks(trial, runtime, ranks, weights), *_first_epochs(study, runtime, ranks, epochs, run)]
     if ranks.is_main:
         _show(study, found, as_json)

@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
@@ -65,7 +65,9 @@ def calibrate(
     wanted, costs = distinct(trials), dict[str, Cost]()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix=".calibration-", dir=folder) as scratch:
-        task = Task(list(wanted.values()), runtime, _threads(runtime, jobs), iterations, Path(scratch), time.time())
+        threads = _threads(runtime, jobs)
+        own = replace(runtime, threads=threads) if jobs > 1 else runtime
+        task = Task(list(wanted.values()), own, threads, iterations, Path(scratch), time.time())
         with _Processes(min(jobs, len(trials)), task) as processes:
             ready = processes.answers()
             for key, trial in wanted.items():
@@ -181,12 +183,13 @@ def _answers(barrier: Barrier, number: int, task: Task) -> Iterator[Ready | Cost
     from roadmap.train.execute import hardware
 
     ranks = Ranks.start(task.runtime.device)
-    warm_up(task.trials[0], task.runtime, ranks)
+    runtime = task.runtime.on(ranks.device.type)
+    warm_up(task.trials[0], runtime, ranks)
     yield Ready(hardware(ranks), ranks.world_size, time.time() - task.started)
     for trial in task.trials:
         yield measure(
             trial,
-            task.runtime,
+            runtime,
             ranks,
             iterations=task.iterations,
             scratch=task.scratch / str(number),

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
+from roadmap.data.loader import Stream
 from roadmap.model.complexity import complexity
 from roadmap.runs.folder import RunFolder
 from roadmap.study.cost import TEST, TRAIN, VALIDATION, Cost, work_of
 from roadmap.train.checkpoints import CheckpointStore
 from roadmap.train.distributed import Ranks
-from roadmap.train.execute import forget_peak_memory, keep_network, open_trainer, peak_memory
+from roadmap.train.execute import forget_peak_memory, keep_network, open_pipeline, peak_memory
 from roadmap.train.loop import Trainer
 
 WARM_UP = 5  # iterations before the first that is timed: memory is allocated, loaders fill their queues
@@ -27,29 +27,21 @@ SAVES = 3  # checkpoints, for a disk answers each at another speed
 Together = Callable[[], object]  # returns when the processes that measure side by side have all come to it
 
 
-@dataclass
-class TimedStream:
-    """A stream of batches that adds up the seconds for which each of them was waited."""
-
-    batches: Iterator[tuple[Tensor, Tensor]]
-    waited: float = 0.0
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self
-
-    def __next__(self) -> tuple[Tensor, Tensor]:
-        began = time.monotonic()
-        try:
-            return next(self.batches)
-        finally:
-            self.waited += time.monotonic() - began
-
-
 def warm_up(trial: Trial, runtime: Runtime, ranks: Ranks) -> None:
     """Train one iteration: what a process does once, such as importing, then counts for no trial."""
-    trainer = open_trainer(trial, runtime, ranks)
-    sampler = trainer.pipeline.sampler(rank=ranks.rank, world_size=ranks.world_size)
-    trainer.step(iter(trainer.pipeline.stream(sampler)))
+    with _opened(trial, runtime, ranks) as (trainer, stream):
+        trainer.step(stream)
+
+
+@contextlib.contextmanager
+def _opened(trial: Trial, runtime: Runtime, ranks: Ranks) -> Iterator[tuple[Trainer, Stream]]:
+    """A trainer before its first iteration, and the stream of its batches."""
+    with contextlib.closing(open_pipeline(trial, runtime, ranks)) as pipeline:
+        trainer = Trainer(trial, pipeline, ranks, runtime)
+        sampler = pipeline.sampler(rank=ranks.rank, world_size=ranks.world_size)
+        with contextlib.closing(pipeline.stream(sampler)) as stream:
+            trainer.model.train()
+            yield trainer, stream
 
 
 def measure(
@@ -64,34 +56,22 @@ def measure(
     together()
     clock = Clock(ranks)
     complexity(trial.model, trial.data.image_size)  # as a run does for its record
-    trainer = open_trainer(_long_enough(trial, WARM_UP + iterations), runtime, ranks)
-    sampler = trainer.pipeline.sampler(rank=ranks.rank, world_size=ranks.world_size)
-    stream = TimedStream(iter(trainer.pipeline.stream(sampler)))
-    trainer.model.train()
-    _train(trainer, stream, WARM_UP)
-    opened = clock.lap()
-    together()
-    clock.lap()
-    stream.waited = 0.0
-    _train(trainer, stream, iterations)
-    trained = clock.lap()
-    images = _images(trainer)
-    first, later = _evaluations(trial, trainer, images, clock, together)
-    together()
-    clock.lap()
-    try:
-        scratch.mkdir(parents=True, exist_ok=True)
-        checkpoint = _checkpoint(trainer, scratch, clock)
-        if ranks.is_main:
-            keep_network(RunFolder(scratch), trainer)
-        end = clock.lap()
-    finally:
-        if ranks.is_main:
-            shutil.rmtree(scratch, ignore_errors=True)
+    with _opened(_long_enough(trial, WARM_UP + iterations), runtime, ranks) as (trainer, stream):
+        _train(trainer, stream, WARM_UP)
+        opened = clock.lap()
+        together()
+        clock.lap()
+        stream.take_waited()
+        _train(trainer, stream, iterations)
+        trained, waited = clock.lap(), stream.take_waited()
+        images = _images(trainer)
+        first, later = _evaluations(trial, trainer, images, clock, together)
+        together()
+        checkpoint, end = _writes(trainer, scratch, clock)
     return Cost(
         start=max(opened - WARM_UP * trained / iterations, 0.0),
         image=trained / (iterations * trial.recipe.batch_size),
-        waiting_share=stream.waited / trained,
+        waiting_share=waited / trained,
         first_evaluation=first,
         evaluation=later,
         checkpoint=checkpoint,
@@ -124,7 +104,7 @@ def _long_enough(trial: Trial, iterations: int) -> Trial:
     return replace(trial, recipe=replace(trial.recipe, epochs=max(trial.recipe.epochs, iterations)))
 
 
-def _train(trainer: Trainer, stream: TimedStream, iterations: int) -> None:
+def _train(trainer: Trainer, stream: Stream, iterations: int) -> None:
     for _ in range(iterations):
         trainer.step(stream)
 
@@ -153,10 +133,15 @@ def _evaluations(
     return first, later
 
 
-def _checkpoint(trainer: Trainer, scratch: Path, clock: Clock) -> float:
-    """Seconds for which training stands still, on average."""
+def _writes(trainer: Trainer, scratch: Path, clock: Clock) -> tuple[float, float]:
+    """Seconds for which training stands still for a checkpoint, on average, and of writing the trained network."""
+    scratch.mkdir(parents=True, exist_ok=True)
     store = CheckpointStore(scratch)
+    clock.lap()
     for _ in range(SAVES):
         trainer.save(store)
         trainer.iteration += 1  # another file, so that the oldest one is removed
-    return clock.lap() / SAVES
+    checkpoint = clock.lap() / SAVES
+    if trainer.ranks.is_main:
+        keep_network(RunFolder(scratch), trainer)
+    return checkpoint, clock.lap()

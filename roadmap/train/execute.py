@@ -43,6 +43,7 @@ def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> Reco
     """
     trial = folder.trial()
     ranks = Ranks.start(runtime.device)
+    runtime = runtime.on(ranks.device.type)
     if not ranks.is_main:
         return _attempt(folder, trial, runtime, ranks)
     with folder.lease():
@@ -131,7 +132,14 @@ def _train(
     folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
     """Train to the end; returns what the record adds."""
-    pipeline = open_pipeline(trial, runtime, ranks)
+    with contextlib.closing(open_pipeline(trial, runtime, ranks)) as pipeline:
+        return _train_on(pipeline, folder, runtime, ranks, beat)
+
+
+def _train_on(
+    pipeline: Pipeline, folder: RunFolder, runtime: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any]:
+    trial = pipeline.trial
     trainer = Trainer(trial, pipeline, ranks, runtime, init=_initial_weights(trial, runtime))
     store = CheckpointStore(folder.checkpoints)
     state = _load(store, trial, ranks)
@@ -140,7 +148,11 @@ def _train(
     if ranks.is_main:
         folder.keep_epochs(trainer.iteration // trainer.per_epoch)
     title = trial.id.rsplit("-", 1)[0]
-    reporter = Reporter(title, trainer.total, trial.recipe.batch_size, beat=beat, silent=not ranks.is_main)
+    # On a CPU the same cores load and train: without workers there is nothing to be said of waiting.
+    workers = pipeline.workers if pipeline.workers or ranks.device.type == "cuda" else None
+    reporter = Reporter(
+        title, trainer.total, trial.recipe.batch_size, workers=workers, beat=beat, silent=not ranks.is_main
+    )
     trainer.train(store, folder.append_epoch, reporter)
     if ranks.is_main:
         keep_network(folder, trainer)
@@ -153,7 +165,7 @@ def open_pipeline(trial: Trial, runtime: Runtime, ranks: Ranks) -> Pipeline:
         trial,
         data_dir=runtime.data_dir,
         download=runtime.download,
-        workers=runtime.workers,
+        workers=runtime.workers or 0,
         pin_memory=ranks.device.type == "cuda",
     )
 
@@ -215,6 +227,7 @@ def _results(trainer: Trainer) -> dict[str, Any]:
         "test_images": evaluation.weights.images,
         "accuracy_epoch": epoch,
         "images_per_second": trainer.images_per_second,
+        "waiting_share": trainer.waiting_share,
         "iterations": trainer.iteration,
         "train_images": len(trainer.pipeline.train_indices),
     }

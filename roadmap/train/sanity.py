@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import CONVNEXT_300EP, PYTORCH_90EP
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
+from roadmap.data.loader import Stream
 from roadmap.ladder.convnext import convnext_spec
 from roadmap.model.weights import fetch, load_weights
 from roadmap.train.distributed import Ranks
-from roadmap.train.execute import open_trainer
+from roadmap.train.execute import open_pipeline
+from roadmap.train.loop import Trainer
 from roadmap.train.metrics import Scores
 
 WATCHED = ("train_loss", "top1")  # of each epoch, by the names that metrics.jsonl gives them
@@ -83,7 +86,8 @@ def known_scores(
     def load(model: nn.Module) -> None:
         load_weights(model, weights)
 
-    return open_trainer(trial, runtime, ranks, init=load).evaluate("test").weights
+    with contextlib.closing(open_pipeline(trial, runtime, ranks)) as pipeline:
+        return Trainer(trial, pipeline, ranks, runtime, init=load).evaluate("test").weights
 
 
 def cached_weights(network: KnownNetwork) -> Path | None:
@@ -118,15 +122,21 @@ def downloaded_weights(network: KnownNetwork) -> Mapping[str, Any]:
 
 def first_epochs(trial: Trial, runtime: Runtime, ranks: Ranks, epochs: int) -> Iterator[dict[str, float]]:
     """Train the first epochs of a run as it would, and yield what it notes of each; no file is written. Collective."""
-    trainer = open_trainer(trial, runtime, ranks)
-    sampler = trainer.pipeline.sampler(rank=ranks.rank, world_size=ranks.world_size)
-    stream = iter(trainer.pipeline.stream(sampler))
-    watched = "validation" if len(trainer.pipeline.validation_indices) else "test"
-    trainer.model.train()
-    for _ in range(min(epochs, trial.recipe.epochs)):
-        for _ in range(trainer.per_epoch):
-            trainer.step(stream)
-        trainer.refuse_divergence()
-        loss = float(ranks.sum(trainer.losses.clone()).mean())
-        trainer.losses.zero_()
-        yield {"train_loss": loss, "top1": trainer.evaluate(watched).weights.top1}
+    with contextlib.closing(open_pipeline(trial, runtime, ranks)) as pipeline:
+        trainer = Trainer(trial, pipeline, ranks, runtime)
+        watched = "validation" if len(pipeline.validation_indices) else "test"
+        sampler = pipeline.sampler(rank=ranks.rank, world_size=ranks.world_size)
+        with contextlib.closing(pipeline.stream(sampler)) as stream:
+            trainer.model.train()
+            for _ in range(min(epochs, trial.recipe.epochs)):
+                yield {"train_loss": _epoch_loss(trainer, stream), "top1": trainer.evaluate(watched).weights.top1}
+
+
+def _epoch_loss(trainer: Trainer, stream: Stream) -> float:
+    """Train an epoch; returns the mean loss of its iterations. Raises Diverged."""
+    for _ in range(trainer.per_epoch):
+        trainer.step(stream)
+    trainer.refuse_divergence()
+    loss = float(trainer.ranks.sum(trainer.losses.clone()).mean())
+    trainer.losses.zero_()
+    return loss
