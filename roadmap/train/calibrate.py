@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -135,13 +136,17 @@ def _evaluations(
 
 def _writes(trainer: Trainer, scratch: Path, clock: Clock) -> tuple[float, float]:
     """Seconds for which training stands still for a checkpoint, on average, and of writing the trained network."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    store = CheckpointStore(scratch)
-    clock.lap()
-    for _ in range(SAVES):
-        trainer.save(store)
-        trainer.iteration += 1  # another file, so that the oldest one is removed
-    checkpoint = clock.lap() / SAVES
-    if trainer.ranks.is_main:
-        keep_network(RunFolder(scratch), trainer)
-    return checkpoint, clock.lap()
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        store = CheckpointStore(scratch)
+        clock.lap()
+        for _ in range(SAVES):
+            trainer.save(store)
+            trainer.iteration += 1  # another file, so that the oldest one is removed
+        checkpoint = clock.lap() / SAVES
+        if trainer.ranks.is_main:
+            keep_network(RunFolder(scratch), trainer)
+        return checkpoint, clock.lap()
+    finally:
+        if trainer.ranks.is_main:
+            shutil.rmtree(scratch, ignore_errors=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from roadmap.cli.forecast import GpuHours
 from roadmap.cli.cluster_options import RESOURCES
+from roadmap.cli.forecast import GpuHours
 from roadmap.config.errors import ConfigError, RoadmapError
 from roadmap.launch.resources import Resources, shape_of
 from roadmap.launch.slurm.resources import SlurmResources, resources
