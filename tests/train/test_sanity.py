@@ -33,7 +33,7 @@ CLASSES, PIXELS = 5, 64
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """JPEG files of several shapes, wider and higher than long, each of its own colours."""
     root, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
-    for split, count in (("train", 60), ("val", 4)):
+    for split, count in (("train", 60), ("val", 2)):
         for label in range(CLASSES):
             (root / split / f"class-{label}").mkdir(parents=True)
             for k in range(count):
@@ -50,7 +50,7 @@ def telling(network: KnownNetwork, folder: Path) -> nn.Module:
     torch.manual_seed(1)
     model = timm.create_model(network.name, num_classes=CLASSES)
     for name, parameter in model.named_parameters():
-        if name.endswith("gamma") or name.endswith("bn3.weight"):
+        if name.endswith(("gamma", "bn3.weight")):
             parameter.fill_(1.0)  # fresh, they leave the blocks without effect
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -79,6 +79,7 @@ def timms_answer(model: nn.Module, network: KnownNetwork, folder: Path) -> tuple
     return torch.cat([logits for logits, _ in found]), torch.cat([labels for _, labels in found])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", KNOWN, ids=lambda n: n.name)
 def test_a_known_network_scores_as_timm_scores_it(network: KnownNetwork, photographs: Path, tmp_path: Path) -> None:
     theirs = telling(network, photographs)
@@ -89,7 +90,9 @@ def test_a_known_network_scores_as_timm_scores_it(network: KnownNetwork, photogr
 
     data = resolve_data("imagefolder", data_dir=photographs, image_size=32)  # another size than the network's
     small = replace(network, pixels=PIXELS, recipe=replace(network.recipe, batch_size=64, group_size=8))
-    scores = known_scores(small, tmp_path / "weights.pth", data, Runtime(data_dir=photographs), Ranks())
+    # In timm's memory format and, of ten images, in its batches too: then rounding is the same.
+    runtime = Runtime(data_dir=photographs, channels_last=False)
+    scores = known_scores(small, tmp_path / "weights.pth", data, runtime, Ranks())
     assert (scores.top1, scores.images) == (pytest.approx(top1.item(), abs=1e-9), len(labels))
     assert scores.loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), abs=1e-5)
 
@@ -124,8 +127,8 @@ def test_weights_are_looked_up_in_the_caches_and_never_fetched(tmp_path: Path, m
 
 
 def test_first_epochs_are_those_of_the_run(tmp_path: Path) -> None:
-    trial = make_trial(epochs=2, ema_decay=None)
+    trial = make_trial(epochs=1, warmup_epochs=0, ema_decay=None)
     folder = make_run(tmp_path, trial)
     assert execute(folder, Runtime()).status == "finished"
     noted = [{name: line[name] for name in sanity.WATCHED} for line in folder.metrics()]
-    assert list(first_epochs(trial, Runtime(), Ranks(), 1)) == [{k: pytest.approx(v) for k, v in noted[0].items()}]
+    assert list(first_epochs(trial, Runtime(), Ranks(), 3)) == [{k: pytest.approx(v) for k, v in noted[0].items()}]
