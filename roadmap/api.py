@@ -17,6 +17,7 @@ What was measured before, on this machine or another, is read by its name or fol
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,7 +152,8 @@ class Study:
         at_once = jobs if len(self.trials) > 1 else 1
         left = {run.path.name for run in todo}
         trials = [trial for trial in self.trials if trial.id in left]
-        predicted = note_prediction(self.folder, trials, runtime, jobs=at_once)
+        ranks = int(os.environ.get("WORLD_SIZE", 1))
+        predicted = note_prediction(self.folder, trials, runtime, jobs=at_once, ranks=ranks)
         launcher = LocalLauncher(jobs=at_once, force=force, finished=finished)
         launcher.launch(self.folder, todo, runtime, Resources(), code=live_code())
         return predicted

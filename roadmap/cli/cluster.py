@@ -25,6 +25,7 @@ from roadmap.launch.status import RunState, counts, study_states
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
 from roadmap.runs.study_folder import study_folder, write_study
+from roadmap.study.cost import note_prediction
 from roadmap.study.expand import Study
 
 Hours = Mapping[str, float | None]  # GPU-hours of each run, None where not known
@@ -175,6 +176,7 @@ def _launch(folder: Path, batches: Sequence[Batch], runtime: Runtime, launcher: 
     done: list[Launched] = []
     for batch in batches:
         runs = [_prepared(folder, trial, force=order.force) for trial in batch.trials]
+        note_prediction(folder, batch.trials, runtime, ranks=batch.shape.ranks)
         done += launcher.launch(folder, runs, runtime, batch.shape, code=code)
     if order.as_json:
         print(json.dumps([{"job": x.job, "trials": list(x.runs)} for x in done], indent=1))

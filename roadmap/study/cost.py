@@ -134,9 +134,7 @@ class Calibration:
         cost = self.costs.get(cost_key(trial))
         if cost is None:
             return None
-        if ranks is not None:
-            cost = cost.on_ranks(ranks / self.ranks)
-        return cost.seconds(work_of(trial, cost.images, runtime))
+        return cost.on_ranks((ranks or self.ranks) / self.ranks).seconds(work_of(trial, cost.images, runtime))
 
     def elapsed(self, runs: Sequence[float], jobs: int | None = None) -> float:
         """Seconds until all of these runs have ended, each in the first of `jobs` processes that is free."""
@@ -243,17 +241,20 @@ def latest(calibrations: Sequence[Calibration], *, jobs: int | None = None) -> C
 # prediction.json ----------------------------------------------------------------------------------
 
 
-def note_prediction(folder: Path, trials: Sequence[Trial], runtime: Runtime, *, jobs: int) -> float | None:
+def note_prediction(
+    folder: Path, trials: Sequence[Trial], runtime: Runtime, *, jobs: int = 1, ranks: int = 1
+) -> float | None:
     """Note what runs that are about to start will take, where a calibration tells.
 
-    Returns the seconds until all have ended, None where that is not known. A run that has been
-    started before keeps its first prediction, for its record counts the time since then.
+    jobs: runs side by side. ranks: of each run. Returns the seconds until all have ended, None where
+    that is not known. A run that has been started before keeps its first prediction, for its record
+    counts the time since then.
     """
     matching = [c for c in read_calibrations(folder) if c.is_of(jobs, runtime)]
     calibration = latest(matching)
     if calibration is None:
         return None
-    asked = {trial.id: calibration.seconds(trial, runtime) for trial in trials}
+    asked = {trial.id: calibration.seconds(trial, runtime, ranks=ranks) for trial in trials}
     known = {run: seconds for run, seconds in asked.items() if seconds is not None}
     launches: list[dict[str, Any]] = read_json(folder / PREDICTION) or []
     begun = {run for launch in launches for run in launch["seconds"] if (folder / run / "attempts.jsonl").exists()}
