@@ -22,6 +22,7 @@ def calibrate_study(study: Study, runtime: Runtime, *, jobs: int, iterations: in
     """Measure each distinct network of the study, write calibration.json, and show what was measured."""
     refuse_before_training(study.content, initial_weights(study.content, runtime))
     networks = distinct(study.trials)
+    jobs = jobs if len(study.trials) > 1 else 1  # as `run` does
     main = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
 
     def tell(trial: Trial, cost: Cost) -> None:

@@ -67,12 +67,13 @@ class Forecast:
         return f"{total}; {self.calibration.elapsed(known, self.jobs) / 60:.1f} minutes in all{side_by_side}"
 
 
-def _taken(folders: Iterable[RunFolder]) -> Mapping[str, float]:
-    """Mean seconds of all processes of the finished runs of each configuration, whatever their seed."""
+def _taken(folders: Iterable[RunFolder], *, of_all_ranks: bool = False) -> Mapping[str, float]:
+    """Mean wall seconds of the finished runs of each configuration, whatever their seed; or summed over their ranks."""
     taken: dict[str, list[float]] = {}
     for record in filter(None, (folder.record() for folder in folders)):
         if record.status == FINISHED and record.configuration and record.wall_seconds:
-            taken.setdefault(record.configuration, []).append(record.wall_seconds * (record.world_size or 1))
+            ranks = record.world_size or 1 if of_all_ranks else 1
+            taken.setdefault(record.configuration, []).append(record.wall_seconds * ranks)
     return {configuration: fmean(seconds) for configuration, seconds in taken.items()}
 
 
@@ -105,7 +106,7 @@ class GpuHours:
         """Those of a study's folder."""
         return cls(
             calibration=latest(read_calibrations(folder)),
-            taken=_taken(RunFolder(folder / trial.id) for trial in trials),
+            taken=_taken([RunFolder(folder / trial.id) for trial in trials], of_all_ranks=True),
             images_per_second=images_per_second,
             data_dir=data_dir,
         )

@@ -124,7 +124,7 @@ def test_a_process_that_cannot_measure_ends_them_all(command: Command, image_fol
     assert not list(Path("runs").rglob(".calibration*"))
 
 
-def jpeg_folder(root: Path, *, classes: int = 4, train: int = 400, test: int = 100, pixels: int = 160) -> Path:
+def jpeg_folder(root: Path, *, classes: int = 4, train: int = 250, test: int = 60, pixels: int = 160) -> Path:
     """Blurred noise as JPEG files, as large as photographs of that size are."""
     rng = np.random.default_rng(0)
     for split, count in {"train": train, "test": test}.items():
@@ -147,7 +147,7 @@ def test_a_study_on_jpeg_images_takes_what_was_predicted_within_ten_percent(
     """Meant for a quiet machine: what its neighbours take of a busy one differs from minute to minute."""
     folder = jpeg_folder(tmp_path / "images")
     words = ("--step", "0", "--step", "9", "--seeds", "0", "1", "--regime", "micro", "--data", "imagefolder")
-    words = (*words, "--data-dir", folder, "--image-size", "64", "--recipe", "digits-adamw", "--epochs", "6")
+    words = (*words, "--data-dir", folder, "--image-size", "32", "--recipe", "digits-adamw", "--epochs", "6")
     for _ in range(2):
         assert command("calibrate", *words, "--name", "jpeg", "--jobs", jobs).status == 0
         ran = command("run", *words, "--name", "jpeg", "--jobs", jobs, "--force")
