@@ -44,13 +44,12 @@ class Forecast:
         """Where the times are from, and how to get what is missing."""
         lines = []
         if self.calibration:
-            how = f"{self.calibration.iterations} iterations of each network, {self.calibration.measured_at[:10]}"
-            lines.append(f"measured on {self.calibration.where}; {how}")
+            lines.append(self.calibration.source)
         if None in self.seconds.values():
             jobs = f" --jobs {self.jobs}" if self.jobs > 1 else ""
             lines.append(f"not calibrated: roadmap calibrate {self.study}{jobs}")
         elif not self.calibration:
-            lines.append("times are those of finished runs of the same cell")
+            lines.append("times are those of finished runs of the same configuration")
         return "\n".join(lines)
 
     def time_left(self, runs: Sequence[str]) -> str:
@@ -124,7 +123,4 @@ class GpuHours:
     @property
     def source(self) -> str:
         """The line that says on what they were measured; empty without a calibration."""
-        if self.calibration is None:
-            return ""
-        iterations, day = self.calibration.iterations, self.calibration.measured_at[:10]
-        return f"measured on {self.calibration.where}; {iterations} iterations of each network, {day}"
+        return self.calibration.source if self.calibration else ""

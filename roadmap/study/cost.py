@@ -153,6 +153,11 @@ class Calibration:
         threads = f"{hardware.threads} threads each" if side_by_side else f"{hardware.threads} threads"
         return ", ".join(filter(None, [str(device), f"{hardware.cores} cores", ranks, side_by_side, threads]))
 
+    @property
+    def source(self) -> str:
+        """The line below what is predicted from it."""
+        return f"measured on {self.where}; {self.iterations} iterations of each network, {self.measured_at[:10]}"
+
     def is_of(self, jobs: int, runtime: Runtime) -> bool:
         """Whether runs started in this way cost what was measured."""
         return self.jobs == jobs and dict(self.settings) == settings_of(runtime)
