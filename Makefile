@@ -66,13 +66,13 @@ gpu:
 	if ls .whl/*.whl >/dev/null 2>&1; then python3 -m pip install --quiet --no-index --no-deps --upgrade --target .whl/site .whl/*.whl; fi
 	python3 -m pytest -m gpu tests -q
 	python3 -m roadmap bench --device cuda --out results/bench
-	test -z "$(CIFAR)" || python3 -m roadmap run --study experiments/cifar10.yaml --step 0 --step 1 --step 9 --data-dir "$(CIFAR)" --workers 12
+	test -z "$(CIFAR)" || python3 -m roadmap run --study experiments/cifar10.yaml --step 0 --step 1 --step 9 --data-dir "$(CIFAR)"
 	test -z "$(CIFAR)" || python3 -m roadmap report cifar10 --out results/cifar10
 
 # The whole CIFAR-10 ladder with its side steps and three seeds on one GPU, CIFAR=DIR as above; interrupted, it goes on where it was.
 gpu-ladder: export PYTHONPATH = $(CURDIR):$(CURDIR)/.whl/site
 gpu-ladder:
-	python3 -m roadmap run --study experiments/cifar10.yaml --data-dir "$(CIFAR)" --jobs 4 --workers 3
+	python3 -m roadmap run --study experiments/cifar10.yaml --data-dir "$(CIFAR)" --jobs 4
 	python3 -m roadmap report cifar10 --out results/cifar10
 
 bench: setup

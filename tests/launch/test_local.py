@@ -156,3 +156,85 @@ def test_a_stop_before_training_began_is_no_failure_and_loses_no_earlier_record(
     process.communicate(timeout=120)
     assert process.returncode == 130
     assert {r.status for r in records(new).values()} == {"interrupted"}
+
+
+# Loader workers -------------------------------------------------------------------------------------------------------
+
+
+def children_of(pid: int) -> list[int]:
+    try:
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def loaders(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that load for its slots: forks, with a slot's own command line."""
+    slots = workers(process)
+    return [p for slot in slots for p in children_of(slot) if command_line(p) == command_line(slot)]
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def alive(pid: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_side_by_side_runs_have_forked_loader_workers_and_the_bits_of_one_run_alone(tmp_path: Path) -> None:
+    process = start(tmp_path, "--workers", "1", epochs=1)
+    at_work = eventually(lambda: len(found := loaders(process)) == 2 and found)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert not any(map(alive, at_work))
+    assert {(r.status, r.workers) for r in records(tmp_path).values()} == {("finished", 1)}
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    assert start(alone, epochs=1).wait(timeout=240) == 0
+    assert [metrics_of(f) for f in folders(tmp_path)] == [metrics_of(f) for f in folders(alone)]
+
+
+@pytest.mark.slow
+def test_slots_and_their_loaders_end_with_a_parent_that_was_killed_and_lose_nothing(tmp_path: Path) -> None:
+    process = start(tmp_path, "--workers", "1", epochs=200)
+    eventually(lambda: running(tmp_path) and len(loaders(process)) == 2)
+    left = [*workers(process), *loaders(process)]
+    assert len(left) == 4
+    process.kill()
+    process.communicate(timeout=60)
+    eventually(lambda: not any(map(alive, left)), seconds=60)
+    assert "interrupted" in {r.status for r in records(tmp_path).values()}
+
+
+@pytest.mark.slow
+def test_an_error_of_the_parent_ends_its_slots(tmp_path: Path) -> None:
+    """What it does with a finished run may fail, as a full disk makes it."""
+    program = (
+        "import sys\n"
+        "from roadmap.cli import console\n"
+        "def finished(self, folder, record):\n"
+        "    raise OSError('no space left')\n"
+        "console.Progress.finished = finished\n"
+        "from roadmap.cli.main import main\n"
+        f"if __name__ == '__main__':\n    sys.exit(main({words(tmp_path, jobs=2, epochs=1)!r}))\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    process = subprocess.Popen(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+    )
+    slots = eventually(lambda: len(found := workers(process)) == 2 and found)  # type: ignore[arg-type]
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 1 and b"no space left" in err
+    assert not any(map(alive, slots))

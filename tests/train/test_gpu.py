@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
 
 from roadmap.bench.benchmarks import batches, trainer
-from roadmap.config.runtime import Runtime
+from roadmap.config.runtime import Runtime, cores
+from roadmap.data.pipeline import Pipeline
 from roadmap.train.loop import CHECK_EVERY_ON_GPU, Trainer
 from tests.helpers.convnext import ladder
 from tests.helpers.small_runs import make_run, make_trial, train
@@ -63,3 +65,14 @@ def test_a_compiled_run_trains(tmp_path: Path) -> None:
         make_run(tmp_path, make_trial(epochs=1, warmup_epochs=0)), **vars(Runtime(device="cuda", compile=True))
     )
     assert record.status == "finished"
+
+
+def test_every_core_but_one_loads_and_evaluation_sees_the_cpus_images(tmp_path: Path) -> None:
+    record = train(make_run(tmp_path, make_trial(epochs=1, warmup_epochs=0)), device="cuda")
+    assert record.workers == max(1, cores() - 1)
+    assert record.waiting_share is not None and 0 <= record.waiting_share <= 1
+    assert not multiprocessing.active_children()
+    trial = make_trial()
+    pinned, plain = (Pipeline.open(trial, workers=2, pin_memory=pin).views("test") for pin in (True, False))
+    for (images, labels), (others, same) in zip(pinned, plain, strict=True):
+        assert images.is_pinned() and torch.equal(images, others) and torch.equal(labels, same)

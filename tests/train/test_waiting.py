@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ def test_slow_images_are_in_the_record_in_the_epochs_line_and_on_stderr(
         return plain(self, key)
 
     monkeypatch.setattr(Samples, "__getitem__", slow)
-    folder = make_run(tmp_path, make_trial(**SHORT))
+    trial = make_trial(**SHORT)
+    folder = make_run(tmp_path, replace(trial, data=replace(trial.data, validation=0.8)))
     record = train(folder)
     (line,) = folder.metrics()
     assert 0.3 < line["waiting_share"] < 1
