@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from analysis.study import Cell, CellId, Comparison, Kind, Latency, LatencyTable, Run, Study, Undefined
+from analysis.study import Cell, CellId, Comparison, Kind, Latency, LatencyTable, Prediction, Run, Study, Undefined
 from roadmap.ladder import DEFAULT
 from roadmap.runs.record import Hardware, Record
 
@@ -47,6 +47,7 @@ def study_of(header: Content, records: Sequence[Record]) -> Study:
         crossings=_comparisons(crossed, in_regimes),
         undefined=[Undefined(*named) for named in header.get("undefined", {}).items()],
         latency=_latency_table(header.get("latency"), in_regimes),
+        prediction=_prediction(header.get("prediction")),
         cells=_by_id(in_regimes),
     )
 
@@ -162,3 +163,9 @@ def _latency_table(content: Content | None, in_regimes: Iterable[Mapping[Label, 
                 timed[cell.id] = Latency(line["ms"], line["low"], line["high"], line["rounds"])
     hardware = Hardware.from_json(content["hardware"])
     return LatencyTable(hardware, content["batch"], content["precision"], content["git_commit"], timed)
+
+
+def _prediction(content: Content | None) -> Prediction | None:
+    if not content:
+        return None
+    return Prediction(seconds=content["seconds"], measured=tuple(content["measured"]))

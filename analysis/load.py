@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cells import Content, study_of
-from analysis.study import Cell, CellId, Comparison, Latency, LatencyTable, Run, Study
+from analysis.study import Cell, CellId, Comparison, Latency, LatencyTable, Prediction, Run, Study
 from roadmap.config.errors import RoadmapError
 from roadmap.runs.io import read_lines
 from roadmap.runs.metric import METRICS
@@ -86,6 +86,8 @@ def gather(folder: Path, *, curves: bool = False) -> Study:
     header, planned = _header(folder)
     if latency := _latency(folder):
         header["latency"] = latency
+    if prediction := _prediction(folder):
+        header["prediction"] = prediction
     root = os.fspath(folder)
     with os.scandir(root) as entries:
         names = [entry.name for entry in entries if entry.is_dir()]
@@ -134,6 +136,23 @@ def _latency(folder: Path) -> dict[str, Any]:
             "legal: what `roadmap bench --study` wrote; measure it again"
         ) from e
     return {key: content[key] for key in ("hardware", "batch", "precision", "git_commit", "cells")}
+
+
+def _prediction(folder: Path) -> dict[str, Any]:
+    """prediction.json as one: of a run that was predicted more than once, the last counts."""
+    path = folder / "prediction.json"
+    try:
+        launches = json.loads(path.read_bytes())
+        seconds = {run: float(value) for launch in launches for run, value in launch["seconds"].items()}
+        measured = dict.fromkeys(f"{launch['where']}, {launch['iterations']} iterations" for launch in launches)
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise RoadmapError(
+            f"report.prediction {path} is damaged ({type(e).__name__}: {e}); legal: what `roadmap run` wrote; "
+            "move it away"
+        ) from e
+    return {"seconds": seconds, "measured": list(measured)}
 
 
 def _curves(folder: Path) -> dict[str, list[Any]]:
@@ -220,6 +239,7 @@ def to_lines(study: Study) -> bytes:
         "crossings": _comparisons_to_json(study.crossings, label),
         "undefined": {undefined.label: undefined.reason for undefined in study.undefined},
         "latency": _latency_to_json(study.latency, label),
+        **_prediction_to_json(study.prediction),
     }
     contents = [header, *(run.record.to_json() for run in study.runs)]
     return "".join(json.dumps(content, allow_nan=False) + "\n" for content in contents).encode()
@@ -265,6 +285,13 @@ def _latency_to_json(table: LatencyTable | None, label: Mapping[CellId, list[str
         "git_commit": table.git_commit,
         "cells": _distinct(one(id_, timed) for id_, timed in table.cells.items()),
     }
+
+
+def _prediction_to_json(prediction: Prediction | None) -> dict[str, Any]:
+    """Nothing where nothing was predicted: records of before there were predictions stay as they are."""
+    if prediction is None:
+        return {}
+    return {"prediction": {"seconds": dict(prediction.seconds), "measured": list(prediction.measured)}}
 
 
 def load_results(folder: Path) -> Study:

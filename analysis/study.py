@@ -245,6 +245,17 @@ class LatencyTable:
     cells: Mapping[CellId, Latency]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What runs were predicted to take when they were started.
+
+    seconds: of each run, by its id. measured: on what, and how, as the calibration says.
+    """
+
+    seconds: Mapping[str, float]
+    measured: Sequence[str]
+
+
 @dataclass(frozen=True)
 class Study:
     """A question and its planned runs, in planned order.
@@ -266,6 +277,7 @@ class Study:
     crossings: Sequence[Comparison] = ()
     undefined: Sequence[Undefined] = ()
     latency: LatencyTable | None = None
+    prediction: Prediction | None = None
     cells: Mapping[CellId, Cell] = field(default_factory=dict)
 
     @property

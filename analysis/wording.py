@@ -83,3 +83,16 @@ _MARKDOWN = str.maketrans({c: "\\" + c for c in "\\|*_`[]"} | {"<": "&lt;", ">":
 def markdown_text(text: str) -> str:
     """The text as Markdown shows it: no character of it is markup."""
     return text.translate(_MARKDOWN)
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit in which it is easily read: '8.4 s', '48 s', '12.5 min', '1.25 h'."""
+    if seconds < 100:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.2f} h"
+
+
+def predicted_and_taken(predicted: float, taken: float) -> str:
+    """'predicted 1.20 h, took 1.25 h (+4 %)', from seconds."""
+    deviation = minus(f"{100 * (taken / predicted - 1):+.0f}") if predicted else NONE
+    return f"predicted {duration(predicted)}, took {duration(taken)} ({deviation} %)"

@@ -17,6 +17,7 @@ What was measured before, on this machine or another, is read by its name or fol
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
 from roadmap.runs.record import SETTLED, Record
 from roadmap.runs.study_folder import study_folder, write_study
+from roadmap.study.cost import note_prediction
 from roadmap.study.expand import Study as Content
 from roadmap.study.expand import expand
 from roadmap.study.file import read_plan
@@ -142,14 +144,25 @@ class Study:
         self.train(runtime, jobs=jobs, force=force, finished=finished)
         return self.load()
 
-    def train(self, runtime: Runtime, *, jobs: int = 1, force: bool = False, finished: Finished = _ignore) -> None:
-        """Train what is not finished, once it is prepared, and load nothing."""
+    def train(
+        self, runtime: Runtime, *, jobs: int = 1, force: bool = False, finished: Finished = _ignore
+    ) -> float | None:
+        """Train what is not finished, once it is prepared, and load nothing.
+
+        Returns the seconds that this was predicted to take, None where no calibration told.
+        """
         runtime = initial_weights(self.content, runtime)
         todo = self.unfinished(force=force)
-        if todo:
-            at_once = jobs if len(self.trials) > 1 else 1
-            launcher = LocalLauncher(jobs=at_once, force=force, finished=finished)
-            launcher.launch(self.folder, todo, runtime, Resources(), code=live_code())
+        if not todo:
+            return None
+        at_once = jobs if len(self.trials) > 1 else 1
+        left = {run.path.name for run in todo}
+        trials = [trial for trial in self.trials if trial.id in left]
+        ranks = int(os.environ.get("WORLD_SIZE", 1))
+        predicted = note_prediction(self.folder, trials, runtime, jobs=at_once, ranks=ranks)
+        launcher = LocalLauncher(jobs=at_once, force=force, finished=finished)
+        launcher.launch(self.folder, todo, runtime, Resources(), code=live_code())
+        return predicted
 
     def prepare(self, runtime: Runtime) -> None:
         """Refuse what cannot be trained here, then write study.json and each run's trial.json."""

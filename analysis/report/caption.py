@@ -12,11 +12,11 @@ from analysis.report.crossed import CrossTable, cross_table
 from analysis.report.facts import Fact, FactKind
 from analysis.results.analyse import common_words, seed_order
 from analysis.results.results import Analysis
-from analysis.study import LatencyTable, Outcome, Run, Study
-from analysis.wording import number, one_line
+from analysis.study import LatencyTable, Outcome, Prediction, Run, Study
+from analysis.wording import number, one_line, predicted_and_taken
 from roadmap.ladder import Printed, Regime, find_ladder
 from roadmap.runs.metric import Metric
-from roadmap.runs.record import DIVERGED, NO_HARDWARE
+from roadmap.runs.record import DIVERGED, FINISHED, NO_HARDWARE
 
 UNKNOWN = "not recorded"
 
@@ -102,6 +102,8 @@ def _aside(study: Study, analysis: Analysis) -> Iterator[Fact]:
         yield Fact(FactKind.ON_ALL, common)
     if study.latency:
         yield Fact(FactKind.LATENCY, _latency(study.latency))
+    if study.prediction and (taken := _taken(study, study.prediction)):
+        yield Fact(FactKind.TIME, taken)
     yield from (Fact(FactKind.DESIGN, one_line(note)) for note in study.notes)
     others = Counter(run.regime for run in study.runs if run.regime != analysis.regime)
     if others:
@@ -115,6 +117,16 @@ def _latency(table: LatencyTable) -> str:
     rounds = next(iter(table.cells.values())).rounds
     how = f"one image, {table.precision}, evaluation mode, all networks in turn, {rounds} rounds"
     return f"{how}: median and quartiles, on {device}, {hardware.threads} threads"
+
+
+def _taken(study: Study, prediction: Prediction) -> str:
+    """What the finished runs were predicted to take beside what they took; empty where none of them was predicted."""
+    taken = {run.id: run.record.wall_seconds for run in study.runs if run.record.status == FINISHED}
+    both = [(prediction.seconds[run], s) for run, s in taken.items() if s is not None and run in prediction.seconds]
+    if not both:
+        return ""
+    compared = predicted_and_taken(*map(sum, zip(*both, strict=True)))
+    return f"{compared}: {len(both)} of {len(study.runs)} runs; measured on {'; '.join(prediction.measured)}"
 
 
 def _distinct(runs: Iterable[Run], text: Callable[[Run], str]) -> str:

@@ -28,6 +28,7 @@ class FactKind(StrEnum):
     NOTE = "Note"
     ON_ALL = "On all"
     LATENCY = "Latency"
+    TIME = "Time"
     DESIGN = "Design"
     NOT_SHOWN = "Not shown"
     SOURCE = "Source"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from roadmap.cli.forecast import GpuHours
 from roadmap.config.errors import ConfigError, RoadmapError, listing, refuse
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
@@ -24,9 +25,9 @@ from roadmap.launch.snapshot import live_code, take_snapshot
 from roadmap.launch.status import RunState, counts, study_states
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
-from roadmap.runs.record import FINISHED
 from roadmap.runs.study_folder import study_folder, write_study
-from roadmap.study.expand import Study, images_to_train
+from roadmap.study.cost import note_prediction
+from roadmap.study.expand import Study
 
 Hours = Mapping[str, float | None]  # GPU-hours of each run, None where not known
 
@@ -59,7 +60,10 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionPlan:
-    """What a launch of a study would be: its runs as they are, those to launch, what they cost."""
+    """What a launch of a study would be: its runs as they are, those to launch, what they cost.
+
+    source: on what that was measured; empty where it was not.
+    """
 
     study: Study
     folder: Path
@@ -67,9 +71,12 @@ class SubmissionPlan:
     states: Mapping[str, RunState]
     batches: Sequence[Batch]
     hours: Hours
+    source: str
 
     @classmethod
-    def of(cls, study: Study, launcher: Launcher, order: Order, *, out: Path) -> SubmissionPlan:
+    def of(
+        cls, study: Study, launcher: Launcher, order: Order, *, out: Path, data_dir: Path | None = None
+    ) -> SubmissionPlan:
         """Look at the study's folder.
 
         Raises RoadmapError on resources that are not legal or divide no batch.
@@ -81,10 +88,18 @@ class SubmissionPlan:
         skipped = UNDER_WAY if order.force else IN_HAND
         order_of_runs = seeds_in_turn(study.trials, lambda t: (t.step, t.change))
         left = [(t, wanted) for t in order_of_runs if states[t.id].state not in skipped]
-        rates = _rates(study, folder)
-        hours = {t.id: gpu_hours(t, rates, order.images_per_second) for t in study.trials}
         batches = _by_shape(left)
-        return cls(study=study, folder=folder, wanted=wanted, states=states, batches=batches, hours=hours)
+        ranks = {t.id: batch.shape.ranks for batch in batches for t in batch.trials}
+        known = GpuHours.of(folder, study.trials, images_per_second=order.images_per_second, data_dir=data_dir)
+        return cls(
+            study=study,
+            folder=folder,
+            wanted=wanted,
+            states=states,
+            batches=batches,
+            hours={t.id: known.hours(t, ranks.get(t.id, wanted.ranks)) for t in study.trials},
+            source=known.source,
+        )
 
     @property
     def to_launch(self) -> list[Trial]:
@@ -116,12 +131,12 @@ def submit_study(study: Study, runtime: Runtime, order: Order, *, out: Path) -> 
     launcher = find_launcher(order.launcher)
     runtime = _with_whole_paths(initial_weights(study, runtime))
     if order.dry_run:
-        plan = SubmissionPlan.of(study, launcher, order, out=out)
+        plan = SubmissionPlan.of(study, launcher, order, out=out, data_dir=runtime.data_dir)
         return _show_dry_run(plan, launcher, order)
     launcher.resources(order.given, profile=order.profile)
     refuse_before_training(study, runtime)
     with _deciding(launcher, study_folder(out.resolve(), study.name)):
-        plan = SubmissionPlan.of(study, launcher, order, out=out)
+        plan = SubmissionPlan.of(study, launcher, order, out=out, data_dir=runtime.data_dir)
         if not order.as_json:
             _print_plan(plan)
         _scripts(plan, launcher, order)
@@ -147,9 +162,9 @@ def _deciding(launcher: Launcher, folder: Path) -> Iterator[None]:
         yield
 
 
-def show_submission_plan(study: Study, order: Order, *, out: Path) -> int:
+def show_submission_plan(study: Study, order: Order, *, out: Path, data_dir: Path | None = None) -> int:
     """What a launch would be, with its cost; no script, and no cluster is needed."""
-    plan = SubmissionPlan.of(study, find_launcher(order.launcher), order, out=out)
+    plan = SubmissionPlan.of(study, find_launcher(order.launcher), order, out=out, data_dir=data_dir)
     if order.as_json:
         print(json.dumps({"study": study.name, "runs": _rows(plan)}, indent=1))
     else:
@@ -163,6 +178,7 @@ def _launch(folder: Path, batches: Sequence[Batch], runtime: Runtime, launcher: 
     done: list[Launched] = []
     for batch in batches:
         runs = [_prepared(folder, trial, force=order.force) for trial in batch.trials]
+        note_prediction(folder, batch.trials, runtime, ranks=batch.shape.ranks)
         done += launcher.launch(folder, runs, runtime, batch.shape, code=code)
     if order.as_json:
         print(json.dumps([{"job": x.job, "trials": list(x.runs)} for x in done], indent=1))
@@ -270,6 +286,8 @@ def _print_plan(plan: SubmissionPlan) -> None:
         f"{counts(list(plan.states.values()))}; to submit: {len(left)}, in hand: {len(study.trials) - len(left)}; "
         f"predicted: {_total([plan.hours[t.id] for t in left])}"
     )
+    if plan.source:
+        print(plan.source)
 
 
 def _plan_row(trial: Trial, plan: SubmissionPlan, shape: Resources) -> list[str]:
@@ -282,7 +300,7 @@ def _total(hours: Sequence[float | None]) -> str:
     """GPU-hours of all runs, and how many are of unknown length."""
     known = [h for h in hours if h is not None]
     if not known:
-        return "unknown: no images per second measured yet"
+        return "unknown: not calibrated (roadmap calibrate STUDY, on a node), and no run has finished"
     unknown = len(hours) - len(known)
     return f"{sum(known):,.1f} GPU-hours" + (f" and {unknown} runs of unknown length" if unknown else "")
 
@@ -293,19 +311,6 @@ def _layout(trial: Trial, shape: Resources) -> str:
     if recipe.loads % shape.ranks:
         return f"{recipe.batch_size}"
     return f"{shape.ranks} x {recipe.groups // shape.ranks} x {recipe.group_size}"
-
-
-def _rates(study: Study, folder: Path) -> dict[tuple[str, str], float]:
-    """Images per second of a GPU (or process), as a finished run of each (step, change) measured it."""
-    records = [r for t in study.trials if (r := RunFolder(folder / t.id).record())]
-    rates = {(r.step, r.change): (r.images_per_second, r.world_size or 1) for r in records if r.status == FINISHED}
-    return {cell: rate / ranks for cell, (rate, ranks) in rates.items() if rate}
-
-
-def gpu_hours(trial: Trial, rates: Mapping[tuple[str, str], float], stated: float | None) -> float | None:
-    """GPU-hours of one run: images over a GPU's rate, measured or stated; None without a rate."""
-    images, rate = images_to_train(trial), rates.get((trial.step, trial.change), stated)
-    return images / rate / 3600 if images and rate else None
 
 
 def _hours(value: float | None) -> str:

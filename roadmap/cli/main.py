@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from roadmap.cli.cluster_options import cluster_verbs, given_resources, launcher_options, resource_options
+from roadmap.cli.measuring_options import calibrate_options, sanity_options
 from roadmap.cli.parser import (
     USER_ERROR,
     Parser,
@@ -72,8 +73,9 @@ def parser() -> Parser:
             description="Train one step (--step) or a whole study. A finished trial is not trained again.",
         )
     )
-    plan = verbs.add_parser("plan", help="what would run, without running it")
+    plan = verbs.add_parser("plan", help="what would run, without running it, and how long it would take")
     study_options(plan)
+    plan.add_argument("--jobs", type=whole(1), metavar="N", help="runs side by side, as for `run`")
     json_option(plan)
     launcher_options(plan)
     resource_options(plan)
@@ -84,6 +86,12 @@ def parser() -> Parser:
     diff.add_argument("b", metavar="B", help="another one; --set applies to it")
     _step_options(diff)
     results_verbs(verbs)
+    calibrate_verb = verbs.add_parser("calibrate", help="measure what a study's runs cost here, for `plan` to predict")
+    calibrate_options(calibrate_verb)
+    _machine_options(calibrate_verb)
+    sanity_verb = verbs.add_parser("sanity", help="checks before a long study: known networks, the first epochs")
+    sanity_options(sanity_verb)
+    _machine_options(sanity_verb)
     _bench_verb(verbs.add_parser("bench", help="what the harness costs here, as ratios of interleaved pairs"))
     _predict_verb(verbs.add_parser("predict", help="a trained network's answer for a folder of images, as CSV"))
     verbs.add_parser("schema", help="the JSON Schema of study files, by which editors complete and check them")
@@ -101,6 +109,12 @@ def _run_verb(p: Parser) -> None:
         metavar="RUN",
         help="train one prepared run folder with the settings it was launched with, as a launcher's job does",
     )
+    _machine_options(p)
+    _launch_options(p)
+
+
+def _machine_options(p: argparse.ArgumentParser) -> None:
+    """How the machine trains, as `_runtime` reads it."""
     p.add_argument(
         "--jobs", type=whole(1), default=1, metavar="N", help="runs side by side, each with cores / N threads"
     )
@@ -143,6 +157,9 @@ def _run_verb(p: Parser) -> None:
         help="end a run that guesses after half of its epochs; it is shown as hopeless, and in no mean",
     )
     p.add_argument("--download", action="store_true", help="let torchvision or timm fetch the data set")
+
+
+def _launch_options(p: Parser) -> None:
     p.add_argument(
         "--force", action="store_true", help="train finished trials again; what they left moves to previous/"
     )
@@ -239,10 +256,25 @@ def plan(args: argparse.Namespace) -> int:
     if not _is_local(args):
         from roadmap.cli.cluster import show_submission_plan
 
-        return show_submission_plan(_study(args).content, _order(args, dry_run=True), out=args.runs)
+        order = _order(args, dry_run=True)
+        return show_submission_plan(_study(args).content, order, out=args.runs, data_dir=args.data_dir)
     from roadmap.cli.train import show_plan
 
-    return show_plan(_study(args), as_json=args.json)
+    return show_plan(_study(args), jobs=args.jobs, as_json=args.json)
+
+
+def calibrate(args: argparse.Namespace) -> int:
+    from roadmap.cli.calibrate import calibrate_study
+
+    return calibrate_study(_study(args), _runtime(args), jobs=args.jobs, iterations=args.iterations, as_json=args.json)
+
+
+def sanity(args: argparse.Namespace) -> int:
+    from roadmap.cli.sanity import check_sanity
+
+    return check_sanity(
+        _study(args), _runtime(args), weights=args.weights, epochs=args.first_epochs, run=args.run, as_json=args.json
+    )
 
 
 def steps(args: argparse.Namespace) -> int:
@@ -365,6 +397,8 @@ def preemption_test(args: argparse.Namespace) -> int:
 VERBS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "plan": plan,
+    "calibrate": calibrate,
+    "sanity": sanity,
     "steps": steps,
     "diff": diff,
     "predict": predict,

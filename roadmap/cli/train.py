@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from roadmap.api import Study
 from roadmap.cli.console import Progress, print_json, print_table
+from roadmap.cli.forecast import Forecast
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.data.registry import held_out
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, HOPELESS, INTERRUPTED, SETTLED, Record
-from roadmap.study.expand import images_to_train
 
 STOPPED = 130  # exit status, as of a shell whose program was interrupted
 STATE_TEXTS = {
@@ -25,7 +26,6 @@ STATE_TEXTS = {
     INTERRUPTED: "interrupted: goes on",
     HOPELESS: "hopeless: ended early",
 }
-Rates = Mapping[tuple[str, str], float]
 
 
 def state_of(folder: RunFolder) -> str:
@@ -56,9 +56,14 @@ def run_study(study: Study, runtime: Runtime, *, jobs: int, force: bool, as_json
         ended.add(record.status)
         progress.finished(folder, record)
 
-    study.train(runtime, jobs=jobs, force=force, finished=finished)
+    began = time.monotonic()
+    predicted = study.train(runtime, jobs=jobs, force=force, finished=finished)
     if _rank():  # rank 0 prints; each says by its exit status how it ended
         return _exit_status(ended or {FINISHED}, missing=False)
+    if predicted is not None:
+        from analysis.wording import predicted_and_taken
+
+        print(predicted_and_taken(predicted, time.monotonic() - began), file=sys.stderr)
     records = [record for run in study.run_folders if (record := run.record())]
     _print_records(study, records, as_json)
     return _exit_status({record.status for record in records}, missing=len(records) < count)
@@ -119,23 +124,23 @@ def _value_text(value: Any) -> str:
 # plan ---------------------------------------------------------------------------------------------
 
 
-def show_plan(study: Study, *, as_json: bool) -> int:
-    """Show the trials, what there is of each, and their time where a finished run tells it."""
+def show_plan(study: Study, *, jobs: int | None, as_json: bool) -> int:
+    """Show the trials, what there is of each, and their time where a calibration or a finished run tells it."""
     states = {run.path.name: state_of(run) for run in study.run_folders}
-    rates = _measured_rates(study.run_folders)
-    seconds = {trial.id: _seconds(trial, rates) for trial in study.trials}
+    forecast = Forecast.of(study, jobs)
     if as_json:
-        print_json(_plan_json(study, states, seconds))
+        print_json(_plan_json(study, states, forecast))
         return 0
-    rows = [_plan_row(trial, states[trial.id], seconds[trial.id]) for trial in study.trials]
+    rows = [_plan_row(trial, states[trial.id], forecast.seconds[trial.id]) for trial in study.trials]
     columns = ["step", "change", "seed", "recipe", "epochs", "state", "minutes", "run"]
     print_table(f"{study.name}: {study.question}", columns, rows)
     for cell, reason in study.undefined.items():
         print(f"{cell}: not defined: {reason}")
     for note in (*study.content.notes, *_held_out(study)):
         print(note)
-    left = [seconds[trial.id] for trial in study.trials if states[trial.id] not in SETTLED]
-    print(f"{_counts(list(states.values()), len(left))}; time left: {_time_left(left)}")
+    left = [trial.id for trial in study.trials if states[trial.id] not in SETTLED]
+    print(f"{_counts(list(states.values()), len(left))}; time left: {forecast.time_left(left)}")
+    print(forecast.source)
     return 0
 
 
@@ -145,8 +150,9 @@ def _counts(states: Sequence[str], left: int) -> str:
     return f"{len(states)} trials: {states.count(FINISHED)} finished{hopeless}, {left} to train"
 
 
-def _plan_json(study: Study, states: Mapping[str, str], seconds: Mapping[str, float | None]) -> dict[str, Any]:
-    trials = [{**t.to_json(), "state": states[t.id], "predicted_seconds": seconds[t.id]} for t in study.trials]
+def _plan_json(study: Study, states: Mapping[str, str], forecast: Forecast) -> dict[str, Any]:
+    trials = [{**t.to_json(), "state": states[t.id], "predicted_seconds": forecast.seconds[t.id]} for t in study.trials]
+    calibration = forecast.calibration
     return {
         "study": study.name,
         "question": study.question,
@@ -155,6 +161,7 @@ def _plan_json(study: Study, states: Mapping[str, str], seconds: Mapping[str, fl
         "undefined": dict(study.undefined),
         "notes": list(study.content.notes),
         "held_out": _held_out(study),
+        "measured_on": calibration.where if calibration else None,
     }
 
 
@@ -168,29 +175,3 @@ def _plan_row(trial: Trial, state: str, seconds: float | None) -> list[str]:
     minutes = "unknown" if seconds is None else f"{seconds / 60:.1f}"
     shown = STATE_TEXTS.get(state, state)
     return [trial.step, trial.change, str(trial.seed), recipe.name, str(recipe.epochs), shown, minutes, trial.id]
-
-
-def _time_left(left: Sequence[float | None]) -> str:
-    """The sum over the runs that are left, and how many of them nothing is known of."""
-    known = [seconds for seconds in left if seconds is not None]
-    if left and not known:
-        return "unknown"
-    unknown = len(left) - len(known)
-    more = f", and {unknown} of unknown length" if unknown else ""
-    return f"{sum(known) / 60:.1f} minutes of one process{more}"
-
-
-def _measured_rates(folders: Sequence[RunFolder]) -> Rates:
-    """Images per second of each (step, change) that a finished run has measured."""
-    records = [record for folder in folders if (record := folder.record())]
-    rates = {(r.step, r.change): r.images_per_second for r in records if r.status == FINISHED}
-    return {cell: rate for cell, rate in rates.items() if rate}
-
-
-def _seconds(trial: Trial, rates: Rates) -> float | None:
-    """How long a run would take: its images over the rate of its cell;
-
-    None where either is unknown.
-    """
-    images, rate = images_to_train(trial), rates.get((trial.step, trial.change))
-    return images / rate if images and rate else None

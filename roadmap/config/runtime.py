@@ -17,6 +17,7 @@ from roadmap.config.errors import ConfigError
 from roadmap.config.fields import config, plain, setting
 from roadmap.config.recipe import Recipe
 
+EVALUATED_AT_END = 5  # the last epochs, each of which is evaluated
 PATHS = ("data_dir", "init")
 
 
@@ -46,6 +47,14 @@ class Runtime:
     eval_every: Annotated[int, Interval(ge=1, le=1_000_000)] = setting(
         "epochs between evaluations; the last five are evaluated each", default=1
     )
+
+    def evaluates(self, epoch: int, epochs: int) -> bool:
+        """Whether this epoch (from 1) ends with an evaluation: each of the last five does."""
+        return epoch % self.eval_every == 0 or epoch > epochs - EVALUATED_AT_END
+
+    def saves(self, epoch: int, epochs: int) -> bool:
+        """Whether this epoch (from 1) ends with a checkpoint."""
+        return epoch % self.checkpoint_every == 0 or epoch == epochs
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON holds them."""

@@ -158,14 +158,14 @@ def _open_slot(runtime: Runtime, number: int, force: bool) -> Slot:
     """Start a worker; its thread limits must be in its environment before it imports torch."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    with _environment({**limit_threads(runtime.threads), **_gpu_of(number)}):
+    with environment_with({**limit_threads(runtime.threads), **gpu_of(number)}):
         process = context.Process(target=_work, args=(theirs, runtime.to_json(), force))
         process.start()
     theirs.close()
     return Slot(process, ours)
 
 
-def _gpu_of(slot: int) -> dict[str, str]:
+def gpu_of(slot: int) -> dict[str, str]:
     """The GPU of a slot: the visible ones in turn, as the environment or else the driver lists them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -176,7 +176,8 @@ def _gpu_of(slot: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment_with(values: dict[str, str]) -> Iterator[None]:
+    """Set these variables for the processes that are started meanwhile."""
     before = {k: os.environ.get(k) for k in values}
     os.environ.update(values)
     try:

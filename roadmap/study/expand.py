@@ -204,9 +204,9 @@ def _flat(trial: Trial) -> dict[str, Any]:
     return {f"{part}.{name}": value for part in ("model", "recipe", "data") for name, value in parts[part].items()}
 
 
-def images_to_train(trial: Trial) -> int | None:
+def images_to_train(trial: Trial, *, data_dir: Path | None = None) -> int | None:
     """Return the images that a run passes through the network, where the data set's size is known
-    without opening it.
+    without opening an image: a folder's from its files.
     """
-    images = training_images(trial.data)
+    images = training_images(trial.data, data_dir=data_dir)
     return None if images is None else images * trial.recipe.epochs

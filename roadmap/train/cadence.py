@@ -19,8 +19,6 @@ from roadmap.config.runtime import Runtime
 from roadmap.train.checkpoints import CheckpointWriter, TrainingState
 from roadmap.train.distributed import Ranks
 
-EVALUATED_AT_END = 5  # the last epochs, each of which is evaluated
-
 
 class Interrupted(RoadmapError):
     """The run was told to stop and has saved itself.
@@ -97,11 +95,11 @@ class Cadence:
 
     def is_saved(self, epoch: int, epochs: int) -> bool:
         """Whether this epoch (from 1) ends with a checkpoint."""
-        return epoch % self.runtime.checkpoint_every == 0 or epoch == epochs
+        return self.runtime.saves(epoch, epochs)
 
     def is_evaluated(self, epoch: int, epochs: int) -> bool:
         """Whether this epoch (from 1) ends with an evaluation: each of the last five does."""
-        return epoch % self.runtime.eval_every == 0 or epoch > epochs - EVALUATED_AT_END
+        return self.runtime.evaluates(epoch, epochs)
 
     def save(self, state: TrainingState) -> None:
         """Have a checkpoint written, from a copy. Raises RunError where the one before could not be."""

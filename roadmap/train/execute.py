@@ -106,7 +106,7 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) ->
     def beat(state: Mapping[str, Any]) -> None:
         folder.beat({**state, "wall_seconds": round(time.monotonic() - began, 3)})
 
-    _forget_peak_memory(ranks)
+    forget_peak_memory(ranks)
     set_float32_arithmetic(trial.recipe, ranks.device)
     forget_failure(folder.path, ranks)
     if ranks.is_main:
@@ -114,7 +114,7 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) ->
     described = _describe(folder, trial, runtime, ranks)
     record = _outcome(described, lambda: _train(folder, trial, runtime, ranks, beat)).replace(
         wall_seconds=round(time.monotonic() - began, 3),
-        peak_memory_bytes=_peak_memory(ranks),
+        peak_memory_bytes=peak_memory(ranks),
         finished_at=_now(),
     )
     if record.status == FAILED and ranks.world_size > 1:
@@ -193,14 +193,7 @@ def _train(
     folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
     """Train to the end; returns what the record adds."""
-    pipeline = Pipeline.open(
-        trial,
-        data_dir=runtime.data_dir,
-        download=runtime.download,
-        workers=runtime.workers or 0,
-        pin_memory=ranks.device.type == "cuda",
-    )
-    with contextlib.closing(pipeline):
+    with contextlib.closing(open_pipeline(trial, runtime, ranks)) as pipeline:
         return _train_on(pipeline, folder, runtime, ranks, beat)
 
 
@@ -225,7 +218,7 @@ def _train_on(
     trainer.train(store, folder.append_epoch, reporter)
     results = _results(trainer)
     if ranks.is_main:
-        _keep_network(folder, trainer)
+        keep_network(folder, trainer)
     return {**results, **decoded}
 
 
@@ -238,6 +231,17 @@ def _compare_decoder(pipeline: Pipeline, ranks: Ranks) -> dict[str, int]:
         name = pipeline.trial.data.decoder
         print(f"decoder {name}: pixels differ from pillow's by up to {largest} of 255", file=sys.stderr)
     return {"decoder_difference": largest}
+
+
+def open_pipeline(trial: Trial, runtime: Runtime, ranks: Ranks) -> Pipeline:
+    """The trial's images on this machine. Raises DataError."""
+    return Pipeline.open(
+        trial,
+        data_dir=runtime.data_dir,
+        download=runtime.download,
+        workers=runtime.workers or 0,
+        pin_memory=ranks.device.type == "cuda",
+    )
 
 
 def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> TrainingState | None:
@@ -269,7 +273,7 @@ def _initial_weights(trial: Trial, runtime: Runtime) -> Callable[[nn.Module], ob
     return load
 
 
-def _keep_network(folder: RunFolder, trainer: Trainer) -> None:
+def keep_network(folder: RunFolder, trainer: Trainer) -> None:
     """Write the network that the results are of, its moving average where it is on, and its classes' names.
 
     `roadmap predict` and `roadmap.load` read them.
@@ -405,7 +409,7 @@ def _cpu_name() -> str:
     )
 
 
-def _peak_memory(ranks: Ranks) -> int:
+def peak_memory(ranks: Ranks) -> int:
     """Bytes since the attempt began: of the GPU where there is one, else of the process."""
     if ranks.device.type == "cuda":
         return torch.cuda.max_memory_allocated(ranks.device)
@@ -416,7 +420,7 @@ def _peak_memory(ranks: Ranks) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _forget_peak_memory(ranks: Ranks) -> None:
+def forget_peak_memory(ranks: Ranks) -> None:
     """A process trains many runs: each record shall have its own peak."""
     if ranks.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(ranks.device)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from roadmap.cli.cluster import gpu_hours
 from roadmap.cli.cluster_options import RESOURCES
+from roadmap.cli.forecast import GpuHours
 from roadmap.config.errors import ConfigError, RoadmapError
 from roadmap.launch.resources import Resources, shape_of
 from roadmap.launch.slurm.resources import SlurmResources, resources
@@ -75,12 +75,17 @@ def test_a_run_takes_whole_groups_on_fewer_nodes_or_is_refused() -> None:
         shape_of(trial, Resources(gpus_per_node=3))
 
 
-def test_gpu_hours_are_images_over_the_rate_and_unknown_without_one() -> None:
+def test_gpu_hours_are_images_over_the_stated_rate_and_unknown_without_one() -> None:
     trial = make_trial(epochs=100)
-    images = gpu_hours(trial, {(trial.step, ""): 1.0}, None)
-    assert images is not None and images > 30
-    assert gpu_hours(trial, {}, 10.0) == pytest.approx(images / 10)
-    assert gpu_hours(trial, {}, None) is None
+    hours = GpuHours(taken={}, images_per_second=10.0).hours(trial, 1)
+    assert hours == pytest.approx(round(1297 * 0.9) * 100 / 10 / 3600)
+    assert GpuHours(taken={}).hours(trial, 1) is None
+
+
+def test_gpu_hours_of_a_configuration_that_has_finished_are_what_it_took() -> None:
+    trial = make_trial(epochs=100)
+    known = GpuHours(taken={trial.configuration: 7200.0}, images_per_second=10.0)
+    assert known.hours(trial, 4) == 2.0
 
 
 def test_every_resource_is_an_option_or_belongs_to_the_profile_alone() -> None:

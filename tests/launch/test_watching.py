@@ -12,7 +12,7 @@ import pytest
 
 import roadmap.cli.status
 from roadmap.config.trial import Trial
-from roadmap.launch.local import _gpu_of
+from roadmap.launch.local import gpu_of
 from roadmap.launch.status import RunState, study_states
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.study_folder import write_study
@@ -77,6 +77,6 @@ def test_a_log_is_followed_until_its_run_ends(run: RunFolder, tmp_path: Path) ->
 
 def test_slots_take_the_visible_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
-    assert [_gpu_of(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(5)] == ["2", "5", "7", "2", "5"]
+    assert [gpu_of(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(5)] == ["2", "5", "7", "2", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert _gpu_of(0) == {}
+    assert gpu_of(0) == {}

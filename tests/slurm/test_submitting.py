@@ -36,7 +36,7 @@ def test_a_dry_run_shows_the_script_and_submits_nothing(cluster: Cluster) -> Non
         "#SBATCH --gpus-per-node=1",
         "--cpus-per-task=1",
         "would start at",
-        "unknown: no images per second",
+        "unknown: not calibrated",
         "90 minutes each",
     ):
         assert part in done.stdout

@@ -45,11 +45,10 @@ def test_slow_images_are_in_the_record_in_the_epochs_line_and_on_stderr(
 def test_the_share_is_that_of_the_whole_run_also_after_a_resume_and_of_checkpoints_without_it() -> None:
     trial = make_trial(**SHORT)
     trainer = Trainer(trial, Pipeline.open(trial), Ranks(), Runtime())
-    trainer._note_times(10.0, 5.0)
-    trainer._note_times(10.0, 1.0)
+    trainer.train_seconds, trainer.waited_seconds = 20.0, 6.0
     assert trainer.waiting_share == 0.3
     state = trainer.state()
-    trainer._note_times(10.0, 10.0)
+    trainer.train_seconds, trainer.waited_seconds = 30.0, 16.0
     trainer.restore(state)
     assert trainer.waiting_share == 0.3
     state.pop("waited_seconds")

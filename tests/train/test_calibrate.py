@@ -1,0 +1,59 @@
+"""What a calibration measures is what a run does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roadmap.config.runtime import Runtime
+from roadmap.study.cost import work_of
+from roadmap.train.calibrate import measure
+from roadmap.train.distributed import Ranks
+from roadmap.train.execute import execute
+from roadmap.train.loop import Trainer
+from tests.helpers.small_runs import make_run, make_trial
+
+IMAGES = {"train": 1166, "validation": 131, "test": 500}  # of the digits
+
+
+@pytest.mark.parametrize("settings", [{"epochs": 7}, {"epochs": 3, "ema_decay": None}])
+def test_a_run_does_the_work_that_is_counted_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    done: Counter[str] = Counter()
+    evaluate, save, step = Trainer.evaluate, Trainer.save, Trainer.step
+
+    def counting(name: str, method: Any) -> Any:
+        def call(self: Trainer, *args: Any, **options: Any) -> Any:
+            done[args[0] if name == "evaluate" else name] += 1
+            return method(self, *args, **options)
+
+        return call
+
+    monkeypatch.setattr(Trainer, "evaluate", counting("evaluate", evaluate))
+    monkeypatch.setattr(Trainer, "save", counting("save", save))
+    monkeypatch.setattr(Trainer, "step", counting("step", step))
+    trial, runtime = make_trial(**settings), Runtime(checkpoint_every=2, eval_every=3)
+    record = execute(make_run(tmp_path, trial), runtime)
+    assert record.status == "finished", record.error
+    work = work_of(trial, IMAGES, runtime)
+    assert record.train_images == IMAGES["train"] and record.test_images == IMAGES["test"]
+    assert done["step"] * trial.recipe.batch_size == work.trained
+    assert {split: done[split] for split in work.evaluations} == work.evaluations
+    assert done["save"] == work.checkpoints
+
+
+def test_each_part_of_a_run_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
+    trial, scratch = make_trial(epochs=1, warmup_epochs=0), tmp_path / "scratch"
+    calls: list[int] = []
+    cost = measure(
+        trial, Runtime(), Ranks(), iterations=12, scratch=scratch, together=lambda: calls.append(len(calls))
+    )  # more iterations than its one epoch has
+    assert cost.images == IMAGES
+    assert all(value > 0 for value in (cost.image, cost.checkpoint, cost.end, cost.peak_memory))
+    assert 0 < cost.waiting_share < 1 and cost.start >= 0
+    assert set(cost.first_evaluation) == set(cost.evaluation) == {"validation", "test"}
+    assert len(calls) == 5 and not scratch.exists()
