@@ -53,9 +53,13 @@ def unit(words: Tensor) -> Tensor:
     return (words + 0.5) * 2.0**-32
 
 
+def _radius(u: Tensor) -> Tensor:
+    return torch.sqrt(-2 * torch.log(u))
+
+
 def normal(u: Tensor, v: Tensor) -> Tensor:
     """Two uniform numbers -> one of the normal distribution (Box and Muller)."""
-    return torch.sqrt(-2 * torch.log(u)) * torch.cos(2 * math.pi * v)
+    return _radius(u) * torch.cos(2 * math.pi * v)
 
 
 @dataclass(frozen=True)
@@ -129,45 +133,52 @@ def crop_boxes(keys: Keys, image: tuple[int, int], scale: tuple[float, float], r
 # Crop and flip --------------------------------------------------------------------------------------------------------
 
 
-def padded_crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
-    """Cut (H, W) at (top, left) out of the images with a black border of `padding` pixels."""
+def mirrored(columns: Tensor, flipped: Tensor) -> Tensor:
+    """Reverse the order of a flipped sample's columns: (N, W, ...), flipped (N,) bool."""
+    return torch.where(flipped.view(-1, *[1] * (columns.ndim - 1)), columns.flip(1), columns)
+
+
+def padded_crop(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, padding: int) -> Tensor:
+    """Cut (H, W) at (top, left) out of the images in a black border of `padding` pixels, then mirror it."""
     n, c, h, w = images.shape
     padded = torch.nn.functional.pad(images, (padding,) * 4)
-    rows = top[:, None] + torch.arange(h, device=images.device)
-    columns = left[:, None] + torch.arange(w, device=images.device)
-    pixels = rows[:, :, None] * padded.shape[3] + columns[:, None]
+    rows = top[:, None] + torch.arange(h)
+    columns = mirrored(left[:, None] + torch.arange(w), flipped)
+    pixels = to_device(rows * padded.shape[3], images)[:, :, None] + to_device(columns, images)[:, None]
     return padded.flatten(2).gather(2, pixels.view(n, 1, -1).expand(n, c, -1)).view(n, c, h, w)
 
 
-def resized_crop(images: Tensor, boxes: Boxes, size: int, kernel: Kernel) -> Tensor:
-    """Cut each box out and resize it to (size, size), to the bit as Pillow does.
+def resized_crop(images: Tensor, boxes: Boxes, flipped: Tensor, size: int, kernel: Kernel) -> Tensor:
+    """Cut each box out, resize it to (size, size), to the bit as Pillow does, and mirror it.
 
     Pillow rounds to uint8 between its two passes, columns first, and sums in integers.
     """
     n, c, h, _ = images.shape
-    columns = _resample(images.permute(0, 3, 1, 2).reshape(n, -1, c * h), boxes.left, boxes.width, size, kernel)
+    across = (mirrored(taps, flipped) for taps in resize_taps(boxes.left, boxes.width, size, kernel))
+    down = resize_taps(boxes.top, boxes.height, size, kernel)
+    columns = _resample(images.permute(0, 3, 1, 2).reshape(n, -1, c * h), *across)
     rows = columns.view(n, size, c, h).permute(0, 3, 2, 1).reshape(n, h, c * size)
-    return _resample(rows, boxes.top, boxes.height, size, kernel).view(n, size, c, size).transpose(1, 2).contiguous()
+    return _resample(rows, *down).view(n, size, c, size).transpose(1, 2).contiguous()
 
 
 BITS = 22  # of a weight's fraction
 
 
-def _resample(lines: Tensor, start: Tensor, length: Tensor, size: int, kernel: Kernel) -> Tensor:
-    """(n, L, M) -> (n, size, M): new lines as weighted sums of the `length` lines from `start` on."""
-    n, count, _ = lines.shape
-    source, weights = resize_taps(start, length, size, kernel)
-    source = (source + torch.arange(n)[:, None, None] * count).to(lines.device, non_blocking=True)
-    weights = weights.to(lines.device, non_blocking=True)
-    total = torch.full((n, size, lines.shape[2]), 1 << BITS - 1, dtype=torch.int32, device=lines.device)
-    for t in range(source.shape[2]):
-        taken = lines.flatten(0, 1).index_select(0, source[:, :, t].flatten()).view_as(total)
-        total += taken.int() * weights[:, :, t, None]
-    return (total >> BITS).clamp_(0, 255).byte()
+def _resample(lines: Tensor, source: Tensor, weights: Tensor) -> Tensor:
+    """(n, L, M) -> (n, size, M): each new line is a weighted sum of lines; taps (n, size, T) as of `resize_taps`."""
+    n, count, width = lines.shape
+    source = to_device((source + torch.arange(n)[:, None, None] * count).permute(2, 0, 1).flatten(1), lines)
+    weights = to_device(weights, lines)
+    total = torch.full((*weights.shape[:2], width), 1 << BITS - 1, dtype=torch.int32, device=lines.device)
+    product = torch.empty_like(total)  # made once: on a CPU, fresh memory costs more than the arithmetic
+    for t in range(len(source)):
+        taken = lines.flatten(0, 1).index_select(0, source[t]).view_as(total)
+        total += product.copy_(taken).mul_(weights[:, :, t, None])
+    return total.bitwise_right_shift_(BITS).clamp_(0, 255).byte()
 
 
 def resize_taps(start: Tensor, length: Tensor, size: int, kernel: Kernel) -> tuple[Tensor, Tensor]:
-    """Which lines make up each new line and their weights: (n, size, T) int64 and int32.
+    """Which lines make up each new line and their weights in units of 2^-22: (n, size, T) int64 and int32.
 
     A reduction widens the kernel by its factor, so that every pixel counts (antialiasing).
     """
@@ -199,11 +210,6 @@ def _keys_cubic(x: Tensor) -> Tensor:
 RESIZE_KERNELS = {"bilinear": _triangle, "bicubic": _keys_cubic}
 
 
-def flip(images: Tensor, flipped: Tensor) -> Tensor:
-    """Mirror the samples of `flipped`, (N,) bool."""
-    return torch.where(flipped[:, None, None, None], images.flip(3), images)
-
-
 # Operations that are tables -------------------------------------------------------------------------------------------
 # Of (n, C, H, W) to (n, C or 1, 256): what each value of a pixel becomes. level: magnitude, (n, 1, 1) float64 from 0
 # to 10; sign: 1 or -1, likewise. "Increasing" operations do more the higher the level.
@@ -227,8 +233,9 @@ def auto_contrast(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
 def equalize(images: Tensor, level: Tensor, sign: Tensor) -> Tensor:
     """Flatten each channel's histogram; the largest value's count stays out of the step's size."""
     flat = images.flatten(2).long()
+    one = torch.ones((), dtype=torch.int64, device=images.device)
     counts = torch.zeros(*flat.shape[:2], 256, dtype=torch.int64, device=images.device)
-    counts.scatter_add_(2, flat, torch.ones_like(flat))
+    counts.scatter_add_(2, flat, one.expand_as(flat))
     last = counts.gather(2, flat.amax(2, keepdim=True))
     step = (flat.shape[2] - last) // 255
     before = counts.cumsum(2) - counts
@@ -328,7 +335,9 @@ def _taps(kernel: Kernel, d: Tensor) -> list[tuple[int, Tensor]]:
 
 
 def _filled(total: Tensor, inside: Tensor, fill: Tensor) -> Tensor:
-    return torch.where(inside, (total + NUDGE).clamp_(0, 255), fill[:, None, None]).byte()
+    """(n, C, H, W) float32 -> uint8, with the fill colour where (n, H, W) `inside` is False."""
+    kept = inside.float()[:, None]  # by arithmetic: torch.where with a broadcast mask is ten times slower on a CPU
+    return total.add_(NUDGE).clamp_(0, 255).mul_(kept).add_(fill[:, None, None] * (1 - kept)).byte()
 
 
 def _shift_rows(images: Tensor, shift: Tensor, kernel: Kernel, fill: Tensor) -> Tensor:
@@ -340,9 +349,11 @@ def _shift_rows(images: Tensor, shift: Tensor, kernel: Kernel, fill: Tensor) -> 
     window = torch.arange(first, w + last, device=images.device)
     source = (whole.long()[:, :, None] + window).clamp_(0, w - 1)
     pixels = images.gather(3, source[:, None].expand(n, c, h, -1)).float()
-    total = sum(weight * pixels[..., offset - first : offset - first + w] for offset, weight in taps)
+    total = torch.zeros(n, c, h, w, device=images.device)
+    for offset, weight in taps:
+        total.addcmul_(weight, pixels[..., offset - first : offset - first + w])
     place = shift[:, :, None] + torch.arange(w, device=images.device) + 0.5
-    return _filled(total, ((place >= 0) & (place < w))[:, None], fill)
+    return _filled(total, (place >= 0) & (place < w), fill)
 
 
 def shear_x(images: Tensor, level: Tensor, sign: Tensor, kernel: Kernel, fill: Tensor) -> Tensor:
@@ -382,9 +393,9 @@ def rotate(images: Tensor, level: Tensor, sign: Tensor, kernel: Kernel, fill: Te
         line, first = torch.zeros_like(total), (row.long() + offset).clamp_(0, h - 1) * w
         for at, (_, share) in zip(columns, across, strict=True):
             pixels = flat.gather(2, (first + at).view(n, 1, -1).expand(n, c, -1))
-            line += share * pixels.view(n, c, h, w)
-        total += weight * line
-    return _filled(total, inside[:, None], fill)
+            line.addcmul_(share, pixels.view(n, c, h, w).float())
+        total.addcmul_(weight, line)
+    return _filled(total, inside, fill)
 
 
 TABLES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -505,10 +516,10 @@ def erase(images: Tensor, keys: Keys, probability: float) -> Tensor:
 
 
 def _noise(keys: Keys, sample: Tensor, pixel: Tensor) -> Tensor:
-    """(P,) samples and pixels -> (P, 4) normal numbers, float32."""
+    """(P,) samples and pixels -> (P, 3) normal numbers, float32, by Box and Muller's method."""
     a, b, c, d = (unit(word).float() for word in keys.words(NOISE, pixel, sample))
-    radius, angle = torch.stack((a, c)), torch.stack((b, d))
-    return torch.cat((normal(radius, angle), normal(radius, angle + 0.25))).T
+    first, second, angle = _radius(a), _radius(c), 2 * math.pi * b
+    return torch.stack((first * angle.cos(), first * angle.sin(), second * (2 * math.pi * d).cos()), 1)
 
 
 # All of it ------------------------------------------------------------------------------------------------------------
@@ -538,24 +549,24 @@ class Augmentation:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, keys: Keys) -> Tensor:
-        images = flip(self._cropped(images, keys), to_device(keys.uniform(FLIP, 1)[:, 0] < self.flip, images))
+        images = self._cropped(images, keys, keys.uniform(FLIP, 1)[:, 0] < self.flip)
         if self.policy:
             fill = torch.tensor([min(255, round(255 * m)) for m in self.mean], dtype=torch.uint8)
             images = self.policy(images, keys, self.kernel, to_device(fill, images))
         pixels = normalize(images, self.mean, self.std)
         return erase(pixels, keys, self.erasing) if self.erasing else pixels
 
-    def _cropped(self, images: Tensor, keys: Keys) -> Tensor:
-        image = (images.shape[2], images.shape[3])
+    def _cropped(self, images: Tensor, keys: Keys, flipped: Tensor) -> Tensor:
+        height, width = images.shape[2:]
         if self.crop == "resized":
-            boxes = crop_boxes(keys, image, self.scale, self.ratio)
-            return resized_crop(images, boxes, self.size, "bicubic" if self.kernel == "bicubic" else "bilinear")
-        if image != (self.size, self.size):
-            raise ValueError(f"images are {image}; legal: {self.size} x {self.size} where crop is {self.crop!r}; resize them")
-        if self.crop == "none":
-            return images
-        corner = below(keys.uniform(CROP, 2), 2 * self.padding + 1)
-        return padded_crop(images, to_device(corner[:, 0], images), to_device(corner[:, 1], images), self.padding)
+            boxes = crop_boxes(keys, (height, width), self.scale, self.ratio)
+            return resized_crop(images, boxes, flipped, self.size, "bicubic" if self.kernel == "bicubic" else "bilinear")
+        if (height, width) != (self.size, self.size):
+            legal = f"legal: {self.size} x {self.size}, as crop is {self.crop!r}; resize them"
+            raise ValueError(f"images are {height} x {width}; {legal}")
+        padding = self.padding if self.crop == "padded" else 0
+        corner = below(keys.uniform(CROP, 2), 2 * padding + 1)
+        return padded_crop(images, corner[:, 0], corner[:, 1], flipped, padding)
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
