@@ -103,7 +103,12 @@ def _run_verb(p: Parser) -> None:
     p.add_argument(
         "--jobs", type=whole(1), default=1, metavar="N", help="runs side by side, each with cores / N threads"
     )
-    p.add_argument("--workers", type=whole(0), default=0, metavar="N", help="data-loading processes of each run")
+    p.add_argument(
+        "--workers",
+        type=whole(0),
+        metavar="N",
+        help="data-loading processes of each rank; on a GPU its cores less one unless given, on a CPU none",
+    )
     device_option(p)
     p.add_argument("--compile", action="store_true", help="torch.compile the network")
     p.add_argument("--no-channels-last", action="store_true", help="keep features in NCHW memory order")

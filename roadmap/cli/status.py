@@ -34,7 +34,7 @@ def show_status(name: str | None, *, out: Path, watch: bool, every: float, as_js
 def _print_status(folder: Path, states: Sequence[RunState]) -> None:
     from roadmap.cli.console import print_table
 
-    columns = ["step", "change", "seed", "state", "epoch", "top-1", "images/s", "left", "node", "job", "run"]
+    columns = ["step", "change", "seed", "state", "epoch", "top-1", "images/s", "waiting", "left", "node", "job", "run"]
     rows = [_row(s) for s in states]
     if not any(s.change for s in states):
         columns.remove("change")
@@ -56,6 +56,7 @@ def _row(s: RunState) -> list[str]:
         f"{s.epoch}/{s.epochs}" if s.epochs else "",
         _number(s.top1, ".2f"),
         _number(s.images_per_second or None, ",.0f"),
+        "" if s.waiting_share is None else f"{100 * s.waiting_share:.0f} %",
         _time_left(s.seconds_left),
         s.node,
         s.job,

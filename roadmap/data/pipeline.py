@@ -8,9 +8,8 @@ float32 and labels (N,) int64.
 from __future__ import annotations
 
 import random
-import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision import transforms
 
 from roadmap.config.data import Data
@@ -26,10 +25,11 @@ from roadmap.config.recipe import Recipe
 from roadmap.config.seeds import ORDER, SAMPLE, derive
 from roadmap.config.trial import Trial
 from roadmap.data.file_index import DataError
+from roadmap.data.loader import Stream, open_loader
 from roadmap.data.readers import ArrayImages, Split, cut_validation, open_data
+from roadmap.data.views import HELD_BYTES, Passes, Views, open_views
 
 SampleKey = tuple[int, int]
-Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 def train_transform(recipe: Recipe, data: Data) -> Any:
@@ -118,20 +118,6 @@ class Samples(Dataset[tuple[Tensor, int]]):
         return self.transform(self.split.image(index)), int(self.split.labels[index])
 
 
-class Views(Dataset[tuple[Tensor, int]]):
-    """Images as evaluation sees them, by position in `indices`."""
-
-    def __init__(self, split: Split, indices: np.ndarray, transform: Any) -> None:
-        self.split, self.indices, self.transform = split, indices, transform
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        index = int(self.indices[position])
-        return self.transform(self.split.image(index)), int(self.split.labels[index])
-
-
 @dataclass(frozen=True)
 class GroupSampler:
     """The keys of each group that one rank takes, from iteration `start` to the last.
@@ -170,12 +156,6 @@ class GroupSampler:
         return iterations * (self.recipe.groups // self.world_size)
 
 
-def ignore_signals(_worker: int) -> None:
-    """Workers inherit the trainer's handlers; a preemption is the trainer's business."""
-    for s in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-        signal.signal(s, signal.SIG_IGN)
-
-
 @dataclass(frozen=True)
 class Pipeline:
     """A trial's images: the training stream, and the views for validation and test."""
@@ -187,6 +167,7 @@ class Pipeline:
     validation_indices: np.ndarray
     workers: int = 0
     pin_memory: bool = False
+    _views: dict[tuple[str, int, int], Passes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -214,44 +195,35 @@ class Pipeline:
     def sampler(self, *, start: int = 0, rank: int = 0, world_size: int = 1) -> GroupSampler:
         return GroupSampler(len(self.train_indices), self.trial.recipe, self.trial.seed, start, rank, world_size)
 
-    def stream(self, sampler: GroupSampler) -> Batches:
-        """One batch a group, over all remaining epochs, so that workers live as long as the run."""
+    def stream(self, sampler: GroupSampler) -> Stream:
+        """One batch a group, over all remaining epochs, so that workers live as long as it does."""
         samples = Samples(
             self.train, self.train_indices, train_transform(self.trial.recipe, self.trial.data), self.trial.seed
         )
-        return _in_our_words(self._loader(samples, batch_sampler=sampler))
+        return Stream(open_loader(samples, sampler, workers=self.workers, pin_memory=self.pin_memory))
 
-    def views(self, part: str, *, rank: int = 0, world_size: int = 1) -> Batches:
-        """Every rank's share of `validation` or `test`, each image in exactly one of them."""
+    def views(self, part: str, *, rank: int = 0, world_size: int = 1) -> Passes:
+        """Every rank's share of `validation` or `test`, each image in exactly one of them.
+
+        Opened once: a second call gives the same.
+        """
+        key = part, rank, world_size
+        if key not in self._views:
+            self._views[key] = self._open_views(part, rank, world_size)
+        return self._views[key]
+
+    def _open_views(self, part: str, rank: int, world_size: int) -> Passes:
+        recipe, data = self.trial.recipe, self.trial.data
         split, indices = self.test, np.arange(len(self.test))
         if part == "validation":
             split, indices = self.train, self.validation_indices
-        view = Views(split, indices[rank::world_size], eval_transform(self.trial.recipe, self.trial.data))
-        return _in_our_words(self._loader(view, batch_sampler=_chunks(len(view), 2 * self.trial.recipe.group_size)))
+        # The whole split, not this rank's share of it: the ranks of a machine share its memory.
+        held = len(indices) * data.in_chans * data.image_size**2 <= HELD_BYTES
+        views = Views(split, indices[rank::world_size], eval_transform(recipe, data))
+        batch = 2 * recipe.group_size
+        return open_views(views, batch=batch, held=held, workers=self.workers, pin_memory=self.pin_memory)
 
-    def _loader(self, dataset: Dataset[Any], batch_sampler: Any) -> DataLoader[Any]:
-        if self.workers:
-            return DataLoader(
-                dataset,
-                batch_sampler=batch_sampler,
-                num_workers=self.workers,
-                worker_init_fn=ignore_signals,
-                pin_memory=self.pin_memory,
-                prefetch_factor=4,
-            )
-        return DataLoader(dataset, batch_sampler=batch_sampler, pin_memory=self.pin_memory)
-
-
-def _in_our_words(loader: DataLoader[Any]) -> Batches:
-    """The loader's batches.
-
-    A worker's DataError comes without the trace that torch puts before its text.
-    """
-    try:
-        yield from loader
-    except DataError as e:
-        raise DataError(str(e).rsplit(f"{DataError.__name__}: ", 1)[-1].strip()) from e
-
-
-def _chunks(count: int, size: int) -> Sequence[range]:
-    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+    def close(self) -> None:
+        """End the workers of evaluation; a stream is its user's to close."""
+        for views in self._views.values():
+            views.close()

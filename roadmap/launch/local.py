@@ -1,7 +1,8 @@
 """This machine as a launcher: runs wait for one of `jobs` slots, each a process of its own.
 
 A slot keeps torch loaded, so a further run costs no start; one that dies takes only its own run
-with it. No torch here.
+with it. It may start loader workers, so it is no daemon, and watches its parent itself: it never
+outlives it. No torch here.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +32,8 @@ from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED, Record
 
 Finished = Callable[[RunFolder, Record], None]
+SAVE_SECONDS = 60.0  # that a run gets to save itself once its parent is gone, before its slot is killed
+END_SECONDS = 10.0  # within which a slot without a run has ended
 
 
 def _tell_nobody(folder: RunFolder, record: Record) -> None:
@@ -98,27 +103,55 @@ def run_side_by_side(
     threads = runtime.threads or max(1, cores() // jobs)
     runtime = Runtime.from_json({**runtime.to_json(), "threads": threads})
     waiting, slots = deque(folders), list[Slot]()
-    with _passing_on_signals(slots) as stopping:
-        slots += [_open_slot(runtime, k, force) for k in range(min(jobs, len(folders)))]
-        for slot in slots:
+    try:
+        with _passing_on_signals(slots) as stopping:
+            slots += [_open_slot(runtime, k, force) for k in range(min(jobs, len(folders)))]
+            _train_all(slots, waiting, stopping, finished, reopen=lambda k: _open_slot(runtime, k, force))
+    finally:
+        _end(slots)
+
+
+def _train_all(
+    slots: list[Slot],
+    waiting: deque[RunFolder],
+    stopping: Sequence[str],
+    finished: Finished,
+    *,
+    reopen: Callable[[int], Slot],
+) -> None:
+    """Hand out the runs until all have ended; `reopen` starts a slot whose process has died anew."""
+    for slot in slots:
+        if not stopping:
+            _hand_out(slot, waiting)
+    while any(s.folder for s in slots):
+        for connection in wait([s.connection for s in slots if s.folder]):
+            k = next(k for k, s in enumerate(slots) if s.connection is connection)
+            slot, folder = slots[k], slots[k].folder
+            assert folder is not None
+            record = _result(slot, folder, stopping)
+            slot.folder = None
+            finished(folder, record)
+            if not slot.process.is_alive() and waiting and not stopping:
+                slots[k] = slot = reopen(k)
             if not stopping:
                 _hand_out(slot, waiting)
-        while any(s.folder for s in slots):
-            for connection in wait([s.connection for s in slots if s.folder]):
-                k = next(k for k, s in enumerate(slots) if s.connection is connection)
-                slot, folder = slots[k], slots[k].folder
-                assert folder is not None
-                record = _result(slot, folder, stopping)
-                slot.folder = None
-                finished(folder, record)
-                if not slot.process.is_alive() and waiting and not stopping:
-                    slots[k] = slot = _open_slot(runtime, k, force)
-                if not stopping:
-                    _hand_out(slot, waiting)
-        for slot in slots:
-            with contextlib.suppress(OSError):
-                slot.connection.close()
-            slot.process.join(timeout=10)
+
+
+def _end(slots: Sequence[Slot]) -> None:
+    """End all slots: an idle one by closing its line, one that still trains, after an error here, by a stop.
+
+    One that does not go is killed: this process would wait for it at its exit.
+    """
+    for slot in slots:
+        if slot.folder:
+            slot.process.terminate()
+        with contextlib.suppress(OSError):
+            slot.connection.close()
+    for slot in slots:
+        slot.process.join(SAVE_SECONDS if slot.folder else END_SECONDS)
+        if slot.process.is_alive():
+            slot.process.kill()
+            slot.process.join()
 
 
 def _open_slot(runtime: Runtime, number: int, force: bool) -> Slot:
@@ -126,7 +159,7 @@ def _open_slot(runtime: Runtime, number: int, force: bool) -> Slot:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     with _environment({**limit_threads(runtime.threads), **_gpu_of(number)}):
-        process = context.Process(target=_work, args=(theirs, runtime.to_json(), force), daemon=True)
+        process = context.Process(target=_work, args=(theirs, runtime.to_json(), force))
         process.start()
     theirs.close()
     return Slot(process, ours)
@@ -211,20 +244,37 @@ def _work(connection: Connection, runtime_json: dict[str, Any], force: bool) -> 
     closes the line.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     from roadmap.train.execute import execute
 
     runtime = Runtime.from_json(runtime_json)
     while True:
         try:
             folder = RunFolder(Path(connection.recv()))
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         with _output_to(folder.log):
             try:
                 answer = execute(folder, runtime, force=force)
             except RoadmapError as e:
                 answer = Record(status=FAILED, error=str(e))
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except ConnectionError:
+            return
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent is gone, however it went; then stop the run, which saves itself, or end at once.
+
+    Its parent's death closes a pipe that this process holds the other end of.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SAVE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextlib.contextmanager

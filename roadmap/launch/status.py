@@ -23,8 +23,8 @@ FRESH = 120.0  # seconds: a heartbeat this old says that nobody is training
 class RunState:
     """One line of `roadmap status`.
 
-    top1: percent, of the last evaluated epoch. seconds_left: None where not known. requeued: how
-    often.
+    top1: percent, of the last evaluated epoch. waiting_share: the part of training's time, 0 to 1,
+    that goes by waiting for images. seconds_left: None where not known. requeued: how often.
     job: its id in the queue of `launcher`; both empty where no launcher has one.
     """
 
@@ -39,6 +39,7 @@ class RunState:
     epochs: int = 0
     top1: float | None = None
     images_per_second: float | None = None
+    waiting_share: float | None = None
     seconds_left: float | None = None
     node: str = ""
     job: str = ""
@@ -163,6 +164,7 @@ def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
         epochs=int(trial.get("recipe", {}).get("epochs", 0)),
         top1=e.record.metrics.get("top1") if e.record and state == State.DONE else last.get("top1"),
         images_per_second=_rate(e, live, last),
+        waiting_share=_waiting(e, live, last),
         seconds_left=live.get("seconds_left"),
         node=report.node or str(e.heartbeat.get("host", "")),
         job=report.job,
@@ -175,6 +177,13 @@ def _rate(e: Evidence, live: Mapping[str, Any], last: Mapping[str, Any]) -> floa
     if live:
         return live.get("images_per_second")
     return (e.record.images_per_second if e.record else None) or last.get("images_per_second")
+
+
+def _waiting(e: Evidence, live: Mapping[str, Any], last: Mapping[str, Any]) -> float | None:
+    """The part of the time spent waiting for images: of this epoch while it trains, else as of the rate."""
+    if live:
+        return live.get("waiting_share")
+    return e.record.waiting_share if e.record and e.record.images_per_second else last.get("waiting_share")
 
 
 def _trial_json(folder: RunFolder) -> Mapping[str, Any]:

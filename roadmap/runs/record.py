@@ -59,6 +59,7 @@ class Record:
     data to test_images   title and registry name, digest of the file list, pixels a side, images
     params, macs   parameters; multiply-adds of one image
     precision to hardware   how it was computed, and by which code (`roadmap.runs.provenance`)
+    waiting_share  the part of training's time, 0 to 1, that the slowest rank waited for images
     configuration  SHA-256 of all that decides the outcome but the seed
     resolved       that content: {'model': {...}, 'recipe': {...}, 'data': {...}, 'seed': 0, ...}
     metrics        {one of METRIC_KEYS: value} on the test split (validation_...: on that), percent
@@ -111,6 +112,7 @@ class Record:
     accuracy_epoch: int | None = None
     iterations: int | None = None
     images_per_second: float | None = None
+    waiting_share: float | None = None
     wall_seconds: float | None = None
     peak_memory_bytes: int | None = None
     finished_at: str | None = None

@@ -16,7 +16,7 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class TrainingState(TypedDict):
     ema: dict[str, Tensor] | None
     losses: Tensor
     train_seconds: float
+    waited_seconds: NotRequired[float]  # not in checkpoints that are older than it
     best: dict[str, float] | None
 
 

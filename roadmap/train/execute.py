@@ -43,6 +43,7 @@ def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> Reco
     """
     trial = folder.trial()
     ranks = Ranks.start(runtime.device)
+    runtime = runtime.on(ranks.device.type)
     if not ranks.is_main:
         return _attempt(folder, trial, runtime, ranks)
     with folder.lease():
@@ -135,9 +136,17 @@ def _train(
         trial,
         data_dir=runtime.data_dir,
         download=runtime.download,
-        workers=runtime.workers,
+        workers=runtime.workers or 0,
         pin_memory=ranks.device.type == "cuda",
     )
+    with contextlib.closing(pipeline):
+        return _train_on(pipeline, folder, runtime, ranks, beat)
+
+
+def _train_on(
+    pipeline: Pipeline, folder: RunFolder, runtime: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any]:
+    trial = pipeline.trial
     trainer = Trainer(trial, pipeline, ranks, runtime, init=_initial_weights(trial, runtime))
     store = CheckpointStore(folder.checkpoints)
     state = _load(store, trial, ranks)
@@ -146,7 +155,11 @@ def _train(
     if ranks.is_main:
         folder.keep_epochs(trainer.iteration // trainer.per_epoch)
     title = trial.id.rsplit("-", 1)[0]
-    reporter = Reporter(title, trainer.total, trial.recipe.batch_size, beat=beat, silent=not ranks.is_main)
+    # On a CPU the same cores load and train: without workers there is nothing to be said of waiting.
+    workers = pipeline.workers if pipeline.workers or ranks.device.type == "cuda" else None
+    reporter = Reporter(
+        title, trainer.total, trial.recipe.batch_size, workers=workers, beat=beat, silent=not ranks.is_main
+    )
     trainer.train(store, folder.append_epoch, reporter)
     if ranks.is_main:
         _keep_network(folder, trainer)
@@ -210,6 +223,7 @@ def _results(trainer: Trainer) -> dict[str, Any]:
         "test_images": evaluation.weights.images,
         "accuracy_epoch": epoch,
         "images_per_second": trainer.images_per_second,
+        "waiting_share": trainer.waiting_share,
         "iterations": trainer.iteration,
         "train_images": len(trainer.pipeline.train_indices),
     }

@@ -27,6 +27,7 @@ from roadmap.config.recipe import Recipe
 from roadmap.config.runtime import Runtime
 from roadmap.config.seeds import INIT, derive
 from roadmap.config.trial import Trial
+from roadmap.data.loader import Stream
 from roadmap.data.pipeline import Pipeline
 from roadmap.model.build import build_network
 from roadmap.train.batchnorm import average_statistics, batch_norms, set_momentum
@@ -131,7 +132,7 @@ class Trainer:
         self.losses = torch.zeros(self.per_epoch, device=ranks.device)
         self.bad = torch.zeros((), device=ranks.device)  # 1 once a loss was not finite, on any rank
         self.optimizer.found_inf = self.bad  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
-        self.train_seconds = 0.0
+        self.train_seconds = self.waited_seconds = 0.0
         self.best: BestEpoch | None = None  # where the recipe reports the best epoch on validation
 
     def _refuse_compiling_many_groups(self) -> None:
@@ -174,6 +175,7 @@ class Trainer:
             "ema": ema,
             "losses": self._all_losses(),
             "train_seconds": self.train_seconds,
+            "waited_seconds": self.waited_seconds,
             "best": self.best.to_json() if self.best else None,
         }
 
@@ -202,6 +204,7 @@ class Trainer:
         if self.ema and state["ema"]:
             self.ema.module.load_state_dict(state["ema"])
         self.iteration, self.train_seconds = state["iteration"], state["train_seconds"]
+        self.waited_seconds = state.get("waited_seconds", 0.0)
         self.best = BestEpoch.from_json(state["best"]) if state["best"] else None
         # Each rank carries its share, so that the sum over ranks is again the loss.
         self.losses.copy_(state["losses"] / self.ranks.world_size)
@@ -270,32 +273,36 @@ class Trainer:
     def train(self, store: CheckpointStore, note: NoteEpoch, reporter: Reporter) -> None:
         """Train to the end. Raises Interrupted after saving, and Diverged."""
         sampler = self.pipeline.sampler(start=self.iteration, rank=self.ranks.rank, world_size=self.ranks.world_size)
-        stream = iter(self.pipeline.stream(sampler))
+        stream = self.pipeline.stream(sampler)
         self.model.train()
         reporter.start(self.iteration, self.iteration // self.per_epoch)
-        with StopSignal() as stop, contextlib.closing(reporter):
+        with StopSignal() as stop, contextlib.closing(reporter), contextlib.closing(stream):
             while self.iteration < self.total:
-                started = time.monotonic()
-                self._to_boundary(stream, stop, store, reporter)
-                self.train_seconds += time.monotonic() - started
-                self._end_of_epoch(store, note, reporter)
+                waiting_share = self._to_boundary(stream, stop, store, reporter)
+                self._end_of_epoch(store, note, reporter, waiting_share)
                 if self._must_stop(stop) and self.iteration < self.total:
                     self._save_and_leave(store, stop)
 
-    def _to_boundary(
-        self, stream: Iterator[tuple[Tensor, Tensor]], stop: StopSignal, store: CheckpointStore, reporter: Reporter
-    ) -> None:
-        """Train to the end of this epoch."""
+    def _to_boundary(self, stream: Stream, stop: StopSignal, store: CheckpointStore, reporter: Reporter) -> float:
+        """Train to the end of this epoch; returns the part of the time that was spent waiting for images."""
         started, epoch = time.monotonic(), self.iteration // self.per_epoch + 1
         while self.iteration < epoch * self.per_epoch:
             self.step(stream)
-            reporter.iteration(self.iteration, epoch)
+            reporter.iteration(self.iteration, epoch, stream.waited / (time.monotonic() - started))
             if self._must_stop(stop) and self.iteration < epoch * self.per_epoch:
-                self.train_seconds += time.monotonic() - started
+                self._note_times(time.monotonic() - started, stream.take_waited())
                 self._save_and_leave(store, stop)
         self.refuse_divergence()
+        waited = torch.tensor(stream.take_waited(), dtype=torch.float64, device=self.ranks.device)
+        return self._note_times(time.monotonic() - started, self.ranks.max(waited).item())
 
-    def _end_of_epoch(self, store: CheckpointStore, note: NoteEpoch, reporter: Reporter) -> None:
+    def _note_times(self, seconds: float, waited: float) -> float:
+        """Add to the run's time and to that of its waiting for images; returns the waiting's part."""
+        self.train_seconds += seconds
+        self.waited_seconds += waited
+        return waited / seconds
+
+    def _end_of_epoch(self, store: CheckpointStore, note: NoteEpoch, reporter: Reporter, waiting_share: float) -> None:
         epoch = self.iteration // self.per_epoch
         losses = self._all_losses().tolist()
         split = "validation" if len(self.pipeline.validation_indices) else "test"
@@ -307,6 +314,7 @@ class Trainer:
             evaluation=self.evaluate(split),
             lr=self.optimizer.param_groups[-1]["lr"],
             images_per_second=self.images_per_second,
+            waiting_share=waiting_share,
         )
         if self.recipe.accuracy == "best":
             self._keep_if_best(epoch, metrics.evaluation.preferred.top1)
@@ -341,6 +349,11 @@ class Trainer:
     def images_per_second(self) -> float:
         """Training images a second over the whole run so far, without what is between epochs."""
         return self.iteration * self.recipe.batch_size / self.train_seconds if self.train_seconds else 0.0
+
+    @property
+    def waiting_share(self) -> float:
+        """The part of training's time so far, 0 to 1, that the slowest rank waited for images."""
+        return self.waited_seconds / self.train_seconds if self.train_seconds else 0.0
 
     def evaluate(self, part: str) -> Evaluation:
         """Scores on `validation` or `test` of the weights and, where on, of their moving average.

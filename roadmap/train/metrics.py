@@ -53,7 +53,7 @@ class EpochMetrics:
     """One line of metrics.jsonl: `epoch` (from 1) has ended after `iteration` updates.
 
     train_loss: mean over the epoch's iterations. split: which images `evaluation` saw. lr: of the
-    last update.
+    last update. waiting_share: the part of the epoch's time, 0 to 1, that training waited for images.
     """
 
     epoch: int
@@ -63,6 +63,7 @@ class EpochMetrics:
     evaluation: Evaluation
     lr: float
     images_per_second: float
+    waiting_share: float
 
     def to_json(self) -> dict[str, float | str]:
         return {
@@ -73,6 +74,7 @@ class EpochMetrics:
             **self.evaluation.to_json(),
             "lr": self.lr,
             "images_per_second": self.images_per_second,
+            "waiting_share": self.waiting_share,
         }
 
 

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 
 from roadmap.config.errors import listing
 from roadmap.data.file_index import IMAGE_SUFFIXES, DataError, Listing
-from roadmap.data.pipeline import Views, eval_transform
+from roadmap.data.pipeline import eval_transform
 from roadmap.data.readers import FolderImages
 from roadmap.data.registry import NAMED
+from roadmap.data.views import Views
 from roadmap.model.files import load
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import read_json

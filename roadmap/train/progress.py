@@ -13,19 +13,30 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from roadmap.train.metrics import EpochMetrics
 
 HEARTBEAT_SECONDS = 5.0
+MUCH_WAITING = 0.1  # the part of an epoch's time above which a run says that it waits for images
+WORTH_SAYING = 10.0  # seconds of the whole run that such waiting must take
 
 
 class Reporter:
     """Shows iterations and epochs as they pass.
 
-    total: iterations of the run. images: of one iteration. beat: receives the heartbeat. silent:
-    not the main rank, which shows nothing.
+    total: iterations of the run. images: of one iteration. workers: loader processes of each rank;
+    None where training and loading take turns on purpose. beat: receives the heartbeat. silent: not
+    the main rank, which shows nothing.
     """
 
     def __init__(
-        self, title: str, total: int, images: int, *, beat: Callable[[Mapping[str, Any]], None], silent: bool = False
+        self,
+        title: str,
+        total: int,
+        images: int,
+        *,
+        workers: int | None,
+        beat: Callable[[Mapping[str, Any]], None],
+        silent: bool = False,
     ) -> None:
         self.title, self.total, self.images, self.beat, self.silent = title, total, images, beat, silent
+        self.workers, self.warned = workers, False
         self.started, self.first, self.last_beat = time.monotonic(), 0, 0.0
         console = Console(stderr=True)
         self.bar = None if silent or not console.is_terminal else _bar(console)
@@ -47,21 +58,20 @@ class Reporter:
         """Images per second since the start, evaluation included."""
         return (iteration - self.first) * self.images / max(time.monotonic() - self.started, 1e-9)
 
-    def iteration(self, iteration: int, epoch: int) -> None:
+    def iteration(self, iteration: int, epoch: int, waiting_share: float) -> None:
         """`iteration` updates are done, within `epoch` (from 1).
 
-        Cheap: reads a clock, writes every few seconds.
+        waiting_share: of this epoch's time so far. Cheap: reads a clock, writes every few seconds.
         """
         now = time.monotonic()
         if self.silent or now - self.last_beat < (0.2 if self.bar else HEARTBEAT_SECONDS):
             return
         if self.bar:
-            self.bar.update(
-                self.task, completed=iteration, speed=f"epoch {epoch}  {self.speed(iteration):,.0f} images/s"
-            )
-        self._beat(iteration, epoch)
+            speed = f"epoch {epoch}  {self.speed(iteration):,.0f} images/s  {_waiting_text(waiting_share)}"
+            self.bar.update(self.task, completed=iteration, speed=speed)
+        self._beat(iteration, epoch, waiting_share)
 
-    def _beat(self, iteration: int, epoch: int) -> None:
+    def _beat(self, iteration: int, epoch: int, waiting_share: float) -> None:
         speed = self.speed(iteration)
         left = (self.total - iteration) * self.images / speed if speed else None
         self.beat(
@@ -72,6 +82,7 @@ class Reporter:
                 "epoch": epoch,
                 "images_per_second": speed,
                 "seconds_left": left,
+                "waiting_share": waiting_share,
             }
         )
         self.last_beat = time.monotonic()
@@ -83,7 +94,7 @@ class Reporter:
         """
         if self.silent:
             return
-        self._beat(metrics.iteration, metrics.epoch)
+        self._beat(metrics.iteration, metrics.epoch, metrics.waiting_share)
         left = (self.total - metrics.iteration) * self.images / max(self.speed(metrics.iteration), 1e-9)
         parts = (
             self.title,
@@ -91,17 +102,41 @@ class Reporter:
             f"loss {metrics.train_loss:.4f}",
             f"{metrics.split} top-1 {metrics.evaluation.weights.top1:.2f} %",
             f"{metrics.images_per_second:,.0f} images/s",
+            _waiting_text(metrics.waiting_share),
             f"{left:,.0f} s left",
         )
-        text = "  ".join(parts)
+        self._say("  ".join(parts))
+        self._warn_of_waiting(metrics, left)
+
+    def _say(self, text: str) -> None:
         if self.bar:
             self.bar.console.print(text, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
 
+    def _warn_of_waiting(self, metrics: EpochMetrics, left: float) -> None:
+        """Say once that training waits for images much of its time, and what helps."""
+        share, whole = metrics.waiting_share, time.monotonic() - self.started + left
+        if self.warned or self.workers is None or share <= MUCH_WAITING or share * whole < WORTH_SAYING:
+            return
+        self.warned = True
+        self._say(
+            f"{self.title}: {_percent(share)} of epoch {metrics.epoch} went by waiting for images, with {self.workers} "
+            "loader processes a rank; more of them (--workers) help where cores are idle, else more cores "
+            "(--cpus-per-task), smaller files or a faster disk"
+        )
+
     def close(self) -> None:
         if self.bar:
             self.bar.stop()
+
+
+def _waiting_text(share: float) -> str:
+    return f"waiting {_percent(share)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _bar(console: Console) -> Progress:

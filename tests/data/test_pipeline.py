@@ -1,14 +1,16 @@
 """The stream of samples depends on seed, epoch and index alone: not on workers, ranks or where a run was resumed."""
 
+import json
 import multiprocessing
 import os
 import signal
-import threading
-import time
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from roadmap.data.readers import ArrayImages
 from roadmap.data.registry import NAMED, resolve_data
 from roadmap.runs.folder import RunFolder
 from tests.helpers.convnext import resolve
+from tests.helpers.launches import eventually
 
 MakeFolder = Callable[..., Path]
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -217,7 +220,7 @@ def short_run(tmp_path: Path, image_folder: MakeFolder) -> Iterator[tuple[RunFol
     yield folder, images
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_that_is_damaged_while_training_fails_the_run_and_is_named(
     short_run: tuple[RunFolder, Path], workers: int
 ) -> None:
@@ -231,31 +234,66 @@ def test_an_image_that_is_damaged_while_training_fails_the_run_and_is_named(
     assert record.status == "failed"
     assert record.error.startswith(f"image {path} cannot be decoded: ")
     assert record.error.endswith("; legal: whole images; replace or remove it")
+    assert not multiprocessing.active_children()
 
 
-def test_a_killed_loader_worker_fails_the_run_with_a_clear_error(short_run: tuple[RunFolder, Path]) -> None:
+def test_a_killed_loader_worker_fails_the_run_with_a_clear_error(
+    short_run: tuple[RunFolder, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two epochs, when the only worker is the one that loads for training."""
     from roadmap.train.execute import execute
 
     folder, images = short_run
     killed: list[int] = []
+    plain = RunFolder.append_epoch
 
-    def kill_a_worker() -> None:
-        deadline = time.monotonic() + 60
-        while not killed and time.monotonic() < deadline:
-            time.sleep(0.05)
-            for child in multiprocessing.active_children():
-                if child.pid and (folder.path / "metrics.jsonl").exists():
-                    os.kill(child.pid, signal.SIGKILL)
-                    killed.append(child.pid)
+    def append_epoch(self: RunFolder, metrics: dict[str, Any], losses: list[float]) -> None:
+        plain(self, metrics, losses)
+        (worker,) = multiprocessing.active_children()
+        killed.append(worker.pid or 0)
+        os.kill(killed[0], signal.SIGKILL)
 
-    killer = threading.Thread(target=kill_a_worker)
-    killer.start()
+    monkeypatch.setattr(RunFolder, "append_epoch", append_epoch)
     record = execute(folder, Runtime(data_dir=images, workers=1, device="cpu"))
-    killer.join()
-    assert killed
+    assert len(killed) == 1
     assert record.status == "failed"
     assert (
         f"DataLoader worker (pid {killed[0]}) is killed by signal: Killed" in record.error
         or f"DataLoader worker (pid(s) {killed[0]}) exited unexpectedly" in record.error
     )
     assert folder.record() == record
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_a_run_with_workers_ends_soon_after_a_damaged_image(tmp_path: Path, image_folder: MakeFolder) -> None:
+    """Its exit waits for no worker, and tells that the run failed."""
+    images = image_folder(counts={"train": 64, "test": 2})
+    data, recipe = ("--data", "imagefolder", "--data-dir", images), ("--batch-size", 8, "--epochs", 100)
+    command = [
+        sys.executable,
+        "-m",
+        "roadmap",
+        "run",
+        "--step",
+        "9",
+        *data,
+        *recipe,
+        "--image-size",
+        16,
+        "--workers",
+        2,
+    ]
+    process = subprocess.Popen(
+        [*map(str, command), "--regime", "micro", "--runs", str(tmp_path / "runs")],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    eventually(lambda: list(tmp_path.glob("runs/*/*/metrics.jsonl")) or process.poll() is not None)
+    assert process.poll() is None, process.stderr and process.stderr.read()
+    for path in images.glob("train/*/*.png"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert process.wait(timeout=60) == 1
+    (record,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/record.json"))
+    assert record["status"] == "failed" and "cannot be decoded" in record["error"]

@@ -137,7 +137,8 @@ def test_the_runs_own_word_is_believed_over_an_older_job(study: Path, monkeypatc
 def test_local_runs_have_states_too(study: Path) -> None:
     run = RunFolder(study / state(study).run)
     assert state(study).state == "new"
-    run.beat({"state": "running", "epoch": 2, "images_per_second": 10.0, "seconds_left": 5.0})
+    beat = {"state": "running", "epoch": 2, "images_per_second": 10.0, "waiting_share": 0.4, "seconds_left": 5.0}
+    run.beat(beat)
     found = state(study)
     assert (found.state, found.epoch, found.images_per_second, found.seconds_left, found.job) == (
         "running",
@@ -146,6 +147,7 @@ def test_local_runs_have_states_too(study: Path) -> None:
         5.0,
         "",
     )
+    assert found.waiting_share == 0.4
     beat = json.loads((run.path / "heartbeat.json").read_text())
     dead = subprocess.Popen(["true"])
     dead.wait()

@@ -30,6 +30,8 @@ KEYS = (
     "params",
     "macs",
     "images_per_second",
+    "waiting_share",
+    "workers",
     "wall_seconds",
     "peak_memory_bytes",
     "epochs",

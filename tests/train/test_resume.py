@@ -61,7 +61,7 @@ def timeless(folder: RunFolder) -> list[dict[str, object]]:
     """The run's metrics without what depends on the clock."""
     metrics = folder.metrics()
     for line in metrics:
-        del line["images_per_second"]
+        del line["images_per_second"], line["waiting_share"]
     return metrics
 
 

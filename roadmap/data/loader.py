@@ -1,0 +1,147 @@
+"""torch's DataLoader as a run uses it: forked workers that end with it, and errors as values.
+
+A worker ignores the signals of a preemption, which the trainer answers; what ends it is its
+loader's end, or the trainer's death.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import multiprocessing
+import multiprocessing.context
+import multiprocessing.popen_fork
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from roadmap.data.file_index import DataError
+
+Batch = tuple[Tensor, Tensor]
+QUEUED_BATCHES = 64  # about as many are ready at most, however many workers there are: a batch may take 77 MB
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Stream:
+    """The batches of a loader, in order. Raises DataError, also for a worker's.
+
+    waited: seconds spent inside `next` since they were last asked for.
+    """
+
+    def __init__(self, loader: Iterable[Batch | DataError]) -> None:
+        self._iterator, self.waited = iter(loader), 0.0
+
+    def __iter__(self) -> Stream:
+        return self
+
+    def __next__(self) -> Batch:
+        began = time.monotonic()
+        try:
+            batch = next(self._iterator)
+        finally:
+            self.waited += time.monotonic() - began
+        if isinstance(batch, DataError):
+            raise batch
+        return batch
+
+    def take_waited(self) -> float:
+        """The seconds waited since the last call."""
+        waited, self.waited = self.waited, 0.0
+        return waited
+
+    def close(self) -> None:
+        """End the loader's workers, and the stream."""
+        end_workers(self._iterator)
+        self._iterator = iter(())
+
+
+def end_workers(iterator: object) -> None:
+    """End the workers of a loader's iterator, where it has any; those that do not go are killed.
+
+    It does not go by itself after an error: whoever holds the error's trace holds the iterator.
+    """
+    if shut_down := getattr(iterator, "_shutdown_workers", None):
+        shut_down()
+
+
+def open_loader(
+    dataset: Dataset[Any], batches: Iterable[Sequence[Any]], *, workers: int, pin_memory: bool, lasting: bool = False
+) -> DataLoader[Any]:
+    """A loader of these batches of keys, which gives a DataError in place of a batch.
+
+    lasting: its workers stay for another pass.
+    """
+    common: dict[str, Any] = {"batch_sampler": batches, "collate_fn": _collate, "pin_memory": pin_memory}
+    if not workers:
+        return DataLoader(_Caught(dataset), **common)
+    return DataLoader(
+        _Caught(dataset),
+        **common,
+        num_workers=workers,
+        prefetch_factor=min(4, max(1, QUEUED_BATCHES // workers)),
+        persistent_workers=lasting,
+        worker_init_fn=functools.partial(_begin_worker, os.getpid()),
+        # A process that was itself spawned would spawn its workers, each of which would import torch and timm again.
+        multiprocessing_context=_ForkContext() if sys.platform == "linux" else None,
+    )
+
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+class _Caught(Dataset[Any]):
+    """A data set whose DataErrors are items.
+
+    torch raises a worker's exception anew with its trace for a text; a value arrives as it is.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except DataError as e:
+            return e
+
+
+def _collate(items: Sequence[Any]) -> Any:
+    """The items as a batch, or the first error among them."""
+    error = next((item for item in items if isinstance(item, DataError)), None)
+    return default_collate(list(items)) if error is None else error
+
+
+# Workers --------------------------------------------------------------------------------------------------------------
+
+
+def _begin_worker(trainer: int, _worker: int) -> None:
+    """Leave signals to the trainer, this process's parent, and die with it."""
+    for s in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+        signal.signal(s, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != trainer:  # it died before it could be asked for
+        os._exit(1)
+
+
+class _Popen(multiprocessing.popen_fork.Popen):
+    """Ends a worker, which ignores SIGTERM, where torch or the interpreter's exit want it ended."""
+
+    def terminate(self) -> None:
+        self.kill()
+
+
+class _Worker(multiprocessing.context.ForkProcess):
+    @staticmethod
+    def _Popen(process_obj: Any) -> _Popen:  # the hook by which a start method is chosen
+        return _Popen(process_obj)
+
+
+class _ForkContext(multiprocessing.context.ForkContext):
+    Process = _Worker
