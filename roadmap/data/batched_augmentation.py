@@ -19,7 +19,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,8 +33,8 @@ CROP, FLIP, POLICY, ERASING, NOISE = range(5)  # what a number is for: each has 
 WORD = 0xFFFFFFFF
 
 
-def philox(counter: Sequence[Tensor | int], key: int) -> Sequence[Tensor]:
-    """Philox4x32-10: four 32-bit words (int64 tensors that broadcast) and a 64-bit key -> four random words.
+def philox(counter: Sequence[Any], key: int) -> Sequence[Tensor]:
+    """Philox4x32-10: four 32-bit words (int64 tensors that broadcast, or numbers) and a 64-bit key -> four random words.
 
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. A product of two words
     may wrap around in a signed int64; its bits are right all the same, and the mask drops the sign.
@@ -453,12 +453,11 @@ class RandAugment:
     @classmethod
     def parse(cls, text: str) -> RandAugment:
         """Read timm's words, such as rand-m9-mstd0.5-inc1. Raises ValueError."""
-        names = {"m": "magnitude", "mstd": "deviation", "n": "layers", "p": "probability"}
-        sections = [re.fullmatch(r"([a-z]+)([\d.]+)", s) for s in text.removeprefix("rand-").split("-")]
-        given = {s[1]: s[2] for s in sections if s}
-        if not text.startswith("rand-") or None in sections or given.pop("inc", "") != "1" or not given.keys() <= names.keys():
-            raise ValueError(f"policy is {text!r}; legal: rand with sections m, mstd, n, p, and inc1; name others 'pil'")
-        return cls(**{names[key]: int(value) if key == "n" else float(value) for key, value in given.items()})
+        sections = [re.fullmatch(r"(m|mstd|n|p|inc)(\d+(?:\.\d+)?)", section) for section in text.split("-")[1:]]
+        given = {section[1]: float(section[2]) for section in sections if section}
+        if not text.startswith("rand-") or None in sections or given.get("inc") != 1:
+            raise ValueError(f"policy is {text!r}; legal: rand with sections m, mstd, n, p, and inc1; write it so")
+        return cls(given.get("m", 10), given.get("mstd", 0), int(given.get("n", 2)), given.get("p", 0.5))
 
     def __call__(self, images: Tensor, keys: Keys, kernel: Kernel | Literal["random"], fill: Tensor) -> Tensor:
         """(N, C, H, W) uint8 -> the same; fill: (C,) uint8."""
@@ -479,14 +478,13 @@ class RandAugment:
         order = bucket.argsort(stable=True)
         numbers, counts = (values.tolist() for values in bucket.unique(return_counts=True))
         there, back = to_device(order, images), to_device(order.argsort(), images)
-        runs = zip(numbers, *(x.index_select(0, there).split(counts) for x in (images, level, sign)), strict=True)
-        return torch.cat([_changed(*run, fill) for run in runs]).index_select(0, back)
-
-
-def _changed(bucket: int, images: Tensor, level: Tensor, sign: Tensor, fill: Tensor) -> Tensor:
-    if bucket < 0:
-        return images
-    return apply(OPERATIONS[bucket // 2], images, level, sign, KERNELS[bucket % 2], fill)
+        images, level, sign = (x.index_select(0, there) for x in (images, level, sign))
+        runs = list(zip(numbers, images.split(counts), level.split(counts), sign.split(counts), strict=True))
+        changed = [
+            apply(OPERATIONS[number // 2], *of_samples, KERNELS[number % 2], fill) if number >= 0 else of_samples[0]
+            for number, *of_samples in runs
+        ]
+        return torch.cat(changed).index_select(0, back)
 
 
 def to_device(values: Tensor, images: Tensor) -> Tensor:
@@ -560,7 +558,9 @@ class Augmentation:
         height, width = images.shape[2:]
         if self.crop == "resized":
             boxes = crop_boxes(keys, (height, width), self.scale, self.ratio)
-            return resized_crop(images, boxes, flipped, self.size, "bicubic" if self.kernel == "bicubic" else "bilinear")
+            return resized_crop(
+                images, boxes, flipped, self.size, "bicubic" if self.kernel == "bicubic" else "bilinear"
+            )
         if (height, width) != (self.size, self.size):
             legal = f"legal: {self.size} x {self.size}, as crop is {self.crop!r}; resize them"
             raise ValueError(f"images are {height} x {width}; {legal}")
@@ -571,5 +571,5 @@ class Augmentation:
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Pixels 0..255 -> float32 of zero mean and unit deviation."""
-    mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (mean, std))
-    return images.float().div_(255).sub_(mean).div_(std)
+    center, scale = (to_device(torch.tensor(values)[:, None, None], images) for values in (mean, std))
+    return images.float().div_(255).sub_(center).div_(scale)

@@ -27,9 +27,9 @@ from roadmap.config.trial import Trial
 from roadmap.data.file_index import DataError
 from roadmap.data.loader import Stream, open_loader
 from roadmap.data.readers import ArrayImages, Split, cut_validation, open_data
+from roadmap.data.tensor_stream import SampleKey, TensorBatches, decoded
 from roadmap.data.views import HELD_BYTES, Passes, Views, open_views
-
-SampleKey = tuple[int, int]
+CPU = torch.device("cpu")
 
 
 def train_transform(recipe: Recipe, data: Data) -> Any:
@@ -56,14 +56,15 @@ def train_transform(recipe: Recipe, data: Data) -> Any:
 
 def _fixed_crop(recipe: Recipe, data: Data) -> list[Any]:
     """The centre as evaluation sees it, or a crop of it, padded: in place of the resized crop."""
-    interpolation = transforms.InterpolationMode(recipe.interpolation)
-    centre = [
-        transforms.Resize(data.image_size, interpolation=interpolation),
-        transforms.CenterCrop(data.image_size),
-    ]
+    centre = _centre(recipe, data)
     if recipe.crop == "padded":
         return [*centre, transforms.RandomCrop(data.image_size, padding=data.image_size // 8)]
     return centre
+
+
+def _centre(recipe: Recipe, data: Data) -> list[Any]:
+    interpolation = transforms.InterpolationMode(recipe.interpolation)
+    return [transforms.Resize(data.image_size, interpolation=interpolation), transforms.CenterCrop(data.image_size)]
 
 
 def eval_transform(recipe: Recipe, data: Data) -> Any:
@@ -167,6 +168,7 @@ class Pipeline:
     validation_indices: np.ndarray
     workers: int = 0
     pin_memory: bool = False
+    device: torch.device = CPU  # where `pipeline: tensor` augments
     _views: dict[tuple[str, int, int], Passes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -178,25 +180,32 @@ class Pipeline:
         download: bool = False,
         workers: int = 0,
         pin_memory: bool = False,
+        device: torch.device = CPU,
     ) -> Pipeline:
         """Raises DataError, also where the training split is smaller than one global batch."""
         train, test = open_data(trial.data, data_dir=data_dir, download=download)
         if trial.recipe.crop != "resized" and isinstance(train, ArrayImages) and isinstance(test, ArrayImages):
             # A resize that comes first and draws nothing is done once, not once a sample.
             train, test = (s.resized(trial.data.image_size, trial.recipe.interpolation) for s in (train, test))
+        if trial.recipe.pipeline == "tensor":
+            steps = [] if trial.recipe.crop == "resized" else _centre(trial.recipe, trial.data)
+            train = decoded(train, trial.data, transforms.Compose(steps))
         kept, held_out = cut_validation(train.labels, trial.data.validation, trial.data.split_seed)
         if len(kept) < trial.recipe.batch_size:
             raise DataError(
                 f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of "
                 f"{trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch"
             )
-        return cls(trial, train, test, kept, held_out, workers, pin_memory)
+        return cls(trial, train, test, kept, held_out, workers, pin_memory, device)
 
     def sampler(self, *, start: int = 0, rank: int = 0, world_size: int = 1) -> GroupSampler:
         return GroupSampler(len(self.train_indices), self.trial.recipe, self.trial.seed, start, rank, world_size)
 
     def stream(self, sampler: GroupSampler) -> Stream:
         """One batch a group, over all remaining epochs, so that workers live as long as it does."""
+        if isinstance(self.train, ArrayImages) and self.trial.recipe.pipeline == "tensor":
+            least = sampler.recipe.batch_size // sampler.world_size
+            return Stream(TensorBatches(self.trial, self.train, self.train_indices, sampler, self.device, least))
         samples = Samples(
             self.train, self.train_indices, train_transform(self.trial.recipe, self.trial.data), self.trial.seed
         )

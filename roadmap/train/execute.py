@@ -138,6 +138,7 @@ def _train(
         download=runtime.download,
         workers=runtime.workers or 0,
         pin_memory=ranks.device.type == "cuda",
+        device=ranks.device,
     )
     with contextlib.closing(pipeline):
         return _train_on(pipeline, folder, runtime, ranks, beat)
