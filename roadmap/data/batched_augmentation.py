@@ -34,7 +34,7 @@ WORD = 0xFFFFFFFF
 
 
 def philox(counter: Sequence[Any], key: int) -> Sequence[Tensor]:
-    """Philox4x32-10: four 32-bit words (int64 tensors that broadcast, or numbers) and a 64-bit key -> four random words.
+    """Philox4x32-10: four 32-bit words and a 64-bit key -> four random words, as int64 tensors that broadcast.
 
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. A product of two words
     may wrap around in a signed int64; its bits are right all the same, and the mask drops the sign.
@@ -50,7 +50,7 @@ def philox(counter: Sequence[Any], key: int) -> Sequence[Tensor]:
 
 def unit(words: Tensor) -> Tensor:
     """Random words -> float64 in (0, 1), never 0 nor 1."""
-    return (words + 0.5) * 2.0**-32
+    return (words.double() + 0.5) * 2.0**-32
 
 
 def _radius(u: Tensor) -> Tensor:
@@ -479,11 +479,10 @@ class RandAugment:
         numbers, counts = (values.tolist() for values in bucket.unique(return_counts=True))
         there, back = to_device(order, images), to_device(order.argsort(), images)
         images, level, sign = (x.index_select(0, there) for x in (images, level, sign))
-        runs = list(zip(numbers, images.split(counts), level.split(counts), sign.split(counts), strict=True))
-        changed = [
-            apply(OPERATIONS[number // 2], *of_samples, KERNELS[number % 2], fill) if number >= 0 else of_samples[0]
-            for number, *of_samples in runs
-        ]
+        changed = []
+        for number, x, m, s in zip(numbers, images.split(counts), level.split(counts), sign.split(counts), strict=True):
+            name, kernel = OPERATIONS[number // 2], KERNELS[number % 2]
+            changed.append(apply(name, x, m, s, kernel, fill) if number >= 0 else x)
         return torch.cat(changed).index_select(0, back)
 
 

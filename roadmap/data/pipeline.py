@@ -29,6 +29,7 @@ from roadmap.data.loader import Stream, open_loader
 from roadmap.data.readers import ArrayImages, Split, cut_validation, open_data
 from roadmap.data.tensor_stream import SampleKey, TensorBatches, decoded
 from roadmap.data.views import HELD_BYTES, Passes, Views, open_views
+
 CPU = torch.device("cpu")
 
 
