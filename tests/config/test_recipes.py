@@ -94,7 +94,8 @@ def test_no_field_of_the_modern_recipe_is_left_unsaid() -> None:
         "momentum",
         "decay_epochs",
         "decay_rate",
-    }  # of sgd and of the step schedule
+        "pipeline",
+    }  # of sgd, of the step schedule, and by what images are transformed
 
 
 def test_fine_tuning_uses_a_layer_decay_between_the_papers() -> None:
