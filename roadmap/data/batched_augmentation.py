@@ -133,9 +133,10 @@ def crop_boxes(keys: Keys, image: tuple[int, int], scale: tuple[float, float], r
 # Crop and flip --------------------------------------------------------------------------------------------------------
 
 
-def mirrored(columns: Tensor, flipped: Tensor) -> Tensor:
-    """Reverse the order of a flipped sample's columns: (N, W, ...), flipped (N,) bool."""
-    return torch.where(flipped.view(-1, *[1] * (columns.ndim - 1)), columns.flip(1), columns)
+def places(n: int, count: int, flipped: Tensor) -> Tensor:
+    """(n, count) int64: which column stands in each place, the last one first where a sample is flipped, (n,) bool."""
+    forward = torch.arange(count).expand(n, count)
+    return torch.where(flipped[:, None], forward.flip(1), forward)
 
 
 def padded_crop(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, padding: int) -> Tensor:
@@ -143,7 +144,7 @@ def padded_crop(images: Tensor, top: Tensor, left: Tensor, flipped: Tensor, padd
     n, c, h, w = images.shape
     padded = torch.nn.functional.pad(images, (padding,) * 4)
     rows = top[:, None] + torch.arange(h)
-    columns = mirrored(left[:, None] + torch.arange(w), flipped)
+    columns = left[:, None] + places(n, w, flipped)
     pixels = to_device(rows * padded.shape[3], images)[:, :, None] + to_device(columns, images)[:, None]
     return padded.flatten(2).gather(2, pixels.view(n, 1, -1).expand(n, c, -1)).view(n, c, h, w)
 
@@ -154,38 +155,45 @@ def resized_crop(images: Tensor, boxes: Boxes, flipped: Tensor, size: int, kerne
     Pillow rounds to uint8 between its two passes, columns first, and sums in integers.
     """
     n, c, h, _ = images.shape
-    across = (mirrored(taps, flipped) for taps in resize_taps(boxes.left, boxes.width, size, kernel))
-    down = resize_taps(boxes.top, boxes.height, size, kernel)
+    across = resize_taps(boxes.left, boxes.width, places(n, size, flipped), kernel)
+    down = resize_taps(boxes.top, boxes.height, places(n, size, torch.zeros_like(flipped)), kernel)
     columns = _resample(images.permute(0, 3, 1, 2).reshape(n, -1, c * h), *across)
     rows = columns.view(n, size, c, h).permute(0, 3, 2, 1).reshape(n, h, c * size)
     return _resample(rows, *down).view(n, size, c, size).transpose(1, 2).contiguous()
 
 
-BITS = 22  # of a weight's fraction
+BITS, PIECE = 22, 32  # of a weight's fraction; images resized at a time
 
 
 def _resample(lines: Tensor, source: Tensor, weights: Tensor) -> Tensor:
     """(n, L, M) -> (n, size, M): each new line is a weighted sum of lines; taps (n, size, T) as of `resize_taps`."""
     n, count, width = lines.shape
-    source = to_device((source + torch.arange(n)[:, None, None] * count).permute(2, 0, 1).flatten(1), lines)
-    weights = to_device(weights, lines)
-    total = torch.full((*weights.shape[:2], width), 1 << BITS - 1, dtype=torch.int32, device=lines.device)
-    product = torch.empty_like(total)  # made once: on a CPU, fresh memory costs more than the arithmetic
-    for t in range(len(source)):
-        taken = lines.flatten(0, 1).index_select(0, source[t]).view_as(total)
-        total += product.copy_(taken).mul_(weights[:, :, t, None])
-    return total.bitwise_right_shift_(BITS).clamp_(0, 255).byte()
+    source = to_device((source + torch.arange(n)[:, None, None] * count).permute(2, 0, 1).contiguous(), lines)
+    weights, lines = to_device(weights, lines), lines.flatten(0, 1)
+    new = torch.empty(n, weights.shape[1], width, dtype=torch.uint8, device=lines.device)
+    # On a CPU a few images at a time, in the same memory: fresh memory and a full cache cost more than the arithmetic.
+    piece = n if lines.is_cuda else min(n, PIECE)
+    buffers = torch.empty(2, piece, weights.shape[1], width, dtype=torch.int32, device=lines.device)
+    for at in range(0, n, piece):
+        total, product = buffers[:, : n - at]
+        total.fill_(1 << BITS - 1)
+        for t in range(len(source)):
+            taken = lines.index_select(0, source[t, at : at + piece].flatten())
+            total += product.copy_(taken.view_as(product)).mul_(weights[at : at + piece, :, t, None])
+        new[at : at + piece] = total.bitwise_right_shift_(BITS).clamp_(0, 255)
+    return new
 
 
-def resize_taps(start: Tensor, length: Tensor, size: int, kernel: Kernel) -> tuple[Tensor, Tensor]:
+def resize_taps(start: Tensor, length: Tensor, place: Tensor, kernel: Kernel) -> tuple[Tensor, Tensor]:
     """Which lines make up each new line and their weights in units of 2^-22: (n, size, T) int64 and int32.
 
+    start, length: of the part that is resized, (n,). place: the new lines, (n, size).
     A reduction widens the kernel by its factor, so that every pixel counts (antialiasing).
     """
-    scale = length.double()[:, None, None] / size
+    scale = length.double()[:, None, None] / place.shape[1]
     stretch = scale.clamp(min=1)
     support = (1 if kernel == "bilinear" else 2) * stretch
-    center = (torch.arange(size)[:, None] + 0.5) * scale
+    center = (place[:, :, None] + 0.5) * scale
     first = (center - support + 0.5).long().clamp(min=0)
     end = torch.minimum((center + support + 0.5).long(), length[:, None, None])
     tap = first + torch.arange(int((end - first).max()))
