@@ -365,6 +365,7 @@ def _shift_rows(images: Tensor, shift: Tensor, kernel: Kernel, fill: Tensor) -> 
 
 
 def shear_x(images: Tensor, level: Tensor, sign: Tensor, kernel: Kernel, fill: Tensor) -> Tensor:
+    """Move each row by up to 0.3 times its distance from the top."""
     rows = torch.arange(images.shape[2], device=images.device) + 0.5
     return _shift_rows(images, (level / 10 * 0.3 * sign)[:, 0] * rows, kernel, fill)
 
@@ -473,8 +474,7 @@ class RandAugment:
         operation = below(u[..., 0], len(OPERATIONS)).where(u[..., 1] <= self.probability, -1)
         level = (self.magnitude + self.deviation * normal(u[..., 2], u[..., 3])).clamp(0, 10)
         sign = torch.where(u[..., 4] > 0.5, -1.0, 1.0).double()
-        bicubic = (u[..., 5] < 0.5).where(torch.tensor(kernel == "random"), torch.tensor(kernel == "bicubic"))
-        bucket = operation * 2 + bicubic
+        bucket = 2 * operation + (u[..., 5] < {"bilinear": 0, "random": 0.5, "bicubic": 1}[kernel])
         level, sign = to_device(level, images), to_device(sign, images)
         for layer in range(self.layers):
             images = self._layer(images, bucket[:, layer], level[:, layer], sign[:, layer], fill)

@@ -27,7 +27,7 @@ from roadmap.config.trial import Trial
 from roadmap.data.file_index import DataError
 from roadmap.data.loader import Stream, open_loader
 from roadmap.data.readers import ArrayImages, Split, cut_validation, open_data
-from roadmap.data.tensor_stream import SampleKey, TensorBatches, decoded
+from roadmap.data.tensor_stream import SampleKey, TensorBatches, decode_all
 from roadmap.data.views import HELD_BYTES, Passes, Views, open_views
 
 CPU = torch.device("cpu")
@@ -169,7 +169,8 @@ class Pipeline:
     validation_indices: np.ndarray
     workers: int = 0
     pin_memory: bool = False
-    device: torch.device = CPU  # where `pipeline: tensor` augments
+    device: torch.device = CPU  # where `decoded` is augmented
+    decoded: ArrayImages | None = None  # the training images in memory, where the recipe's pipeline is tensor
     _views: dict[tuple[str, int, int], Passes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -188,25 +189,26 @@ class Pipeline:
         if trial.recipe.crop != "resized" and isinstance(train, ArrayImages) and isinstance(test, ArrayImages):
             # A resize that comes first and draws nothing is done once, not once a sample.
             train, test = (s.resized(trial.data.image_size, trial.recipe.interpolation) for s in (train, test))
+        images = None
         if trial.recipe.pipeline == "tensor":
             steps = [] if trial.recipe.crop == "resized" else _centre(trial.recipe, trial.data)
-            train = decoded(train, trial.data, transforms.Compose(steps))
+            images = decode_all(train, trial.data, transforms.Compose(steps))
         kept, held_out = cut_validation(train.labels, trial.data.validation, trial.data.split_seed)
         if len(kept) < trial.recipe.batch_size:
             raise DataError(
                 f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of "
                 f"{trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch"
             )
-        return cls(trial, train, test, kept, held_out, workers, pin_memory, device)
+        return cls(trial, train, test, kept, held_out, workers, pin_memory, device, images)
 
     def sampler(self, *, start: int = 0, rank: int = 0, world_size: int = 1) -> GroupSampler:
         return GroupSampler(len(self.train_indices), self.trial.recipe, self.trial.seed, start, rank, world_size)
 
     def stream(self, sampler: GroupSampler) -> Stream:
         """One batch a group, over all remaining epochs, so that workers live as long as it does."""
-        if isinstance(self.train, ArrayImages) and self.trial.recipe.pipeline == "tensor":
+        if self.decoded is not None:
             least = sampler.recipe.batch_size // sampler.world_size
-            return Stream(TensorBatches(self.trial, self.train, self.train_indices, sampler, self.device, least))
+            return Stream(TensorBatches(self.trial, self.decoded, self.train_indices, sampler, self.device, least))
         samples = Samples(
             self.train, self.train_indices, train_transform(self.trial.recipe, self.trial.data), self.trial.seed
         )

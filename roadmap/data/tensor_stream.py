@@ -97,7 +97,7 @@ def _has_room(device: torch.device, size: int) -> bool:
     return device.type != "cuda" or torch.cuda.mem_get_info(device)[0] > ROOM * size
 
 
-def decoded(split: Split, data: Data, prepare: Callable[[Image.Image], Image.Image]) -> ArrayImages:
+def decode_all(split: Split, data: Data, prepare: Callable[[Image.Image], Image.Image]) -> ArrayImages:
     """The split's images in memory, each as `prepare` makes it.
 
     Raises DataError where they are of several sizes or take more than 2 GiB.

@@ -42,7 +42,9 @@ def coloured(recipe: Recipe = RECIPE, seed: int = 0, count: int = 40) -> Pipelin
     pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     images = ArrayImages(pixels, list(range(count)))
     data = replace(NAMED["cifar10"], num_classes=count, validation=0.0, image_size=32)
-    return Pipeline(trial_of(data, recipe, seed), images, images, np.arange(count), np.array([], dtype=int))
+    decoded = images if recipe.pipeline == "tensor" else None
+    nothing = np.array([], dtype=int)
+    return Pipeline(trial_of(data, recipe, seed), images, images, np.arange(count), nothing, decoded=decoded)
 
 
 def digits(recipe: Recipe = RECIPE) -> Pipeline:
@@ -101,7 +103,7 @@ def test_with_draws_the_pipelines_agree_in_mean_and_deviation() -> None:
 
 
 def of_folder(folder: Path, size: int = 16, **recipe: object) -> Pipeline:
-    data = resolve_data("imagefolder", data_dir=folder, image_size=size)
+    data = replace(resolve_data("imagefolder", data_dir=folder, image_size=size), validation=0.2)
     small = replace(RECIPE, batch_size=8, group_size=4, **recipe)  # type: ignore[arg-type]
     return Pipeline.open(trial_of(data, small), data_dir=folder)
 
@@ -110,29 +112,30 @@ def of_folder(folder: Path, size: int = 16, **recipe: object) -> Pipeline:
 def test_a_small_folder_is_decoded_once_and_said_so(
     image_folder: MakeFolder, crop: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = image_folder()
+    folder = image_folder(counts={"train": 5, "test": 2})
     pipeline = of_folder(folder, crop=crop)
-    assert "8 training images are decoded into memory" in capsys.readouterr().err
+    assert "10 training images are decoded into memory" in capsys.readouterr().err
     monkeypatch.setattr(Image, "open", None)  # no file is read any more
     assert [images.shape for images, _ in batches(pipeline)] == [(4, 3, 16, 16)] * 4
 
 
-def test_a_folder_gives_the_pixels_that_pil_gives(image_folder: MakeFolder) -> None:
-    folder = image_folder(size=40)
+def test_a_folder_gives_the_pixels_that_pil_gives_in_training_and_evaluation(image_folder: MakeFolder) -> None:
+    folder = image_folder(size=40, counts={"train": 10, "test": 2})
     off = {"augmentation": "none", "random_erasing": 0.0, "hflip": 0.0, "crop": "none"}
-    ours, theirs = (batches(of_folder(folder, **off, pipeline=name)) for name in ("tensor", "pil"))
-    for (x, _), (y, _) in zip(ours, theirs, strict=True):
+    opened = [of_folder(folder, **off, test_crop=0.8, pipeline=name) for name in ("tensor", "pil")]
+    for (x, _), (y, _) in zip(*(batches(pipeline) for pipeline in opened), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
+    assert same(*(list(pipeline.views("validation")) for pipeline in opened))
 
 
 def test_images_of_several_sizes_are_refused_where_the_crop_needs_them_whole(image_folder: MakeFolder) -> None:
-    folder = image_folder()
+    folder = image_folder(counts={"train": 5, "test": 2})
     Image.new("RGB", (20, 30)).save(folder / "train" / "cat" / "odd.png")
     with pytest.raises(
         DataError, match="is 20 x 30, the first 32 x 32; legal: images of one size .* set pipeline to pil"
     ):
         of_folder(folder, crop="resized")
-    assert len(of_folder(folder, crop="padded").train) == 9
+    assert of_folder(folder, crop="padded").decoded is not None
 
 
 def test_a_large_folder_is_refused_before_it_is_decoded(
