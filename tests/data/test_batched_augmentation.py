@@ -1,6 +1,7 @@
 """Batched augmentation gives timm's transforms as Pillow computes them, and each sample its own draws."""
 
 import ast
+import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -19,7 +20,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 import roadmap.data.batched_augmentation as batched
-from roadmap.bench.augmentation import batched_operation, parity, sample_images
+from roadmap.bench.augmentation import batched_operation, chains, fill_page, parity, sample_images, speed, tables_of
 from roadmap.data.batched_augmentation import (
     CROP,
     ERASING,
@@ -283,6 +284,27 @@ def test_the_file_needs_torch_alone() -> None:
     modules += [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     allowed = {"__future__", "math", "re", "collections.abc", "dataclasses", "typing", "torch"}
     assert set(modules) <= allowed
+
+
+def test_the_page_shows_the_record() -> None:
+    root = Path(__file__).parents[2]
+    record = json.loads((root / "results/bench/augmentation.json").read_text())
+    page = (root / "docs/augmentation.md").read_text()
+    hardware = record.pop("hardware")
+    assert fill_page(page, tables_of(record, hardware)) == page
+    assert {row["operation"] for row in record["parity"]} == set(OPERATIONS)
+    assert max(row["largest"] for row in record["parity"]) <= 1
+
+
+@pytest.mark.slow
+def test_the_modern_recipe_is_several_times_as_fast_as_an_image_at_a_time() -> None:
+    chain = next(c for c in chains() if "RandAugment (bilinear)" in c[0])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert speed(*chain, pairs=3).ratio > 8 / 1.25
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.gpu
