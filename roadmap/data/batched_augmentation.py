@@ -172,7 +172,7 @@ def _resample(lines: Tensor, source: Tensor, weights: Tensor) -> Tensor:
     weights, lines = to_device(weights, lines), lines.flatten(0, 1)
     new = torch.empty(n, weights.shape[1], width, dtype=torch.uint8, device=lines.device)
     # On a CPU a few images at a time, in the same memory: fresh memory and a full cache cost more than the arithmetic.
-    piece = n if lines.is_cuda else min(n, PIECE)
+    piece = min(n, PIECE) if lines.device.type == "cpu" else n
     buffers = torch.empty(2, piece, weights.shape[1], width, dtype=torch.int32, device=lines.device)
     for at in range(0, n, piece):
         total, product = buffers[:, : n - at]
@@ -496,7 +496,7 @@ class RandAugment:
 
 def to_device(values: Tensor, images: Tensor) -> Tensor:
     """Bring what the host drew to the images, without waiting for the device."""
-    return values.pin_memory().to(images.device, non_blocking=True) if images.is_cuda else values
+    return (values.pin_memory() if images.is_cuda else values).to(images.device, non_blocking=True)
 
 
 # Erasing --------------------------------------------------------------------------------------------------------------

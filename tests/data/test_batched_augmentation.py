@@ -307,6 +307,15 @@ def test_the_modern_recipe_is_several_times_as_fast_as_an_image_at_a_time() -> N
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("crop", ["padded", "resized", "none"])
+def test_nothing_reads_from_the_device(crop: str) -> None:
+    """Tensors of the device `meta` have no values: reading one, or mixing devices, raises."""
+    images = torch.empty(200, 3, 32, 32, dtype=torch.uint8, device="meta")
+    found = replace(WHOLE, crop=crop)(images, keys(200))
+    assert found.device.type == "meta"
+    assert (found.shape, found.dtype) == ((200, 3, 32, 32), torch.float32)
+
+
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_pixels() -> None:
     images = pixels(sample_images(256, 32, 32))
