@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -10,6 +11,9 @@ from annotated_types import Interval
 
 from roadmap.config.errors import ConfigError, refuse
 from roadmap.config.fields import Fraction, Text, TextOrEmpty, config, setting
+
+# timm's RandAugment with its increasing operations: what roadmap/data/batched_augmentation.py draws from.
+TENSOR_POLICY = r"none|rand(?=.*-inc1(-|$))(-(m|n|p|mstd|inc)\d+(\.\d+)?)+"
 
 
 @config
@@ -67,6 +71,12 @@ class Recipe:
     hflip: Fraction = setting("probability of a horizontal flip", default=0.5)
     random_erasing: Fraction = setting("probability of erasing a rectangle with per-pixel noise", default=0.0)
     interpolation: Literal["bilinear", "bicubic"] = setting("of every resize", default="bilinear")
+    pipeline: Literal["pil", "tensor"] = setting(
+        "pil: timm's transforms, an image at a time; tensor: the same in batches, on the device, of images in memory",
+        default="pil",
+        since=2,
+        neutral="pil",
+    )
     test_crop: Annotated[float, Interval(ge=0.1, le=1)] = setting(
         "central part of the resized image seen by evaluation", default=0.875
     )
@@ -125,6 +135,11 @@ class Recipe:
             found.append(
                 f"Recipe.warmup_epochs is {self.warmup_epochs:g} of {self.epochs} epochs; legal: fewer than "
                 "epochs; shorten the warm-up"
+            )
+        if self.pipeline == "tensor" and not re.fullmatch(TENSOR_POLICY, self.augmentation):
+            found.append(
+                f"Recipe.augmentation is {self.augmentation!r} with pipeline 'tensor'; legal: none, or rand with "
+                "sections m, n, p, mstd and inc1, such as rand-m9-mstd0.5-inc1; set pipeline to pil"
             )
         return found + self._conflicts_of_mixing()
 

@@ -27,9 +27,10 @@ from roadmap.config.trial import Trial
 from roadmap.data.file_index import DataError
 from roadmap.data.loader import Stream, open_loader
 from roadmap.data.readers import ArrayImages, Split, cut_validation, open_data
+from roadmap.data.tensor_stream import SampleKey, TensorBatches, decode_all
 from roadmap.data.views import HELD_BYTES, Passes, Views, open_views
 
-SampleKey = tuple[int, int]
+CPU = torch.device("cpu")
 
 
 def train_transform(recipe: Recipe, data: Data) -> Any:
@@ -56,14 +57,15 @@ def train_transform(recipe: Recipe, data: Data) -> Any:
 
 def _fixed_crop(recipe: Recipe, data: Data) -> list[Any]:
     """The centre as evaluation sees it, or a crop of it, padded: in place of the resized crop."""
-    interpolation = transforms.InterpolationMode(recipe.interpolation)
-    centre = [
-        transforms.Resize(data.image_size, interpolation=interpolation),
-        transforms.CenterCrop(data.image_size),
-    ]
+    centre = _centre(recipe, data)
     if recipe.crop == "padded":
         return [*centre, transforms.RandomCrop(data.image_size, padding=data.image_size // 8)]
     return centre
+
+
+def _centre(recipe: Recipe, data: Data) -> list[Any]:
+    interpolation = transforms.InterpolationMode(recipe.interpolation)
+    return [transforms.Resize(data.image_size, interpolation=interpolation), transforms.CenterCrop(data.image_size)]
 
 
 def eval_transform(recipe: Recipe, data: Data) -> Any:
@@ -168,6 +170,8 @@ class Pipeline:
     validation_indices: np.ndarray
     workers: int = 0
     pin_memory: bool = False
+    device: torch.device = CPU  # where `decoded` is augmented
+    decoded: ArrayImages | None = None  # the training images in memory, where the recipe's pipeline is tensor
     _views: dict[tuple[str, int, int], Passes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -179,25 +183,33 @@ class Pipeline:
         download: bool = False,
         workers: int = 0,
         pin_memory: bool = False,
+        device: torch.device = CPU,
     ) -> Pipeline:
         """Raises DataError, also where the training split is smaller than one global batch."""
         train, test = open_data(trial.data, data_dir=data_dir, download=download)
         if trial.recipe.crop != "resized" and isinstance(train, ArrayImages) and isinstance(test, ArrayImages):
             # A resize that comes first and draws nothing is done once, not once a sample.
             train, test = (s.resized(trial.data.image_size, trial.recipe.interpolation) for s in (train, test))
+        images = None
+        if trial.recipe.pipeline == "tensor":
+            steps = [] if trial.recipe.crop == "resized" else _centre(trial.recipe, trial.data)
+            images = decode_all(train, trial.data, transforms.Compose(steps))
         kept, held_out = cut_validation(train.labels, trial.data.validation, trial.data.split_seed)
         if len(kept) < trial.recipe.batch_size:
             raise DataError(
                 f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of "
                 f"{trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch"
             )
-        return cls(trial, train, test, kept, held_out, workers, pin_memory)
+        return cls(trial, train, test, kept, held_out, workers, pin_memory, device, images)
 
     def sampler(self, *, start: int = 0, rank: int = 0, world_size: int = 1) -> GroupSampler:
         return GroupSampler(len(self.train_indices), self.trial.recipe, self.trial.seed, start, rank, world_size)
 
     def stream(self, sampler: GroupSampler) -> Stream:
         """One batch a load, over all remaining epochs, so that workers live as long as it does."""
+        if self.decoded is not None:
+            least = sampler.recipe.batch_size // sampler.world_size
+            return Stream(TensorBatches(self.trial, self.decoded, self.train_indices, sampler, self.device, least))
         samples = Samples(
             self.train, self.train_indices, train_transform(self.trial.recipe, self.trial.data), self.trial.seed
         )

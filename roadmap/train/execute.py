@@ -241,6 +241,7 @@ def open_pipeline(trial: Trial, runtime: Runtime, ranks: Ranks) -> Pipeline:
         download=runtime.download,
         workers=runtime.workers or 0,
         pin_memory=ranks.device.type == "cuda",
+        device=ranks.device,
     )
 
 

@@ -81,6 +81,10 @@ class Trainer(Updates):
         """What loss scaling depends on, and how many updates it left out; None without it."""
         return {**self.scaler.state_dict(), "skipped": self.skipped.item()} if self.scaler.is_enabled() else None
 
+    def average_statistics(self) -> None:
+        """Give all ranks the same BatchNorm statistics, as before an evaluation. Collective."""
+        average_statistics(self._all_norms(), self.ranks)
+
     def _all_norms(self) -> list[_BatchNorm]:
         """The network's BatchNorms, and its moving average's: both are linear in what the ranks saw."""
         return [*self.norms, *(batch_norms(self.ema.module) if self.ema else [])]
@@ -160,7 +164,7 @@ class Trainer(Updates):
     def _end_of_epoch(self, cadence: Cadence, note: NoteEpoch, reporter: Reporter, waiting_share: float) -> None:
         epoch, epochs = self.iteration // self.per_epoch, self.recipe.epochs
         losses = self._all_losses().tolist()
-        average_statistics(self._all_norms(), self.ranks)
+        self.average_statistics()
         split = "validation" if len(self.pipeline.validation_indices) else "test"
         self.last = {split: self.evaluate(split)} if cadence.is_evaluated(epoch, epochs) else {}
         metrics = EpochMetrics(

@@ -129,7 +129,9 @@ def first_epochs(trial: Trial, runtime: Runtime, ranks: Ranks, epochs: int) -> I
         with contextlib.closing(pipeline.stream(sampler)) as stream:
             trainer.model.train()
             for _ in range(min(epochs, trial.recipe.epochs)):
-                yield {"train_loss": _epoch_loss(trainer, stream), "top1": trainer.evaluate(watched).weights.top1}
+                loss = _epoch_loss(trainer, stream)
+                trainer.average_statistics()
+                yield {"train_loss": loss, "top1": trainer.evaluate(watched).weights.top1}
 
 
 def _epoch_loss(trainer: Trainer, stream: Stream) -> float:

@@ -127,7 +127,13 @@ def test_number_formats_that_older_records_do_not_hold_are_unknown_not_different
 
 @pytest.mark.parametrize(
     ("part", "name", "value"),
-    [("model", "norm", "layer"), ("recipe", "lr", 0.5), ("data", "validation", 0.25), ("data", "split_seed", 7)],
+    [
+        ("model", "norm", "layer"),
+        ("recipe", "lr", 0.5),
+        ("recipe", "pipeline", "tensor"),
+        ("data", "validation", 0.25),
+        ("data", "split_seed", 7),
+    ],
 )
 def test_an_undeclared_setting_is_caught(part: str, name: str, value: object) -> None:
     proof = prove(with_settings(cell("kernel-7"), part, **{name: value}), PARENT, DECLARED)

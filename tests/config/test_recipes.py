@@ -102,7 +102,8 @@ def test_no_field_of_the_modern_recipe_is_left_unsaid() -> None:
         "decay_epochs",
         "decay_rate",
         "layer_decay_type",
-    }  # of sgd, of the step schedule, of layer-wise decay
+        "pipeline",
+    }  # of sgd, of the step schedule, of layer-wise decay, and by what images are transformed
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda r: r.name)
