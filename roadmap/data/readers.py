@@ -52,7 +52,7 @@ class ArrayImages:
     """uint8 pixels (N, H, W) or (N, H, W, C) in memory."""
 
     pixels: np.ndarray
-    labels: Sequence[int]
+    labels: Labels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,7 +75,7 @@ class LibraryImages:
 
     name: str
     dataset: Any
-    labels: Sequence[int]
+    labels: Labels
     mode: str
 
     def __len__(self) -> int:
@@ -276,7 +276,7 @@ class StreamedImages:
     """Images of any size, uint8 (H, W) or (H, W, C), read from a stream."""
 
     pixels: Sequence[np.ndarray]
-    labels: Sequence[int]
+    labels: Labels
 
     def __len__(self) -> int:
         return len(self.labels)
