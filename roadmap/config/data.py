@@ -8,6 +8,8 @@ from annotated_types import Interval, Len
 
 from roadmap.config.fields import Text, TextOrEmpty, config, setting
 
+IMAGENET_CLASSES = 1000
+
 
 @config
 class Data:

@@ -24,6 +24,10 @@ class Fault:
         return f"{where}.{self.field}{self.words}" if self.field else self.words
 
 
+class DataError(RoadmapError):
+    """A data set that is missing, empty, damaged, or not what its name says."""
+
+
 class ConfigError(RoadmapError, ValueError):
     """A config that cannot be: an unknown name, an illegal value, settings that exclude each other.
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base
 
-from roadmap.data.listing import DataError
+from roadmap.config.errors import DataError
 
 EXIF = b"Exif\0\0"
 JPEG = b"\xff\xd8\xff"

@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from roadmap.config.errors import DataError
 from roadmap.data.decode import REFERENCE, decode
-from roadmap.data.listing import DataError, Listing
+from roadmap.data.listing import Listing
 
 COMPARED_IMAGES = 16
 UNDECODABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from roadmap.config.errors import listing
-from roadmap.data.listing import IMAGE_SUFFIXES, DataError, Listing, Names, digest_of, stamp
+from roadmap.config.data import IMAGENET_CLASSES
+from roadmap.config.errors import DataError, listing
+from roadmap.data.listing import IMAGE_SUFFIXES, Listing, Names, digest_of, stamp
 from roadmap.data.listing_cache import kept_or_made
 from roadmap.data.parquet import ParquetFiles, find_parquet
 from roadmap.data.tar_index import list_tar
 
-__all__ = ["IMAGE_SUFFIXES", "DataError", "Listing", "digest_of"]  # also read from here
+__all__ = ["IMAGE_SUFFIXES", "Listing", "digest_of"]  # also read from here
 TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "val", "validation")
-IMAGENET_CLASSES = 1000
 _ImageFile = tuple[str, int, int]  # path below the split, bytes, time of change in ns
 Stamps = dict[str, tuple[int, int, int, int]]  # of folders below the split
 

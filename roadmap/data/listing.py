@@ -11,13 +11,7 @@ from typing import overload
 
 import numpy as np
 
-from roadmap.config.errors import RoadmapError
-
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
-
-
-class DataError(RoadmapError):
-    """A data set that is missing, empty, damaged, or not what its name says."""
 
 
 class Names(Sequence[str]):

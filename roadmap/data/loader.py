@@ -16,12 +16,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from multiprocessing.connection import wait
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from roadmap.data.file_index import DataError
+from roadmap.config.errors import DataError
 
 Batch = tuple[Tensor, Tensor]
 QUEUED_BATCHES = 32  # about as many are ready at most, one a worker at least: 128 images of 224 pixels take 77 MB
@@ -44,6 +45,8 @@ class Stream:
         began = time.monotonic()
         try:
             batch = next(self._iterator)
+        except (OSError, EOFError, RuntimeError) as e:  # by which of them a killed worker shows depends on the moment
+            raise _death_of_a_worker(self._iterator) or e from e
         finally:
             self.waited += time.monotonic() - began
         if isinstance(batch, DataError):
@@ -68,6 +71,20 @@ def end_workers(iterator: object) -> None:
     """
     if shut_down := getattr(iterator, "_shutdown_workers", None):
         shut_down()
+
+
+def _death_of_a_worker(iterator: object) -> DataError | None:
+    """What to say of a loader's worker that has died, None where all live."""
+    workers = getattr(iterator, "_workers", ())
+    wait([worker.sentinel for worker in workers], timeout=1)
+    dead = next((worker for worker in workers if worker.exitcode), None)
+    if dead is None:
+        return None
+    cause = f"killed by {signal.Signals(-dead.exitcode).name}" if dead.exitcode < 0 else f"ended with {dead.exitcode}"
+    return DataError(
+        f"loader worker (pid {dead.pid}) was {cause}; legal: workers that live as long as the run; give the job more "
+        "memory or fewer --workers, and start the run again to go on"
+    )
 
 
 def open_loader(

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from roadmap.config.errors import listing
-from roadmap.data.listing import DataError
+from roadmap.config.errors import DataError, listing
 
 IMAGE, LABEL = "image", "label"
 

@@ -21,10 +21,10 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 from roadmap.config.data import Data
+from roadmap.config.errors import DataError
 from roadmap.config.recipe import Recipe
 from roadmap.config.seeds import ORDER, SAMPLE, derive
 from roadmap.config.trial import Trial
-from roadmap.data.file_index import DataError
 from roadmap.data.loader import Stream, open_loader
 from roadmap.data.readers import ArrayImages, Split, cut_validation, open_data
 from roadmap.data.tensor_stream import SampleKey, TensorBatches, decode_all

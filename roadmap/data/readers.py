@@ -21,9 +21,10 @@ import numpy as np
 from PIL import Image
 
 from roadmap.config.data import Data
+from roadmap.config.errors import DataError
 from roadmap.data.decode import check_decoder
 from roadmap.data.encoded import EncodedImages, Files, Source
-from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, DataError, list_split, parquet_splits
+from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, list_split, parquet_splits
 from roadmap.data.listing_cache import cache_folder
 from roadmap.data.parquet import ParquetTable
 from roadmap.data.registry import DATA_SETS, IMAGE_FOLDERS, TIMM_PREFIXES, DataSet, is_timms_imagenet

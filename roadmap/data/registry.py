@@ -12,19 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from roadmap.config.data import Data
-from roadmap.config.errors import listing, nearest
-from roadmap.data.file_index import (
-    IMAGENET_CLASSES,
-    TEST_FOLDERS,
-    TRAIN_FOLDERS,
-    DataError,
-    check_synsets,
-    digest_of,
-    list_split,
-    parquet_splits,
-)
-from roadmap.data.parquet import ParquetFiles, digest_of_parquet
+from roadmap.config.data import IMAGENET_CLASSES, Data
+from roadmap.config.errors import DataError, listing, nearest
 
 TIMM_PREFIXES = ("hfds/", "hfids/", "tfds/", "wds/", "torch/")
 TIMMS_IMAGENET = re.compile(r"/imagenet([-_]?1k([-_:].*)?|2012(:.*)?)?$", re.IGNORECASE)
@@ -195,8 +184,9 @@ def _base(name: str, data_dir: Path | None, num_classes: int | None) -> Data:
         raise DataError(f"data {name!r} is unknown; legal: {listing(NAMED)}, or {prefixes}; {nearest(name, NAMED)}")
     if name not in IMAGE_FOLDERS:
         return NAMED[name]
-    splits = parquet_splits(name, data_dir)
-    return _from_parquet(NAMED[name], *splits, num_classes) if splits else _from_folder(NAMED[name], data_dir)
+    from roadmap.data.image_files import describe  # numpy, which `status` and `plan` of a named set do not need
+
+    return describe(NAMED[name], data_dir, num_classes)
 
 
 def training_images(data: Data, *, data_dir: Path | None = None) -> int | None:
@@ -207,32 +197,7 @@ def training_images(data: Data, *, data_dir: Path | None = None) -> int | None:
     known = DATA_SETS.get("imagenet" if is_timms_imagenet(data.name) else data.name)
     size = known.train_images if known else None
     if data.name == "imagefolder" and data_dir is not None:
-        splits = parquet_splits(data.name, data_dir)
-        size = splits[0].rows() if splits else len(list_split(data.name, data_dir, TRAIN_FOLDERS))
+        from roadmap.data.image_files import count_training_images
+
+        size = count_training_images(data.name, data_dir)
     return None if size is None else round(size * (1 - data.validation))
-
-
-def _from_folder(base: Data, data_dir: Path | None) -> Data:
-    train, test = list_split(base.name, data_dir, TRAIN_FOLDERS), list_split(base.name, data_dir, TEST_FOLDERS)
-    if train.classes != test.classes:
-        only = sorted(set(train.classes) ^ set(test.classes))
-        raise DataError(
-            f"data folder {data_dir}: train has {len(train.classes)} classes and test {len(test.classes)}, "
-            f"differing in {listing(only[:5])}; legal: the same class folders in both; check the folder names"
-        )
-    if base.name == "imagenet":
-        check_synsets(train.classes, train.root)
-    return replace(base, num_classes=len(train.classes), digest=digest_of(train, test))
-
-
-def _from_parquet(base: Data, train: ParquetFiles, test: ParquetFiles, num_classes: int | None) -> Data:
-    """ImageNet's classes have other names here than its folders, in the same order: only their number is checked."""
-    count = len(train.classes) or num_classes
-    if count is None:
-        raise DataError(f"data file {train.files[0]} does not name its classes; legal: any count; say --num-classes N")
-    if train.classes != test.classes or (base.name == "imagenet" and count != IMAGENET_CLASSES):
-        raise DataError(
-            f"data file {train.files[0]} has {count} classes, {test.files[0]} {len(test.classes)}; legal: the same in "
-            f"both, and {IMAGENET_CLASSES} for imagenet; use --data imagefolder for other images"
-        )
-    return replace(base, num_classes=count, digest=digest_of_parquet(train, test))

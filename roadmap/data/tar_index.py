@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from roadmap.config.errors import listing
-from roadmap.data.listing import IMAGE_SUFFIXES, DataError, Listing, Names, stamp
+from roadmap.config.errors import DataError, listing
+from roadmap.data.listing import IMAGE_SUFFIXES, Listing, Names, stamp
 
 SPLITS = ("train", "training", "test", "val", "validation")
 NO_MEMBER = bytes(tarfile.BLOCKSIZE)

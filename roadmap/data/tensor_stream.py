@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from roadmap.config.data import Data
+from roadmap.config.errors import DataError
 from roadmap.config.recipe import Recipe
 from roadmap.config.seeds import SAMPLE, derive
 from roadmap.config.trial import Trial
 from roadmap.data.batched_augmentation import Augmentation, Keys, RandAugment
-from roadmap.data.file_index import DataError
 from roadmap.data.readers import ArrayImages, Split
 
 HELD_BYTES = 2 << 30  # pixels of a training split; more are not decoded into memory

@@ -217,9 +217,9 @@ class Trainer(Updates):
         Raises Diverged: what is not finite is never gone on from.
         """
         if cadence.saved_iteration != self.iteration:
-            reporter.saving(self.iteration, self.iteration // self.per_epoch)
             state = self.state()
             self._refuse_weights(state)
+            reporter.saving(self.iteration, self.iteration // self.per_epoch)
             cadence.save(state)
 
     def _save_whole(self, cadence: Cadence, reporter: Reporter) -> None:

@@ -14,10 +14,10 @@ from timm.data import create_transform
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from roadmap.config.errors import listing
+from roadmap.config.errors import DataError, listing
 from roadmap.data.decode import REFERENCE, check_decoder
 from roadmap.data.encoded import EncodedImages, Files
-from roadmap.data.file_index import IMAGE_SUFFIXES, DataError, Listing
+from roadmap.data.file_index import IMAGE_SUFFIXES, Listing
 from roadmap.data.pipeline import eval_transform
 from roadmap.data.registry import NAMED
 from roadmap.data.views import Views

@@ -95,6 +95,7 @@ class Reporter:
 
     def epoch(self, metrics: EpochMetrics, epochs: int) -> None:
         """Show an epoch's metrics in a line."""
+        self.waiting_share = metrics.waiting_share
         if self.silent:
             return
         scores = metrics.evaluation

@@ -20,7 +20,7 @@ from analysis.attribution.coalitions import Game, Player, flat
 from analysis.attribution.summary import to_json
 from analysis.attribution.text import markdown, terminal
 from roadmap.ladder import find_ladder
-from roadmap.runs.record import MISSING
+from roadmap.runs.record import MISSING, with_neutral
 from tests.helpers.games import (
     BASE,
     BOUND,
@@ -253,7 +253,7 @@ def test_diverged_failed_and_missing_runs_are_never_averaged() -> None:
 def test_half_a_bundle_is_on_no_cell() -> None:
     bundle = {"model.norm": "layer", "model.conv_bias": True}
     ladder_like = Game(
-        flat(json.loads(json.dumps(BASE.identity()))),
+        flat(with_neutral(json.loads(json.dumps(BASE.identity())))),
         (Player("layernorm", {"model.norm": ("batch", "layer"), "model.conv_bias": (False, True)}),),
         "width",
         "layernorm",

@@ -12,6 +12,7 @@ import pytest
 from analysis.attribution.coalitions import Game, Lattice, Player, flat, paths
 from analysis.attribution.shapley import interaction_weights, shapley_weights
 from roadmap.config.errors import RoadmapError
+from roadmap.runs.record import with_neutral
 from tests.helpers.games import (
     BASE,
     FREE,
@@ -146,7 +147,7 @@ def test_studies_without_a_game_are_refused_with_the_reason() -> None:
 
 def test_players_that_undo_each_other_wholly_are_refused() -> None:
     twice = (Player("a", {"model.kernel_size": (3, 5)}), Player("b", {"model.kernel_size": (5, 7)}))
-    base = flat(json.loads(json.dumps(BASE.identity())))
+    base = flat(with_neutral(json.loads(json.dumps(BASE.identity()))))
     study = study_of([entry_of(trial_of(0, s), 80.0) for s in ({}, {"model.kernel_size": 7})])
     with pytest.raises(RoadmapError, match="have the same settings"):
         attribute(study, game=Game(base, twice, "width", "top"))

@@ -12,10 +12,10 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from roadmap.config.data import Data
+from roadmap.config.errors import DataError
 from roadmap.config.fields import field_types, identity_of
 from roadmap.data.decode import DECODERS, MODULES, REFERENCE, check_decoder, decode
 from roadmap.data.encoded import decoder_difference
-from roadmap.data.file_index import DataError
 from roadmap.data.readers import open_data
 from roadmap.data.registry import NAMED, resolve_data
 

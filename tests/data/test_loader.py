@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from roadmap.data.file_index import DataError
+from roadmap.config.errors import DataError
 from roadmap.data.loader import Stream, open_loader
 from tests.helpers.launches import eventually
 from tests.helpers.small_runs import child, in_child

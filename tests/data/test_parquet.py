@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from roadmap.config.errors import DataError
 from roadmap.data.encoded import EncodedImages
-from roadmap.data.file_index import DataError
 from roadmap.data.parquet import ParquetTable
 from roadmap.data.readers import check_images, class_names, open_data
 from roadmap.data.registry import held_out, is_timms_imagenet, resolve_data, training_images

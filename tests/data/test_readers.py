@@ -10,7 +10,7 @@ import pytest
 from timm.data import ImageDataset
 from torchvision.datasets import ImageFolder
 
-from roadmap.data.file_index import DataError
+from roadmap.config.errors import DataError
 from roadmap.data.readers import ArrayImages, _from_map, cut_validation, open_data
 from roadmap.data.registry import NAMED, resolve_data
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, DataError, check_synsets, imagenet_synsets, list_split
+from roadmap.config.errors import DataError
+from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, check_synsets, imagenet_synsets, list_split
 from roadmap.data.readers import check_images, open_data
 from roadmap.data.registry import NAMED, resolve_data
 

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from roadmap.config.errors import DataError
 from roadmap.config.recipes import find_recipe
 from roadmap.data.encoded import EncodedImages
-from roadmap.data.file_index import TRAIN_FOLDERS, DataError, list_split
+from roadmap.data.file_index import TRAIN_FOLDERS, list_split
 from roadmap.data.listing import Listing
 from roadmap.data.pipeline import Samples, train_transform
 from roadmap.data.readers import check_images, class_names, open_data

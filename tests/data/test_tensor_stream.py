@@ -10,14 +10,13 @@ import torch
 from PIL import Image
 
 from roadmap.config.data import Data
-from roadmap.config.errors import ConfigError
+from roadmap.config.errors import ConfigError, DataError
 from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import RECIPES, find_recipe
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.data import tensor_stream
 from roadmap.data.batched_augmentation import RandAugment
-from roadmap.data.file_index import DataError
 from roadmap.data.pipeline import Pipeline
 from roadmap.data.readers import ArrayImages
 from roadmap.data.registry import NAMED, resolve_data

@@ -16,8 +16,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from roadmap.config.data import Data
+from roadmap.config.errors import DataError
 from roadmap.config.recipes import find_recipe
-from roadmap.data.file_index import DataError
 from roadmap.data.pipeline import eval_transform, train_transform
 from roadmap.data.readers import Split, open_data
 from roadmap.data.registry import DATA_SETS, NAMED, TORCHVISION, training_images

@@ -20,6 +20,7 @@ from roadmap.config.model import with_settings
 from roadmap.config.trial import Trial
 from roadmap.ladder import find_ladder
 from roadmap.runs.metric import TOP1, Metric
+from roadmap.runs.record import with_neutral
 from tests.helpers.study_files import Draft, make_record, make_trial
 
 # Independent toggles: every subset can be built.
@@ -70,7 +71,7 @@ def settings_of(some: frozenset[str], toggles: Mapping[str, tuple[str, Any, Any]
 
 def game(toggles: Mapping[str, tuple[str, Any, Any]]) -> Game:
     players = tuple(Player(name, {key: (off, on)}) for name, (key, off, on) in toggles.items())
-    return Game(flat(json.loads(json.dumps(BASE.identity()))), players, "width", "all on")
+    return Game(flat(with_neutral(json.loads(json.dumps(BASE.identity())))), players, "width", "all on")
 
 
 def study_of(entries: list[dict[str, Any]], name: str = "factorial") -> Draft:

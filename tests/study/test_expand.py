@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from roadmap.config.errors import ConfigError, RoadmapError
-from roadmap.data.file_index import DataError
+from roadmap.config.errors import ConfigError, DataError, RoadmapError
 from roadmap.runs.io import RunError
 from roadmap.runs.study_folder import write_study
 from roadmap.study.expand import Study, expand, images_to_train

@@ -15,9 +15,8 @@ import torch
 
 import roadmap
 from roadmap.cli.main import main
-from roadmap.config.errors import ConfigError
+from roadmap.config.errors import ConfigError, DataError
 from roadmap.config.runtime import Runtime
-from roadmap.data.file_index import DataError
 from roadmap.data.pipeline import Pipeline, Samples
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
@@ -225,7 +224,7 @@ def test_no_split_is_evaluated_twice_at_the_end(
 
 
 def test_epochs_between_evaluations_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cadence, "EVALUATED_AT_END", 1)
+    monkeypatch.setattr("roadmap.config.runtime.EVALUATED_AT_END", 1)
     trial = make_trial(epochs=2, ema_decay=None)
     each, rarely = make_run(tmp_path / "each", trial), make_run(tmp_path / "rarely", trial)
     first, second = train(each), train(rarely, eval_every=2)

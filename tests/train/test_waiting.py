@@ -74,6 +74,7 @@ def after_epochs(shares: list[float], *, workers: int | None, started: float) ->
             waiting_share=share,
         )
         reporter.epoch(epoch, len(shares))
+        reporter.saving(epoch.iteration, epoch.epoch)
     return beats[-1]
 
 
