@@ -111,6 +111,7 @@ def test_a_study_of_which_nothing_finished_is_still_reported(tmp_path: Path) -> 
     assert "0 of 1 runs finished, 1 missing" in (tmp_path / "out" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_no_letter_is_smaller_than_7_points(study_folder: Path, reference: Path, tmp_path: Path) -> None:
     report_study(study_folder, tmp_path / "measured")
     report_paper("resnet50", reference, tmp_path / "paper")

@@ -65,6 +65,7 @@ def test_gpu_hours_of_an_image_folder_come_from_its_calibration_or_the_stated_ra
     assert "measured on a processor" in command(*words).out
 
 
+@pytest.mark.slow
 def test_the_report_holds_what_was_predicted_against_what_it_took(command: Command, tmp_path: Path) -> None:
     folder = small_study(tmp_path, values=lambda trial: {**(finished(trial) or {}), "wall_seconds": 500.0})
     assert "predicted" not in report(command)

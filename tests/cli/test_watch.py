@@ -18,6 +18,7 @@ from tests.helpers.study_files import make_record, make_trial, write_runs
 Command = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_watch_fills_while_runs_end_and_stops_when_nothing_runs(command: Command, tmp_path: Path) -> None:
     small_study(tmp_path)
     command("watch", "small")  # what it imports is imported before the first run ends

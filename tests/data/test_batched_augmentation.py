@@ -317,6 +317,7 @@ def test_nothing_reads_from_the_device(crop: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_same_pixels() -> None:
     images = pixels(sample_images(256, 32, 32))
     augment = replace(WHOLE, erasing=0.0)

@@ -73,6 +73,7 @@ def test_a_worker_is_killed_by_its_trainers_death() -> None:
         assert next(stream).tolist() == [signal.SIGKILL] * 2  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_a_trainer_that_was_killed(tmp_path: Path) -> None:
     def work() -> None:
         stream = stream_of(slow_pid, workers=2, batches=10_000)

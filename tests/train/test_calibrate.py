@@ -19,6 +19,7 @@ from tests.helpers.small_runs import make_run, make_trial
 IMAGES = {"train": 1166, "validation": 131, "test": 500}  # of the digits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"epochs": 7}, {"epochs": 3, "ema_decay": None}])
 def test_a_run_does_the_work_that_is_counted_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
@@ -46,6 +47,7 @@ def test_a_run_does_the_work_that_is_counted_for_it(
     assert done["save"] == work.checkpoints
 
 
+@pytest.mark.slow
 def test_each_part_of_a_run_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
     trial, scratch = make_trial(epochs=1, warmup_epochs=0), tmp_path / "scratch"
     calls: list[int] = []

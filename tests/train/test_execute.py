@@ -155,6 +155,7 @@ def test_a_dead_owners_lease_is_free(tmp_path: Path) -> None:
     assert train(folder).status == "finished"
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_chosen_on_the_validation_split(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(epochs=3, accuracy="best", ema_decay=None))
     record = train(folder)

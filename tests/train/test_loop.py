@@ -96,13 +96,13 @@ def plain_losses(trial: Trial) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("step", [BATCHNORM_STEP, LAYERNORM_STEP])
+@pytest.mark.parametrize("step", [BATCHNORM_STEP, pytest.param(LAYERNORM_STEP, marks=pytest.mark.slow)])
 def test_accumulation_over_two_groups_gives_the_losses_of_a_plain_loop(step: str) -> None:
     trial = make_trial(step, **TWENTY)
     np.testing.assert_allclose(twenty_losses(trial), plain_losses(trial), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("step", [BATCHNORM_STEP, LAYERNORM_STEP])
+@pytest.mark.parametrize("step", [BATCHNORM_STEP, pytest.param(LAYERNORM_STEP, marks=pytest.mark.slow)])
 def test_two_ranks_give_the_losses_of_one_process(step: str, tmp_path: Path) -> None:
     trial = make_trial(step, **TWENTY)
 
@@ -116,6 +116,7 @@ def test_two_ranks_give_the_losses_of_one_process(step: str, tmp_path: Path) -> 
     np.testing.assert_allclose(both[0], twenty_losses(trial), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_negative_control_another_seed_gives_other_losses() -> None:
     first, second = (np.array(twenty_losses(make_trial(LAYERNORM_STEP, seed, **TWENTY))) for seed in (0, 1))
     assert np.abs(first - second).max() > 1e-3

@@ -160,7 +160,7 @@ def losses(trial: Trial, iterations: int = 4, *, micro_batch: int | None = None)
     return trainer.losses[:iterations].tolist()
 
 
-@pytest.mark.parametrize("micro_batch", [64, 128])
+@pytest.mark.parametrize("micro_batch", [64, pytest.param(128, marks=pytest.mark.slow)])
 def test_a_larger_micro_batch_trains_to_the_same_losses(micro_batch: int) -> None:
     trial = make_trial(BATCHNORM_STEP, batch_size=128, group_size=16, mix_group_size=64)
     forwards = []

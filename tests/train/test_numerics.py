@@ -148,7 +148,8 @@ def test_gradients_that_overflow_without_scale_too_are_a_divergence() -> None:
 # Formats in the record ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_records_its_formats_and_the_updates_left_out(precision: str, tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(precision=precision, residual="compute", epochs=1, warmup_epochs=0.0))
     record = train(folder)

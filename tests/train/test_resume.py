@@ -24,6 +24,7 @@ from roadmap.runs.io import RunError
 from roadmap.train import checkpoints
 from roadmap.train.execute import execute
 from roadmap.train.loop import Trainer
+from tests.helpers.marks import slow_but
 from tests.helpers.small_runs import hash_of, in_child, make_run, make_trial, on_ranks, train
 
 ITERATIONS = 18  # of make_trial: 2 epochs of 1,166 // 128
@@ -90,7 +91,7 @@ def killed_at(folder: RunFolder, iteration: int) -> int:
     return in_child(lambda: train_until(folder, iteration, kill_self))
 
 
-@pytest.mark.parametrize("iteration", sorted(random.Random(0).sample(range(ITERATIONS), 3)))
+@pytest.mark.parametrize("iteration", slow_but((12).__eq__, random.Random(0).sample(range(ITERATIONS), 3)))
 def test_a_run_killed_at_any_iteration_ends_with_the_same_bits(
     iteration: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
 ) -> None:
@@ -111,12 +112,10 @@ def test_a_run_killed_at_twenty_random_points_and_again_ends_with_the_same_bits(
     ends_as(folder, undisturbed)
 
 
-QUICK = [("fsync", 1), ("replace", 2)]
 CALLS = itertools.product(("fsync", "replace"), range(1, 7))
-LONG = [pytest.param(*call, marks=pytest.mark.slow) for call in CALLS if call not in QUICK]
 
 
-@pytest.mark.parametrize(("call", "count"), [*QUICK, *LONG])
+@pytest.mark.parametrize(("call", "count"), slow_but(lambda call, count: (call, count) == ("replace", 2), CALLS))
 def test_a_run_killed_inside_a_save_ends_with_the_same_bits(
     call: str, count: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
 ) -> None:
@@ -150,7 +149,7 @@ def _is_checkpoint(descriptor: object) -> bool:
     return "checkpoint" in os.readlink(f"/proc/self/fd/{descriptor}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+@pytest.mark.parametrize("number", slow_but(signal.SIGTERM.__eq__, [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT]))
 def test_a_stop_signal_saves_at_the_boundary_and_the_run_goes_on_from_there(
     number: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
 ) -> None:
@@ -167,6 +166,7 @@ def test_a_stop_signal_saves_at_the_boundary_and_the_run_goes_on_from_there(
     assert folder.record().attempts == 2  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_a_signal_before_the_first_iteration_loses_nothing(tmp_path: Path, undisturbed: tuple[str, RunFolder]) -> None:
     folder = make_run(tmp_path, make_trial())
     assert in_child(lambda: signalled_at(folder, 0, signal.SIGTERM)) == 0
@@ -196,7 +196,10 @@ def wall_seconds(folder: RunFolder, *, force: bool = False) -> tuple[float, floa
 
 @pytest.mark.parametrize(
     ("act", "left"),
-    [(kill_self, None), (lambda: os.kill(os.getpid(), signal.SIGTERM), "interrupted"), (lambda: 1 / 0, "failed")],
+    slow_but(
+        lambda act, left: left is None,
+        [(kill_self, None), (lambda: os.kill(os.getpid(), signal.SIGTERM), "interrupted"), (lambda: 1 / 0, "failed")],
+    ),
 )
 def test_the_time_of_attempts_that_were_killed_stopped_or_failed_is_counted_once(
     act: Callable[[], object], left: str | None, tmp_path: Path
@@ -258,6 +261,7 @@ def test_a_run_killed_while_a_checkpoint_by_time_is_written_ends_with_the_same_b
     ends_as(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_the_thread_fails_the_run_which_goes_on_when_there_is_room(
     tmp_path: Path, undisturbed: tuple[str, RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +318,7 @@ def test_negative_control_without_its_heartbeat_a_killed_attempt_is_not_counted_
     assert folder.record().attempts == 2  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_a_forced_run_counts_its_time_anew(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial())
     ends_early(folder, 12, kill_self)
@@ -327,6 +332,7 @@ def leave_generators_to_their_state() -> None:
     roadmap.train.criterion.np.random.seed = lambda seed: None  # type: ignore[assignment]
 
 
+@pytest.mark.slow
 def test_negative_control_with_draws_from_generator_state_a_resumed_run_differs(tmp_path: Path) -> None:
     """What the equality rests on: derived seeds. With generators left to their state, kill and resume is noticed."""
     whole, broken = make_run(tmp_path / "whole", make_trial()), make_run(tmp_path / "broken", make_trial())
@@ -336,6 +342,7 @@ def test_negative_control_with_draws_from_generator_state_a_resumed_run_differs(
     assert hash_of(broken) != hash_of(whole)
 
 
+@pytest.mark.slow
 def test_other_settings_of_the_machine_continue_the_same_run(
     tmp_path: Path, undisturbed: tuple[str, RunFolder]
 ) -> None:
@@ -345,6 +352,7 @@ def test_other_settings_of_the_machine_continue_the_same_run(
     assert hash_of(folder) == undisturbed[0]
 
 
+@pytest.mark.slow
 def test_checkpoints_are_written_every_n_epochs_and_the_last_two_kept(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(epochs=4))
     train(folder)
