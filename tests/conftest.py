@@ -72,6 +72,21 @@ class Answer:
         return self.refusals()[0]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all but n cases of a test that is `sampled(n)` as slow: what iterates over the ladder grows with it."""
+    cases: dict[tuple[Path, str], list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled") and not item.get_closest_marker("slow"):
+            cases.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
+    for group in cases.values():
+        (n,) = group[0].get_closest_marker("sampled").args  # type: ignore[union-attr]
+        kept = {round(k * (len(group) - 1) / max(n - 1, 1)) for k in range(n)}
+        for k, item in enumerate(group):
+            if k not in kept:
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory of checked folders goes to the test's own place."""

@@ -264,6 +264,7 @@ def test_an_interrupted_study_says_n_of_n_everywhere(tmp_path: Path) -> None:
     assert "2 of 3" in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("status", ["diverged", "failed", "interrupted"])
 def test_a_run_that_did_not_finish_is_in_no_mean_no_error_and_no_proof(tmp_path: Path, status: str) -> None:
     """Its record has a top-1, and settings, that would show."""

@@ -34,6 +34,7 @@ from tests.helpers.study_files import Draft
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes_also_when_read_back(html: str, whole: Sample, tmp_path: Path) -> None:
     (tmp_path / "records.jsonl").write_bytes(to_lines(whole.study))
     assert sample_of(load_results(tmp_path)).page(ATTRIBUTION) == html
@@ -144,6 +145,7 @@ def test_the_page_of_three_hundred_epochs_stays_below_one_and_a_half_megabytes()
     assert len(sample(epochs=300).page().encode()) < 1_500_000
 
 
+@pytest.mark.slow
 def test_only_a_live_page_fetches_itself() -> None:
     found = sample_of(without_curves(sample_study()).read())
     still, live = (found.page(refresh=seconds) for seconds in (None, 5))

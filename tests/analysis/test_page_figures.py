@@ -236,6 +236,7 @@ def test_curves_on_the_page_take_its_colours(whole: Sample) -> None:
     assert all("var(--fig-series-0,#0072b2)" in d.svg and "var(--fig-ink,#1a1a1a)" in d.svg for d in drawings)
 
 
+@pytest.mark.slow
 def test_curves_of_four_hundred_rows_are_cheap() -> None:
     shown = [view for view in sample(epochs=300).views if any(map(has_curves, view.behind))]
     many = [replace(shown[i % len(shown)], key=f"row-{i}") for i in range(400)]

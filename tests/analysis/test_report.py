@@ -122,6 +122,7 @@ def test_no_letter_is_smaller_than_7_points(study_folder: Path, reference: Path,
         assert len(sizes) > 50 and min(sizes) >= 7
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("source", ["measured", "loss", "paper"])
 def test_no_two_texts_of_the_figure_overlap(source: str, study_folder: Path, reference: Path) -> None:
     from matplotlib.text import Text
@@ -150,6 +151,7 @@ def _figure(source: str, study_folder: Path, reference: Path) -> StyledFigure:
     return ladder_figure(analysis, title=caption.title, subtitle=caption.short)
 
 
+@pytest.mark.slow
 def test_a_figure_shows_itself_and_leaves_the_style_of_others_alone(study_folder: Path) -> None:
     import matplotlib
 
@@ -159,6 +161,7 @@ def test_a_figure_shows_itself_and_leaves_the_style_of_others_alone(study_folder
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_a_report_by_loss_names_loss_on_every_axis(study_folder: Path) -> None:
     files = study_report(gather(study_folder, curves=True), LOSS).files
     for name in ("ladder.svg", "cost.svg"):
@@ -168,6 +171,7 @@ def test_a_report_by_loss_names_loss_on_every_axis(study_folder: Path) -> None:
     assert "top-1" not in files["report.html"].decode().lower()
 
 
+@pytest.mark.slow
 def test_a_study_is_analysed_once(study_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from analysis.report import report
 
@@ -206,6 +210,7 @@ def _hidden_axis_label(text: object) -> bool:
     return axes is not None and not axes.axison and text not in axes.texts
 
 
+@pytest.mark.slow
 def test_an_unwritable_folder_is_refused(study_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(

@@ -108,6 +108,7 @@ def test_without_effects_and_correlation_intervals_hold_and_false_verdicts_stay_
     assert found.methods["pooled"] > 0.85 * LADDERS
 
 
+@pytest.mark.slow
 def test_runs_that_coincide_by_chance_are_no_certainty() -> None:
     """Two seeds that scatter by 0.3 points on 500 images often have the same top-1.
 

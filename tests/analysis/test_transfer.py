@@ -128,6 +128,7 @@ def test_a_confounded_comparison_is_left_out_and_counted(tmp_path: Path) -> None
     assert found.decisions.all.total == 1, "nor is its cell in a pair"
 
 
+@pytest.mark.slow
 def test_a_worse_step_in_both_agrees_in_sign_and_a_reversed_study_in_nothing(tmp_path: Path) -> None:
     up = open_study(small_study(tmp_path))
     down = open_study(small_study(tmp_path, "down", values=lambda t: {"top1": 160 - top1(t)}))
@@ -174,6 +175,7 @@ def _means(study: Study) -> Mapping[str, float]:
     return dict(pd.DataFrame(rows).groupby(0)[1].mean())
 
 
+@pytest.mark.slow
 def test_the_committed_ladder_beside_the_paper_by_plain_loops() -> None:
     study = open_study(RESULTS / "digits")
     found = between(study, paper_of(study))
@@ -200,6 +202,7 @@ def test_a_loss_is_not_held_against_the_paper() -> None:
 # Files -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     study = small_study(tmp_path)
     written = [TransferReport.of(study, "paper").write(tmp_path / n) for n in "ab"]

@@ -41,6 +41,7 @@ CONFOUNDS: list[tuple[Values, str]] = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("change", "says"), CONFOUNDS, ids=lambda x: x if isinstance(x, str) else "")
 def test_check_fails_where_a_comparison_is_not_controlled(
     command: Command, tmp_path: Path, change: Values, says: str

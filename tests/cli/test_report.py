@@ -19,6 +19,7 @@ Command = Callable[..., Any]
 FILES = {"records.jsonl", "table.md", "table.csv", "table.tex", "ladder.svg", "ladder.png", "report.html"}
 
 
+@pytest.mark.slow
 def test_report_writes_beside_the_run_folders_what_it_lists(command: Command, tmp_path: Path) -> None:
     small_study(tmp_path)
     found = command("report", "small", "--json").json()
@@ -29,6 +30,7 @@ def test_report_writes_beside_the_run_folders_what_it_lists(command: Command, tm
     assert [r["verdict"] for r in found["rows"] if r["step"] in STEPS] == [None, "gain", "gain"]
 
 
+@pytest.mark.slow
 def test_a_report_of_committed_results_goes_to_the_runs_too(command: Command, tmp_path: Path) -> None:
     small_study(tmp_path)
     assert command("report", "small", "--out", "results/small").status == 0

@@ -114,6 +114,7 @@ REQUESTS = [
 ]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(("path", "host", "status"), REQUESTS)
 def test_only_the_page_is_served_and_only_under_loopbacks_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, host: str, status: int

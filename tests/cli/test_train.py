@@ -143,6 +143,7 @@ def check_record(record: dict[str, Any]) -> None:
     assert record["hardware"]["device"] and record["hardware"]["cores"] > 0
 
 
+@pytest.mark.slow
 def test_a_study_file_may_name_initial_weights(command: Command, tmp_path: Path) -> None:
     import roadmap
 
@@ -152,6 +153,7 @@ def test_a_study_file_may_name_initial_weights(command: Command, tmp_path: Path)
     assert answer.json()[0]["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_network_of_a_step_trains_with_a_change(command: Command, tmp_path: Path) -> None:
     from roadmap.model.complexity import complexity
 

@@ -93,6 +93,7 @@ def test_more_draws_leave_the_first_as_they_are() -> None:
 # One sample in any batch ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("crop", ["padded", "resized", "none"])
 @pytest.mark.parametrize("channels", [3, 1])
 def test_a_sample_is_the_same_to_the_bit_in_any_batch(crop: str, channels: int) -> None:
@@ -127,6 +128,7 @@ def test_everything_off_is_normalization() -> None:
 # Pixels ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("size", [(32, 32), (20, 28)])
 def test_operations_are_pillows(name: str, size: tuple[int, int]) -> None:

@@ -119,6 +119,7 @@ def test_a_bug_in_a_worker_keeps_its_trace_and_no_worker_stays() -> None:
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_a_process_that_closed_nothing_ends_all_the_same() -> None:
     """Its exit joins the workers, which ignore SIGTERM."""
 

@@ -84,6 +84,7 @@ def same(a: Batches, b: Batches) -> bool:
     )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("name", PIPELINES)
 def test_the_stream_is_the_same_bit_for_bit_for_any_number_of_workers(name: str) -> None:
     pipeline = PIPELINES[name]()
@@ -92,6 +93,7 @@ def test_the_stream_is_the_same_bit_for_bit_for_any_number_of_workers(name: str)
     assert all(same(alone, batches(pipeline, workers)) for workers in (1, 4))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("world", [2, 4])
 @pytest.mark.parametrize("name", PIPELINES)
 def test_the_ranks_together_see_what_one_rank_sees(name: str, world: int) -> None:

@@ -41,6 +41,7 @@ def test_step_0_is_torchvisions_resnet50(training: bool, on_memory: OnMemory, di
         assert difference(theirs.layer4[2].bn3.running_mean, ours.stages[3].blocks[2].mlp.norm2.running_mean) <= LIMIT
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize(("step", "regime", "name"), slow_but(lambda step, regime, _: regime == "resnet50", ENDS))
 def test_last_steps_are_timms_networks(

@@ -48,6 +48,7 @@ def same_tensors(a: nn.Module, b: nn.Module) -> None:
     assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("step", STEPS)
 def test_a_saved_network_is_rebuilt_without_arguments(step: str, tmp_path: Path, on_memory: OnMemory) -> None:
     model = on_memory(micro(step))
@@ -131,6 +132,7 @@ def test_a_file_from_before_a_toggle_gets_the_toggles_default(tmp_path: Path, on
     assert load(path).spec == model.spec
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("step", MILESTONES)
 def test_the_exported_program_computes_the_same_for_any_batch(step: str, on_memory: OnMemory) -> None:
     model = on_memory(micro(step)).train()
@@ -150,6 +152,7 @@ def check_onnx(model: nn.Module, path: Path, x: Tensor, size: int) -> None:
     assert np.abs(found - expected).max() <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step",
     slow_but(lambda step: step == "baseline", MILESTONES),

@@ -103,6 +103,7 @@ def small(step: Step) -> ModelSpec:
     return resolve(step.name, "resnet50", depths=(2, 2, 2, 2), drop_path_rate=0.1)
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("residual", STREAMS)
 @pytest.mark.parametrize("step", ladder(side_steps=True), ids=lambda s: s.name)
@@ -113,6 +114,7 @@ def test_every_step_has_the_declared_format_of_the_stream_and_autocasts_in_produ
     assert (seen.stream, seen.factors, seen.logits) == ({STREAMS[residual]}, {torch.bfloat16}, torch.bfloat16)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("step", ladder(), ids=lambda s: s.name)
 def test_a_stream_in_autocasts_format_never_saves_more_for_the_backward_pass(step: Step) -> None:
     full, compute = (look(small(step), "cuda", residual).saved for residual in STREAMS)

@@ -27,11 +27,13 @@ def disagreement(step: Step, regime: Regime) -> frozenset[str]:
     return computed(step.name, regime.name) ^ structure_of(step, regime)
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(("step", "regime"), CHANGES)
 def test_declared_structure_is_the_computed_one(step: Step, regime: Regime) -> None:
     assert disagreement(step, regime) == frozenset()
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("step", "regime"), CHANGES)
 def test_a_wrong_declaration_is_noticed(step: Step, regime: Regime) -> None:
     """The comparison above finds both a role too many and a role too few."""

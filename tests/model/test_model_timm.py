@@ -38,6 +38,7 @@ def test_registering_again_changes_nothing(recwarn: pytest.WarningsRecorder) -> 
     assert timm.models.model_entrypoint("roadmap_convnext_tiny") is before and not recwarn.list
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize("step", STEPS)
 def test_every_step_is_made_by_timm(step: str, regime: str) -> None:
@@ -72,6 +73,7 @@ def test_a_variant_knows_where_its_published_weights_are(name: str) -> None:
         )
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("format_name", [name for name in FORMATS if name in ("timm", "torchvision", "official_v1")])
 def test_timms_loader_takes_every_format_for_a_registered_network(
     format_name: str, tmp_path: Path, on_memory: OnMemory
@@ -96,6 +98,7 @@ def test_timms_errors_do_not_hide_ours() -> None:
         timm.create_model("roadmap_convnext_tiny", kernel_siz=5)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("step", STEPS)
 def test_features_only_gives_four_maps_from_every_step(step: str) -> None:
     spec = resolve(step, "resnet50")

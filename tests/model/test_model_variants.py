@@ -44,6 +44,7 @@ def test_there_are_five_v1_eight_v2_and_three_isotropic_networks() -> None:
     assert [families.count(f) for f in (V1, V2, ISOTROPIC)] == [5, 8, 3]
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", IN_TIMM)
 def test_parameters_equal_timms_to_the_unit(name: str) -> None:
     assert complexity(VARIANTS[name].spec, 224).params == meta_params(lambda: timm.create_model(name))

@@ -169,6 +169,7 @@ def test_isotropic_variants_equal_the_official_ones_in_outputs_and_gradients(nam
         assert p.grad is not None and (p.grad.flatten() - expected[n].flatten()).norm() <= 1e-4 * expected[n].norm(), n
 
 
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize(("kind", "first", "second"), PAIRS)
 def test_formats_round_trip(kind: str, first: str, second: str, on_memory: OnMemory) -> None:
     """Ours -> first -> ours -> second -> ours, and first -> second -> first."""

@@ -188,6 +188,7 @@ def accuracy_of_file(folder: RunFolder, part: str) -> float:
     return evaluate(model, pipeline.views(part), Ranks(), autocast=autocast, memory_format=torch.channels_last).top1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ema_decay", "name"), [(None, "top1"), pytest.param(0.5, "ema_top1", marks=pytest.mark.slow)])
 def test_the_best_epochs_weights_are_saved_and_give_the_accuracies_that_are_reported(
     ema_decay: float | None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -207,6 +208,7 @@ def test_the_best_epochs_weights_are_saved_and_give_the_accuracies_that_are_repo
     assert accuracy_of_file(folder, "validation") == noted[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("validation", "expected"),
     [(0.0, ["test"] * 2), pytest.param(0.1, ["validation"] * 2 + ["test"], marks=pytest.mark.slow)],
@@ -224,6 +226,7 @@ def test_no_split_is_evaluated_twice_at_the_end(
         assert record.metrics["top1"] == folder.metrics()[-1]["top1"]
 
 
+@pytest.mark.slow
 def test_epochs_between_evaluations_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("roadmap.config.runtime.EVALUATED_AT_END", 1)
     trial = make_trial(epochs=2, ema_decay=None)

@@ -169,6 +169,7 @@ def test_every_group_of_an_iteration_weighs_the_same_in_the_running_statistics(g
     assert running == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("recipe", [{}, {"optimizer": "sgd", "lr": 0.1}])
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_update(

@@ -126,6 +126,7 @@ def at_once(model: nn.Module, images: Tensor, groups: int, passes: int) -> Tenso
     return torch.cat(logits)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("step", ["baseline", BATCHNORM_STEP, "separate-downsampling"])
 def test_groups_forwarded_together_are_as_if_each_came_alone(step: str, passes: int) -> None:
@@ -160,6 +161,7 @@ def losses(trial: Trial, iterations: int = 4, *, micro_batch: int | None = None)
     return trainer.losses[:iterations].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [64, pytest.param(128, marks=pytest.mark.slow)])
 def test_a_larger_micro_batch_trains_to_the_same_losses(micro_batch: int) -> None:
     trial = make_trial(BATCHNORM_STEP, batch_size=128, group_size=16, mix_group_size=64)
@@ -187,6 +189,7 @@ def test_layers_that_cannot_tell_groups_apart_are_refused() -> None:
         take_groups(nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5)), 2)
 
 
+@pytest.mark.slow
 def test_a_record_tells_the_images_of_a_forward_pass(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(epochs=1, warmup_epochs=0, batch_size=128, group_size=64))
     train(folder, micro_batch=128)

@@ -52,6 +52,7 @@ def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 # What is not finite ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("recipe", [{}, {"clip_grad": 1.0}, {"optimizer": "sgd", "lr": 0.1}], ids=str)
 def test_a_gradient_that_is_not_finite_is_never_applied_though_the_loss_is(value: float, recipe: Any) -> None:
@@ -106,6 +107,7 @@ def test_a_run_of_finite_losses_with_infinite_statistics_diverges_and_leaves_not
 # float16 --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("step", [BATCHNORM_STEP, LAYERNORM_STEP])
 def test_fp16_trains_with_loss_scaling_and_goes_on_from_a_checkpoint_to_the_bit(step: str) -> None:
     trial = make_trial(step, precision="fp16", **SMALL)
@@ -183,6 +185,7 @@ def test_convolutions_and_products_of_float32_have_one_arithmetic_on_a_gpu(tf32:
 # Recomputed and compiled passes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("step", ladder(), ids=lambda s: s.name)
 def test_gradient_checkpointing_changes_no_bit(step: Step) -> None:
     trial = make_trial(step.name, **SMALL)
@@ -207,6 +210,7 @@ def test_gradient_checkpointing_changes_no_bit_of_a_timm_network_and_is_refused_
         started(make_trial(BATCHNORM_STEP, **{**SMALL, "group_size": 32}), gradient_checkpointing=True, compile=True)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize("trial", [make_trial(LAYERNORM_STEP, **SMALL), timm_trial("test_vit")], ids=["ours", "timm's"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_compiled_run_drops_the_same_branches_and_draws_nothing_in_its_graph(

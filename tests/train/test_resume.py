@@ -115,6 +115,7 @@ def test_a_run_killed_at_twenty_random_points_and_again_ends_with_the_same_bits(
 CALLS = itertools.product(("fsync", "replace"), range(1, 7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "count"), slow_but(lambda call, count: (call, count) == ("replace", 2), CALLS))
 def test_a_run_killed_inside_a_save_ends_with_the_same_bits(
     call: str, count: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
@@ -194,6 +195,7 @@ def wall_seconds(folder: RunFolder, *, force: bool = False) -> tuple[float, floa
     return record.wall_seconds, time.monotonic() - started
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("act", "left"),
     slow_but(
@@ -214,6 +216,7 @@ def test_the_time_of_attempts_that_were_killed_stopped_or_failed_is_counted_once
     assert known <= total <= known + last
 
 
+@pytest.mark.slow
 def test_a_heartbeat_is_not_behind_the_checkpoint_so_that_the_time_of_what_is_in_it_is_known(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial())
     killed_at(folder, 12)
@@ -240,6 +243,7 @@ def slow(step: Callable[..., object]) -> Callable[..., object]:
     return act
 
 
+@pytest.mark.slow
 def test_checkpoints_by_time_fall_within_epochs_and_change_no_bit(
     tmp_path: Path, undisturbed: tuple[str, RunFolder]
 ) -> None:

@@ -126,6 +126,7 @@ def test_weights_are_looked_up_in_the_caches_and_never_fetched(tmp_path: Path, m
     ]
 
 
+@pytest.mark.slow
 def test_first_epochs_are_those_of_the_run(tmp_path: Path) -> None:
     trial = make_trial(epochs=1, warmup_epochs=0, ema_decay=None)
     folder = make_run(tmp_path, trial)
