@@ -6,6 +6,7 @@ loader's end, or the trainer's death.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import multiprocessing
@@ -45,13 +46,25 @@ class Stream:
         began = time.monotonic()
         try:
             batch = next(self._iterator)
-        except (OSError, EOFError, RuntimeError) as e:  # by which of them a killed worker shows depends on the moment
-            raise _death_of_a_worker(self._iterator) or e from e
         finally:
             self.waited += time.monotonic() - began
         if isinstance(batch, DataError):
             raise batch
         return batch
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, _type: object, error: BaseException | None, _trace: object) -> None:
+        """Close, and say in place of what a worker's death broke that it died.
+
+        How that shows depends on the moment: torch's signal handler raises wherever the process is.
+        """
+        broken = isinstance(error, (OSError, EOFError, RuntimeError)) and not isinstance(error, DataError)
+        death = _death_of_a_worker(self._iterator) if broken else None
+        self.close()
+        if death:
+            raise death from error
 
     def take_waited(self) -> float:
         """The seconds waited since the last call."""
@@ -76,7 +89,8 @@ def end_workers(iterator: object) -> None:
 def _death_of_a_worker(iterator: object) -> DataError | None:
     """What to say of a loader's worker that has died, None where all live."""
     workers = getattr(iterator, "_workers", ())
-    wait([worker.sentinel for worker in workers], timeout=1)
+    with contextlib.suppress(RuntimeError):  # of torch's signal handler
+        wait([worker.sentinel for worker in workers], timeout=1)
     dead = next((worker for worker in workers if worker.exitcode), None)
     if dead is None:
         return None

@@ -136,7 +136,7 @@ class Trainer(Updates):
         self.model.train()
         reporter.start(self.iteration, self.iteration // self.per_epoch)
         writer = CheckpointWriter(store if self.ranks.is_main else None)
-        with StopSignal() as stop, writer, contextlib.closing(reporter), contextlib.closing(stream):
+        with StopSignal() as stop, writer, contextlib.closing(reporter), stream:
             cadence = Cadence(self.ranks, self.runtime, stop, writer)
             while self.iteration < self.total:
                 waiting_share = self._to_boundary(stream, cadence, reporter)
