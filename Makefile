@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 JOBS ?= $(shell nproc)
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup ladder studies report results reference test test-all test-slurm lint gpu gpu-ladder bench clean
+.PHONY: setup ladder studies report results reference test test-all test-quiet test-slurm lint gpu gpu-ladder bench clean
 
 $(VENV)/.dependencies: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
@@ -53,7 +53,11 @@ test: setup lint
 	pytest -m "not slow and not slurm and not gpu" -n 2
 
 test-all: setup lint
-	pytest -m "not slurm and not gpu" -n 2
+	pytest -m "not slurm and not gpu and not quiet" -n 2
+
+# What measures time: seconds on a machine that does nothing else.
+test-quiet: setup
+	pytest -m "quiet and not gpu"
 
 # On a cluster that the tests start on this machine, as root: Debian's slurm-wlm, slurmdbd, munge and mariadb-server.
 test-slurm: setup

@@ -140,12 +140,13 @@ def jpeg_folder(root: Path, *, classes: int = 4, train: int = 250, test: int = 6
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_study_on_jpeg_images_takes_what_was_predicted_within_ten_percent(
     command: Command, tmp_path: Path, jobs: int
 ) -> None:
-    """Meant for a quiet machine: what its neighbours take of a busy one differs from minute to minute."""
+    """What neighbours take of a busy machine differs from minute to minute."""
     folder = jpeg_folder(tmp_path / "images")
     words = ("--step", "0", "--step", "9", "--seeds", "0", "1", "--regime", "micro", "--data", "imagefolder")
     words = (*words, "--data-dir", folder, "--image-size", "32", "--recipe", "digits-adamw", "--epochs", "6")

@@ -183,6 +183,7 @@ def test_ranks_that_start_together_list_once(settled: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_sixty_thousand_files_are_listed_once_and_read_back_in_under_a_second(
     tmp_path: Path, own_cache: None, calls: Counter[str]
 ) -> None:

@@ -222,6 +222,7 @@ def fails(*_: object) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_a_checkpoint_of_convnext_t_with_its_average_stops_training_for_less_than_a_third_of_a_second(
     tmp_path: Path,
 ) -> None:
