@@ -23,7 +23,6 @@ from roadmap.data.registry import NAMED
 from roadmap.ladder.convnext import CONVNEXT, convnext_spec
 from roadmap.model.build import build_model
 from roadmap.train.distributed import Ranks
-from roadmap.train.formats import set_float32_arithmetic
 from roadmap.train.loop import Trainer
 
 IMAGE_SIZE, CLASSES = 224, 1000
@@ -53,7 +52,6 @@ def trainer(step: str, device: str, batch: int, **recipe: Any) -> Trainer:
         model=convnext_spec(step), recipe=chosen, data=NAMED["imagenet"], seed=0, regime="resnet50", step=step
     )
     ranks = Ranks.start(device)
-    set_float32_arithmetic(chosen, ranks.device)
     made = Trainer(trial, _NoImages(), ranks, Runtime(device=device))  # type: ignore[arg-type]
     made.model.train()
     return made

@@ -60,9 +60,17 @@ class Stream:
 
         How that shows depends on the moment: torch's signal handler raises wherever the process is.
         """
-        broken = isinstance(error, (OSError, EOFError, RuntimeError)) and not isinstance(error, DataError)
-        death = _death_of_a_worker(self._iterator) if broken else None
-        self.close()
+        try:
+            if error is not None:
+                self.say_death(error)
+        finally:
+            self.close()
+
+    def say_death(self, error: BaseException) -> None:
+        """Raise DataError where a worker's death broke what broke; `error` may be a collective's, caused by it."""
+        broken = (OSError, EOFError, RuntimeError)
+        caused = isinstance(error, broken) or isinstance(error.__cause__, broken)
+        death = _death_of_a_worker(self._iterator) if caused and not isinstance(error, DataError) else None
         if death:
             raise death from error
 

@@ -24,8 +24,8 @@ from roadmap.config.seeds import SAMPLE, derive
 from roadmap.config.trial import Trial
 from roadmap.data.batched_augmentation import Augmentation, Keys, RandAugment
 from roadmap.data.readers import ArrayImages, Split
+from roadmap.data.views import HELD_BYTES
 
-HELD_BYTES = 2 << 30  # pixels of a training split; more are not decoded into memory
 CHUNK_PIXELS = 2 << 20  # augmented at a time: 2,048 images of 32 x 32. With fewer, a core spends its time on calls
 ROOM = 4  # a device with less than this multiple of the pixels free leaves them in the host's memory
 

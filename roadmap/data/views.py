@@ -76,7 +76,12 @@ class LoadedViews:
     loader: DataLoader[Any]
 
     def __iter__(self) -> Iterator[Batch]:
-        return Stream(self.loader)
+        stream = Stream(self.loader)
+        try:
+            yield from stream
+        except Exception as e:
+            stream.say_death(e)
+            raise
 
     def close(self) -> None:
         """End the workers; another pass would start new ones."""

@@ -89,7 +89,11 @@ def run_here(folders: Sequence[RunFolder], runtime: Runtime, *, force: bool, fin
     for folder in folders:
         record = execute(folder, runtime, force=force)
         finished(folder, record)
-        if record.status == INTERRUPTED or (record.status == FAILED and int(os.environ.get("WORLD_SIZE", 1)) > 1):
+        if (
+            record.stopped_by
+            or record.status == INTERRUPTED
+            or (record.status == FAILED and int(os.environ.get("WORLD_SIZE", 1)) > 1)
+        ):
             return  # ranks that have lost each other must not meet again in another run
 
 

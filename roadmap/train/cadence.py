@@ -93,14 +93,6 @@ class Cadence:
         late = time.monotonic() - self.saved_at >= 60 * self.runtime.checkpoint_minutes
         return Wish.SAVE if self.ranks.is_main and late and not self.writer.busy else Wish.GO_ON
 
-    def is_saved(self, epoch: int, epochs: int) -> bool:
-        """Whether this epoch (from 1) ends with a checkpoint."""
-        return self.runtime.saves(epoch, epochs)
-
-    def is_evaluated(self, epoch: int, epochs: int) -> bool:
-        """Whether this epoch (from 1) ends with an evaluation: each of the last five does."""
-        return self.runtime.evaluates(epoch, epochs)
-
     def save(self, state: TrainingState) -> None:
         """Have a checkpoint written, from a copy. Raises RunError where the one before could not be."""
         self.writer.save(state, state["iteration"])

@@ -62,10 +62,13 @@ def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> Reco
     trial = folder.trial()
     ranks = Ranks.start(runtime.device)
     runtime = runtime.on(ranks.device.type)
+    record = folder.record()
+    if record and not force and _is_settled(record, runtime):
+        return record
     if not ranks.is_main:
         return _attempt(folder, trial, runtime, ranks)
     with folder.lease():
-        record = folder.record()
+        record = folder.record()  # another process may have trained it since
         if record and not force and _is_settled(record, runtime):
             return record
         if force:
@@ -211,7 +214,8 @@ def _train_on(
         folder.keep_epochs(trainer.iteration // trainer.per_epoch)
     title = trial.id.rsplit("-", 1)[0]
     # On a CPU the same cores load and train: without workers there is nothing to be said of waiting.
-    workers = pipeline.workers if pipeline.workers or ranks.device.type == "cuda" else None
+    loads = pipeline.decoded is None and (pipeline.workers or ranks.device.type == "cuda")
+    workers = pipeline.workers if loads else None
     reporter = Reporter(
         title, trainer.total, trial.recipe.batch_size, workers=workers, beat=beat, silent=not ranks.is_main
     )
@@ -304,6 +308,7 @@ def _results(trainer: Trainer) -> dict[str, Any]:
         "images_per_second": trainer.images_per_second,
         "waiting_share": trainer.waiting_share,
         "iterations": trainer.iteration,
+        "stopped_by": trainer.told_to_stop or None,
         "skipped_updates": int(trainer.skipped) if trainer.scaler.is_enabled() else None,
         "train_images": len(trainer.pipeline.train_indices),
     }

@@ -49,6 +49,7 @@ class Trainer(Updates):
     ) -> None:
         super().__init__(trial, pipeline, ranks, runtime, init=init)
         self.train_seconds = self.waited_seconds = 0.0
+        self.told_to_stop = ""  # the signal that came too late to interrupt the run
         self.last: dict[str, Evaluation] = {}  # of the last epoch, by split, as far as it was evaluated
         self.best: EpochScores | None = None  # where the recipe reports the best epoch on validation
         self.best_weights: dict[str, Tensor] | None = None  # those that were compared: the moving average's where on
@@ -143,6 +144,7 @@ class Trainer(Updates):
                 self._end_of_epoch(cadence, note, reporter, waiting_share)
                 self._save_or_leave(cadence, reporter)
             cadence.finish()
+        self.told_to_stop = stop.received
 
     def _to_boundary(self, stream: Stream, cadence: Cadence, reporter: Reporter) -> float:
         """Train to the end of this epoch; returns the part of the time that was spent waiting for images."""
@@ -166,7 +168,7 @@ class Trainer(Updates):
         losses = self._all_losses().tolist()
         self.average_statistics()
         split = "validation" if len(self.pipeline.validation_indices) else "test"
-        self.last = {split: self.evaluate(split)} if cadence.is_evaluated(epoch, epochs) else {}
+        self.last = {split: self.evaluate(split)} if self.runtime.evaluates(epoch, epochs) else {}
         metrics = EpochMetrics(
             epoch=epoch,
             iteration=self.iteration,
@@ -185,7 +187,7 @@ class Trainer(Updates):
             note(metrics.to_json(), losses)
         self.losses.zero_()
         reporter.epoch(metrics, epochs)
-        if cadence.is_saved(epoch, epochs):
+        if self.runtime.saves(epoch, epochs):
             self.save(cadence, reporter)
         if self.runtime.stop_hopeless and metrics.evaluation:
             refuse_guessing(metrics, metrics.evaluation, self.trial, save=lambda: self._save_whole(cadence, reporter))

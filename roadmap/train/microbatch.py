@@ -32,10 +32,11 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         k, channels = self.groups, self.num_features
         # Groups become channels, (n, k * C, H, W): one kernel takes all statistics.
         beside = x.unflatten(0, (k, -1)).transpose(0, 1).flatten(1, 2)
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
         mean, var = self.running_mean.repeat(k), self.running_var.repeat(k)
         weight, bias = self.weight.repeat(k), self.bias.repeat(k)
-        y = F.batch_norm(beside, mean, var, weight, bias, True, self.momentum or 0.0, self.eps)
+        y = F.batch_norm(beside, mean, var, weight, bias, True, self.momentum, self.eps)
+        if not self.momentum:  # a pass that is computed again leaves no trace: a mean of k equals may round
+            return y.unflatten(1, (k, channels)).transpose(0, 1).flatten(0, 1)
         with torch.no_grad():
             self.running_mean.copy_(mean.view(k, channels).mean(0))
             self.running_var.copy_(var.view(k, channels).mean(0))

@@ -35,6 +35,17 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     )
 
 
+def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give SGD momentum of zero, which makes its first update what it is without.
+
+    Fused SGD allocates momentum at the first update, and leaves it unset where loss scaling skips that one.
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
 def _groups_by_layer(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameter groups whose learning rates fall from the head down, layer by layer as the network counts them.
 

@@ -31,9 +31,9 @@ from roadmap.train.batchnorm import batch_norms, set_momentum
 from roadmap.train.criterion import Criterion, seed_group
 from roadmap.train.distributed import Ranks
 from roadmap.train.finite import gradient_norm
-from roadmap.train.formats import autocast, precision_of, set_residual
+from roadmap.train.formats import autocast, precision_of, set_float32_arithmetic, set_residual
 from roadmap.train.microbatch import draw_masks, take_groups
-from roadmap.train.optimizer import make_optimizer, make_schedule
+from roadmap.train.optimizer import begin_momentum, make_optimizer, make_schedule
 from roadmap.train.recompute import checkpoint_blocks
 
 SMALLEST_SCALE = 1.0  # of the loss in fp16: below it gradients overflow by themselves
@@ -81,6 +81,7 @@ class Updates:
         self.per_forward = self.recipe.groups_per_forward(runtime.micro_batch, ranks.world_size)
         self.forwards = self.recipe.groups // ranks.world_size // self.per_forward
         self.memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
+        set_float32_arithmetic(self.recipe, ranks.device)
         self.model = initial_network(trial)
         if init:
             init(self.model)
@@ -108,13 +109,14 @@ class Updates:
         self.criterion = Criterion(self.recipe, trial.data.num_classes)
         self.autocast = autocast(self.precision, ranks.device)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.precision == "fp16")
+        if self.scaler.is_enabled():
+            begin_momentum(self.optimizer)
         self.iteration = 0
         self.losses = torch.zeros(self.per_epoch, device=ranks.device)
         self.bad = torch.zeros((), device=ranks.device)  # 1 once a loss or a gradient was not finite, on any rank
         self.skip = torch.zeros((), device=ranks.device)  # 1 where this iteration's update is not applied
         self.skipped = torch.zeros((), device=ranks.device)  # updates left out by loss scaling
         self.optimizer.found_inf = self.skip  # type: ignore[attr-defined]  # fused optimizers skip the update where it is 1
-        self.train_seconds = self.waited_seconds = 0.0
 
     def _refuse_compiling_many_groups(self) -> None:
         """Raise RoadmapError where BatchNorm sees several groups on one device.

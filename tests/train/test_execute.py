@@ -21,8 +21,6 @@ from roadmap.data.pipeline import Pipeline, Samples
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
 from roadmap.runs.provenance import git_state
-from roadmap.train import cadence
-from roadmap.train.checkpoints import CheckpointWriter
 from roadmap.train.distributed import Ranks
 from roadmap.train.evaluate import evaluate
 from roadmap.train.execute import execute
@@ -238,9 +236,8 @@ def test_epochs_between_evaluations_change_no_bit(tmp_path: Path, monkeypatch: p
 
 
 def test_the_last_five_epochs_are_evaluated_each() -> None:
-    writer = CheckpointWriter(None)
-    sparse = cadence.Cadence(Ranks(), Runtime(eval_every=4), cadence.StopSignal(), writer)
-    assert [e for e in range(1, 13) if sparse.is_evaluated(e, 12)] == [4, 8, 9, 10, 11, 12]
+    sparse = Runtime(eval_every=4)
+    assert [e for e in range(1, 13) if sparse.evaluates(e, 12)] == [4, 8, 9, 10, 11, 12]
 
 
 def test_a_recipe_that_reports_its_best_epoch_needs_each_evaluated(tmp_path: Path) -> None:
