@@ -122,7 +122,7 @@ def _machine_options(p: argparse.ArgumentParser) -> None:
         "--workers",
         type=whole(0),
         metavar="N",
-        help="data-loading processes of each rank; on a GPU its cores less one unless given, on a CPU none",
+        help="data-loading processes or threads of each rank; on a GPU its cores less one unless given, on a CPU none",
     )
     p.add_argument(
         "--loader",

@@ -7,15 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from roadmap.cli.main import _runtime, parser
 from roadmap.config.errors import DataError
 from roadmap.config.runtime import LoaderName, Runtime
+from roadmap.config.seeds import SAMPLE, derive
 from roadmap.data import tensor_stream, thread_stream
+from roadmap.data.batched_augmentation import Keys
 from roadmap.data.pipeline import Pipeline
 from roadmap.data.registry import resolve_data
+from roadmap.data.tensor_stream import batched_augmentation
 from roadmap.data.thread_stream import MAPS, check_loader
 from tests.data.test_tensor_stream import RECIPE, Batches, batches, same, trial_of
 
@@ -88,18 +93,30 @@ def test_images_of_several_sizes_go_by_threads_where_the_crop_needs_them_whole(
     image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = image_folder(counts=COUNTS)
-    Image.new("RGB", (20, 30)).save(folder / "train" / "cat" / "odd.png")
+    for k in range(5):
+        grown = Image.open(folder / "train" / "cat" / f"00{k}.png").resize((20 + 9 * k, 50))
+        grown.save(folder / "train" / "cat" / f"00{k}.png")
     pipeline = of_folder(folder, crop="resized")
-    assert "21 training images are decoded by threads: they are of several sizes" in capsys.readouterr().err
-    assert {images.shape for images, _ in batches(pipeline)} == {(4, 3, 16, 16)}
+    assert "20 training images are decoded by threads: they are of several sizes" in capsys.readouterr().err
+    keys = [key for group in pipeline.sampler() for key in group]
+    given = torch.cat([images for images, _ in batches(pipeline)])
+    assert torch.equal(given, torch.cat([alone(pipeline, *key) for key in keys]))
     assert of_folder(folder, crop="padded").decoded is not None
+
+
+def alone(pipeline: Pipeline, epoch: int, position: int) -> torch.Tensor:
+    """The sample as the batched crop and all that follows make it of a batch of one."""
+    index = int(pipeline.train_indices[position])
+    pixels = torch.from_numpy(np.array(pipeline.train.image(index))).permute(2, 0, 1)[None]
+    keys = Keys(derive(pipeline.trial.seed, SAMPLE), torch.tensor([epoch]), torch.tensor([index]))
+    return batched_augmentation(pipeline.trial.recipe, pipeline.trial.data)(pixels, keys)
 
 
 def test_a_folder_too_large_for_memory_is_not_decoded_at_the_start(
     image_folder: MakeFolder, by_threads: Callable[..., Pipeline], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    by_threads(image_folder())
-    assert "8 training images are decoded by threads: all would take 0.0 GiB" in capsys.readouterr().err
+    by_threads(image_folder(counts=COUNTS))
+    assert "20 training images are decoded by threads: all would take 0.0 GiB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("grey_crop", ["padded", "resized"])
@@ -147,7 +164,7 @@ def test_few_images_are_ahead_of_training(
     image_folder: MakeFolder, by_threads: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_stream, "AHEAD", 2)
-    pipeline = by_threads(image_folder(counts=COUNTS), epochs=500)
+    pipeline = by_threads(image_folder(counts=COUNTS), epochs=500)  # in batches of four images
     handed: list[int] = []
     groups = pipeline.sampler()
 
@@ -158,7 +175,7 @@ def test_few_images_are_ahead_of_training(
 
     with pipeline.stream(counted()) as stream:  # type: ignore[arg-type]
         next(stream)
-        assert sum(handed) <= 4 * (1 + 2 + 1)
+        assert sum(handed) <= 4 * (1 + 2 + 1)  # the one taken, those ahead, and the one that is being handed out
 
 
 def test_spdl_is_refused_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,3 +191,15 @@ def test_spdl_is_refused_with_the_command_that_installs_it(monkeypatch: pytest.M
 def test_every_loader_of_the_settings_is_there() -> None:
     assert set(MAPS) == set(get_args(LoaderName))
     assert Runtime().loader == "threads"
+    option = _runtime(parser().parse_args(["run", "--step", "9", "--loader", "spdl"]))
+    assert Runtime.from_json(option.to_json()).loader == "spdl"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_arrive_on_the_gpu(image_folder: MakeFolder, by_threads: Callable[..., Pipeline]) -> None:
+    here = by_threads(image_folder(counts=COUNTS), crop="resized", augmentation="none")
+    there = batches(replace(here, device=torch.device("cuda")))
+    assert {images.device.type for images, _ in there} == {"cuda"}
+    for (x, _), (y, _) in zip(batches(here), there, strict=True):
+        torch.testing.assert_close(x, y.cpu(), rtol=0, atol=1e-4)
