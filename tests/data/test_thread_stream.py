@@ -160,6 +160,19 @@ def test_closing_the_stream_ends_the_threads(
     assert next(kept, None) is None  # type: ignore[call-overload]
 
 
+def test_evaluation_may_start_its_processes_while_the_threads_work(
+    image_folder: MakeFolder, by_threads: Callable[..., Pipeline], loader: LoaderName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roadmap.data.pipeline.HELD_BYTES", 0)
+    pipeline = by_threads(image_folder(counts=COUNTS), loader=loader, workers=2, epochs=500)
+    with pipeline.stream(pipeline.sampler()) as stream:
+        next(stream)
+        passes = [[len(labels) for _, labels in pipeline.views("validation")] for _ in range(2)]
+        next(stream)
+    pipeline.close()
+    assert passes == [[4], [4]]
+
+
 def test_few_images_are_ahead_of_training(
     image_folder: MakeFolder, by_threads: Callable[..., Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
