@@ -29,7 +29,7 @@ from roadmap.config.errors import DataError
 from roadmap.config.runtime import LoaderName
 from roadmap.config.seeds import SAMPLE, derive
 from roadmap.config.trial import Trial
-from roadmap.data.batched_augmentation import Augmentation, Keys, crop_numbers, drawn_boxes
+from roadmap.data.batched_augmentation import Augmentation, Keys, crop_numbers, drawn_boxes, to_device
 from roadmap.data.readers import Split
 from roadmap.data.tensor_stream import CHUNK_PIXELS, SampleKey, batched_augmentation, in_chunks
 
@@ -73,16 +73,20 @@ class ThreadBatches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Raises DataError for an image that cannot be decoded."""
         rest = replace(self._augment, crop="none") if self._augment.crop == "resized" else self._augment
-        labels = torch.as_tensor(np.asarray(self.split.labels), device=self.device)
+        labels = torch.as_tensor(np.asarray(self.split.labels))
         ahead = AHEAD * max(self._least, self.trial.recipe.load_size)
         with contextlib.closing(MAPS[self.loader](self._decode, self._jobs(), max(1, self.workers), ahead)) as done:
             for chunk, position, error in done:
                 if error:
                     raise error
                 if position == len(chunk.pixels) - 1:  # in order: all before it are decoded
-                    pixels = chunk.pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
-                    images = rest(pixels, chunk.keys).split(chunk.sizes)
-                    yield from zip(images, labels[chunk.keys.index.to(self.device)].split(chunk.sizes), strict=True)
+                    yield from self._finished(chunk, rest, labels)
+
+    def _finished(self, chunk: Chunk, rest: Augmentation, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What is left of the augmentation, on the device, without waiting for it."""
+        pixels = chunk.pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+        images = rest(pixels, chunk.keys).split(chunk.sizes)
+        yield from zip(images, to_device(labels[chunk.keys.index], pixels).split(chunk.sizes), strict=True)
 
     @cached_property
     def _augment(self) -> Augmentation:
