@@ -35,6 +35,8 @@ from roadmap.data.tensor_stream import CHUNK_PIXELS, SampleKey, batched_augmenta
 
 AHEAD = 8  # batches that are decoded or waited for at most: of 128 images of 224 pixels they take 154 MB
 
+STOP_SECONDS = 60  # for the images that SPDL's threads are reading when they are told to end
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -153,7 +155,7 @@ def _by_spdl(decode: Decode, jobs: Iterable[Job], threads: int, ahead: int) -> G
 
     builder = PipelineBuilder().add_source(jobs).pipe(decode, concurrency=threads, output_order="input")
     pipeline = builder.add_sink(ahead).build(num_threads=threads)
-    with pipeline.auto_stop():
+    with pipeline.auto_stop(timeout=STOP_SECONDS):
         yield from pipeline
 
 
