@@ -22,8 +22,10 @@ from roadmap.data.pipeline import Pipeline
 from roadmap.data.registry import resolve_data
 from roadmap.data.tensor_stream import batched_augmentation
 from roadmap.data.thread_stream import MAPS, check_loader
+from roadmap.train.execute import execute
 from tests.data.test_tensor_stream import RECIPE, Batches, batches, same, trial_of
 from tests.helpers.launches import eventually
+from tests.helpers.small_runs import make_run
 
 MakeFolder = Callable[..., Path]
 COUNTS = {"train": 10, "test": 2}
@@ -172,6 +174,20 @@ def test_evaluation_may_start_its_processes_while_the_threads_work(
         next(stream)
     pipeline.close()
     assert passes == [[4], [4]]
+
+
+def test_a_run_learns_the_same_by_threads_as_from_memory(
+    image_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = image_folder(counts=COUNTS)
+    trial = of_folder(folder, crop="resized", epochs=1).trial
+    losses = []
+    for held_bytes in (1 << 20, 1000):
+        monkeypatch.setattr(tensor_stream, "HELD_BYTES", held_bytes)
+        run = make_run(tmp_path / str(held_bytes), trial)
+        assert execute(run, Runtime(data_dir=folder, threads=1, workers=2)).status == "finished"
+        losses.append(run.metrics()[-1]["train_loss"])
+    assert losses[0] == losses[1]
 
 
 def test_few_images_are_ahead_of_training(
