@@ -122,7 +122,13 @@ def _machine_options(p: argparse.ArgumentParser) -> None:
         "--workers",
         type=whole(0),
         metavar="N",
-        help="data-loading processes of each rank; on a GPU its cores less one unless given, on a CPU none",
+        help="data-loading processes or threads of each rank; on a GPU its cores less one unless given, on a CPU none",
+    )
+    p.add_argument(
+        "--loader",
+        choices=("threads", "spdl"),
+        default="threads",
+        help="what decodes images that recipe.pipeline=tensor cannot hold in memory: own threads, or SPDL's",
     )
     device_option(p)
     p.add_argument("--compile", action="store_true", help="torch.compile the network")
@@ -239,6 +245,7 @@ def _runtime(args: argparse.Namespace) -> Runtime:
         data_dir=args.data_dir,
         download=args.download,
         workers=args.workers,
+        loader=args.loader,
         device=args.device,
         compile=args.compile,
         channels_last=not args.no_channels_last,

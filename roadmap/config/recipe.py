@@ -72,7 +72,7 @@ class Recipe:
     random_erasing: Fraction = setting("probability of erasing a rectangle with per-pixel noise", default=0.0)
     interpolation: Literal["bilinear", "bicubic"] = setting("of every resize", default="bilinear")
     pipeline: Literal["pil", "tensor"] = setting(
-        "pil: timm's transforms, an image at a time; tensor: the same in batches, on the device, of images in memory",
+        "pil: timm's transforms, an image at a time; tensor: the same in batches, on the device",
         default="pil",
         since=2,
         neutral="pil",

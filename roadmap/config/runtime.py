@@ -19,6 +19,7 @@ from roadmap.config.recipe import Recipe
 
 EVALUATED_AT_END = 5  # the last epochs, each of which is evaluated
 PATHS = ("data_dir", "init")
+LoaderName = Literal["threads", "spdl"]
 
 
 @config
@@ -28,7 +29,11 @@ class Runtime:
     data_dir: Path | None = setting("folder of the data set", default=None)
     download: bool = setting("let torchvision or timm fetch the data set", default=False)
     workers: Annotated[int, Interval(ge=0, le=1024)] | None = setting(
-        "loader processes of each rank; none: chosen for its device", default=None
+        "loader processes or threads of each rank; none: chosen for its device", default=None
+    )
+    loader: LoaderName = setting(
+        "threads that decode what a recipe with pipeline tensor cannot hold in memory: our own, or those of SPDL",
+        default="threads",
     )
     device: Literal["auto", "cpu", "cuda"] = setting("what trains", default="auto")
     threads: Annotated[int, Interval(ge=0, le=4096)] = setting("CPU threads; 0 for all", default=0)

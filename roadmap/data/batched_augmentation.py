@@ -121,9 +121,19 @@ def random_boxes(
     return Boxes(top, left, height, width), fits.any(1)
 
 
+def crop_numbers(keys: Keys) -> Tensor:
+    """(N, 22) uniform numbers, of which the random resized crop's rectangles are made."""
+    return keys.uniform(CROP, 2 * ATTEMPTS + 2)
+
+
 def crop_boxes(keys: Keys, image: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]) -> Boxes:
     """The random resized crop's rectangles; where no attempt fits, the largest central one of a legal ratio."""
-    boxes, fits = random_boxes(keys.uniform(CROP, 2 * ATTEMPTS + 2), image, scale, ratio, image)
+    return drawn_boxes(crop_numbers(keys), image, scale, ratio)
+
+
+def drawn_boxes(u: Tensor, image: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]) -> Boxes:
+    """The same from the numbers (N, 22), for images of which each has its own size."""
+    boxes, fits = random_boxes(u, image, scale, ratio, image)
     height, width = min(image[0], round(image[1] / ratio[0])), min(image[1], round(image[0] * ratio[1]))
     central = ((image[0] - height) // 2, (image[1] - width) // 2, height, width)
     drawn = (boxes.top, boxes.left, boxes.height, boxes.width)

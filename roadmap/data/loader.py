@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -86,10 +86,12 @@ class Stream:
 
 
 def end_workers(iterator: object) -> None:
-    """End the workers of a loader's iterator, where it has any; those that do not go are killed.
+    """End the workers of a loader's iterator, where it has any; processes that do not go are killed.
 
     It does not go by itself after an error: whoever holds the error's trace holds the iterator.
     """
+    if isinstance(iterator, Generator):
+        iterator.close()
     if shut_down := getattr(iterator, "_shutdown_workers", None):
         shut_down()
 

@@ -23,11 +23,13 @@ from torchvision import transforms
 from roadmap.config.data import Data
 from roadmap.config.errors import DataError
 from roadmap.config.recipe import Recipe
+from roadmap.config.runtime import LoaderName
 from roadmap.config.seeds import ORDER, SAMPLE, derive
 from roadmap.config.trial import Trial
 from roadmap.data.loader import Stream, open_loader
 from roadmap.data.readers import ArrayImages, Split, cut_validation, open_data
 from roadmap.data.tensor_stream import SampleKey, TensorBatches, decode_all
+from roadmap.data.thread_stream import ThreadBatches, check_loader
 from roadmap.data.views import HELD_BYTES, Passes, Views, open_views
 
 CPU = torch.device("cpu")
@@ -66,6 +68,11 @@ def _fixed_crop(recipe: Recipe, data: Data) -> list[Any]:
 def _centre(recipe: Recipe, data: Data) -> list[Any]:
     interpolation = transforms.InterpolationMode(recipe.interpolation)
     return [transforms.Resize(data.image_size, interpolation=interpolation), transforms.CenterCrop(data.image_size)]
+
+
+def _before_draws(recipe: Recipe, data: Data) -> Any:
+    """PIL -> PIL: what comes first with `pipeline: tensor` and draws nothing."""
+    return transforms.Compose([] if recipe.crop == "resized" else _centre(recipe, data))
 
 
 def eval_transform(recipe: Recipe, data: Data) -> Any:
@@ -172,6 +179,7 @@ class Pipeline:
     pin_memory: bool = False
     device: torch.device = CPU  # where `decoded` is augmented
     decoded: ArrayImages | None = None  # the training images in memory, where the recipe's pipeline is tensor
+    loader: LoaderName = "threads"  # of what such a recipe cannot have in memory
     _views: dict[tuple[str, int, int], Passes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -184,35 +192,41 @@ class Pipeline:
         workers: int = 0,
         pin_memory: bool = False,
         device: torch.device = CPU,
+        loader: LoaderName = "threads",
     ) -> Pipeline:
         """Raises DataError, also where the training split is smaller than one global batch."""
+        check_loader(loader)
         train, test = open_data(trial.data, data_dir=data_dir, download=download)
         if trial.recipe.crop != "resized" and isinstance(train, ArrayImages) and isinstance(test, ArrayImages):
             # A resize that comes first and draws nothing is done once, not once a sample.
             train, test = (s.resized(trial.data.image_size, trial.recipe.interpolation) for s in (train, test))
         images = None
         if trial.recipe.pipeline == "tensor":
-            steps = [] if trial.recipe.crop == "resized" else _centre(trial.recipe, trial.data)
-            images = decode_all(train, trial.data, transforms.Compose(steps))
+            images = decode_all(train, trial.data, _before_draws(trial.recipe, trial.data))
         kept, held_out = cut_validation(train.labels, trial.data.validation, trial.data.split_seed)
         if len(kept) < trial.recipe.batch_size:
             raise DataError(
                 f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of "
                 f"{trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch"
             )
-        return cls(trial, train, test, kept, held_out, workers, pin_memory, device, images)
+        return cls(trial, train, test, kept, held_out, workers, pin_memory, device, images, loader)
 
     def sampler(self, *, start: int = 0, rank: int = 0, world_size: int = 1) -> GroupSampler:
         return GroupSampler(len(self.train_indices), self.trial.recipe, self.trial.seed, start, rank, world_size)
 
     def stream(self, sampler: GroupSampler) -> Stream:
         """One batch a load, over all remaining epochs, so that workers live as long as it does."""
+        recipe, data, indices = self.trial.recipe, self.trial.data, self.train_indices
         if self.decoded is not None:
             least = sampler.recipe.batch_size // sampler.world_size
-            return Stream(TensorBatches(self.trial, self.decoded, self.train_indices, sampler, self.device, least))
-        samples = Samples(
-            self.train, self.train_indices, train_transform(self.trial.recipe, self.trial.data), self.trial.seed
-        )
+            return Stream(TensorBatches(self.trial, self.decoded, indices, sampler, self.device, least))
+        if recipe.pipeline == "tensor":
+            prepare, workers = _before_draws(recipe, data), self.workers
+            batches = ThreadBatches(
+                self.trial, self.train, indices, sampler, prepare, self.device, workers, self.loader
+            )
+            return Stream(batches)
+        samples = Samples(self.train, indices, train_transform(recipe, data), self.trial.seed)
         return Stream(open_loader(samples, sampler, workers=self.workers, pin_memory=self.pin_memory))
 
     def views(self, part: str, *, rank: int = 0, world_size: int = 1) -> Passes:

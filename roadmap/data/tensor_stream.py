@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from roadmap.config.data import Data
-from roadmap.config.errors import DataError
 from roadmap.config.recipe import Recipe
 from roadmap.config.seeds import SAMPLE, derive
 from roadmap.config.trial import Trial
@@ -67,7 +66,7 @@ class TensorBatches:
         labels = torch.as_tensor(np.asarray(self.images.labels), device=self.device)
         augment = batched_augmentation(self.trial.recipe, self.trial.data)
         seed = derive(self.trial.seed, SAMPLE)
-        for chunk in self._chunks(max(self.least, CHUNK_PIXELS // pixels[0, 0].numel())):
+        for chunk in in_chunks(self.groups, max(self.least, CHUNK_PIXELS // pixels[0, 0].numel())):
             epoch, position = torch.tensor([key for group in chunk for key in group]).unbind(1)
             index = torch.from_numpy(self.indices)[position]
             batch = pixels.index_select(0, index.to(pixels.device)).to(self.device, non_blocking=True)
@@ -75,16 +74,17 @@ class TensorBatches:
             images = augment(batch, Keys(seed, epoch, index)).split(sizes)
             yield from zip(images, labels[index.to(self.device)].split(sizes), strict=True)
 
-    def _chunks(self, images: int) -> Iterator[list[Sequence[SampleKey]]]:
-        """Groups in a row that together have at least so many images."""
-        chunk: list[Sequence[SampleKey]] = []
-        for group in self.groups:
-            chunk.append(group)
-            if sum(map(len, chunk)) >= images:
-                yield chunk
-                chunk = []
-        if chunk:
+
+def in_chunks(groups: Iterable[Sequence[SampleKey]], images: int) -> Iterator[list[Sequence[SampleKey]]]:
+    """Groups in a row that together have at least so many images."""
+    chunk: list[Sequence[SampleKey]] = []
+    for group in groups:
+        chunk.append(group)
+        if sum(map(len, chunk)) >= images:
             yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 def to_pixels(images: ArrayImages) -> Tensor:
@@ -97,10 +97,10 @@ def _has_room(device: torch.device, size: int) -> bool:
     return device.type != "cuda" or torch.cuda.mem_get_info(device)[0] > ROOM * size
 
 
-def decode_all(split: Split, data: Data, prepare: Callable[[Image.Image], Image.Image]) -> ArrayImages:
+def decode_all(split: Split, data: Data, prepare: Callable[[Image.Image], Image.Image]) -> ArrayImages | None:
     """The split's images in memory, each as `prepare` makes it.
 
-    Raises DataError where they are of several sizes or take more than 2 GiB.
+    None where they are of several sizes or take more than 2 GiB: then they are read as they are needed.
     """
     if isinstance(split, ArrayImages):
         return split
@@ -108,26 +108,25 @@ def decode_all(split: Split, data: Data, prepare: Callable[[Image.Image], Image.
     shape = np.asarray(first).shape
     size = len(split) * int(np.prod(shape))
     if size > HELD_BYTES:
-        raise DataError(
-            f"data {data.name!r} takes {size / 2**30:.1f} GiB as pixels of {first.width} x {first.height}; "
-            f"legal: up to {HELD_BYTES >> 30} GiB where recipe.pipeline is 'tensor'; "
-            "set pipeline to pil, or a smaller --image-size"
-        )
-    if os.environ.get("RANK", "0") == "0":
-        print(f"data {data.name!r}: {len(split)} training images are decoded into memory", file=sys.stderr)
+        _say(data, f"{len(split)} training images are decoded by threads: all would take {size / 2**30:.1f} GiB")
+        return None
+    _say(data, f"{len(split)} training images are decoded into memory")
     pixels = np.empty((len(split), *shape), dtype=np.uint8)
 
-    def fill(index: int) -> None:
+    def fits(index: int) -> bool:
         image = prepare(split.image(index))
         if image.size != first.size:
-            raise DataError(
-                f"image {index} of {data.name!r} is {image.width} x {image.height}, the first {first.width} x "
-                f"{first.height}; legal: images of one size where recipe.pipeline is 'tensor' and crop is 'resized'; "
-                "set pipeline to pil, or crop to padded or none"
-            )
+            return False
         pixels[index] = image
+        return True
 
     with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        for _ in pool.map(fill, range(len(split)), chunksize=256):
-            pass
-    return ArrayImages(pixels, split.labels)
+        whole = all(pool.map(fits, range(len(split))))
+    if not whole:
+        _say(data, f"{len(split)} training images are decoded by threads: they are of several sizes")
+    return ArrayImages(pixels, split.labels) if whole else None
+
+
+def _say(data: Data, text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"data {data.name!r}: {text}", file=sys.stderr)

@@ -26,6 +26,10 @@ def refuse_before_training(study: Study, runtime: Runtime) -> None:
         )
     data = study.trials[0].data
     _check_data(data, runtime)
+    if runtime.loader == "spdl":
+        from roadmap.data.thread_stream import check_loader
+
+        check_loader(runtime.loader)
     _check_timm(study)
     images = training_images(data, data_dir=runtime.data_dir)
     world_size = int(os.environ.get("WORLD_SIZE", 1))

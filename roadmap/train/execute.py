@@ -246,6 +246,7 @@ def open_pipeline(trial: Trial, runtime: Runtime, ranks: Ranks) -> Pipeline:
         workers=runtime.workers or 0,
         pin_memory=ranks.device.type == "cuda",
         device=ranks.device,
+        loader=runtime.loader,
     )
 
 

@@ -20,7 +20,7 @@ WORTH_SAYING = 10.0  # seconds of the whole run that such waiting must take
 class Reporter:
     """Shows iterations and epochs as they pass.
 
-    total: iterations of the run. images: of one iteration. workers: loader processes of each rank;
+    total: iterations of the run. images: of one iteration. workers: loader processes or threads of each rank;
     None where training and loading take turns on purpose. beat: receives the heartbeat. silent: not
     the main rank, which shows nothing.
     """
@@ -126,7 +126,7 @@ class Reporter:
         self.warned = True
         self._say(
             f"{self.title}: {_percent(share)} of epoch {metrics.epoch} went by waiting for images, with {self.workers} "
-            "loader processes a rank; more of them (--workers) help where cores are idle, else more cores "
+            "loader workers a rank; more of them (--workers) help where cores are idle, else more cores "
             "(--cpus-per-task), smaller files or a faster disk"
         )
 

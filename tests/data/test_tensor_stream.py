@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from roadmap.config.data import Data
-from roadmap.config.errors import ConfigError, DataError
+from roadmap.config.errors import ConfigError
 from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import RECIPES, find_recipe
 from roadmap.config.runtime import Runtime
@@ -125,26 +125,6 @@ def test_a_folder_gives_the_pixels_that_pil_gives_in_training_and_evaluation(ima
     for (x, _), (y, _) in zip(*(batches(pipeline) for pipeline in opened), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
     assert same(*(list(pipeline.views("validation")) for pipeline in opened))
-
-
-def test_images_of_several_sizes_are_refused_where_the_crop_needs_them_whole(image_folder: MakeFolder) -> None:
-    folder = image_folder(counts={"train": 5, "test": 2})
-    Image.new("RGB", (20, 30)).save(folder / "train" / "cat" / "odd.png")
-    with pytest.raises(
-        DataError, match="is 20 x 30, the first 32 x 32; legal: images of one size .* set pipeline to pil"
-    ):
-        of_folder(folder, crop="resized")
-    assert of_folder(folder, crop="padded").decoded is not None
-
-
-def test_a_large_folder_is_refused_before_it_is_decoded(
-    image_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tensor_stream, "HELD_BYTES", 1000)
-    with pytest.raises(
-        DataError, match="data 'imagefolder' takes 0.0 GiB as pixels of 16 x 16; legal: .*; set pipeline"
-    ):
-        of_folder(image_folder())
 
 
 # The recipe -----------------------------------------------------------------------------------------------------------

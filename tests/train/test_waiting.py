@@ -81,7 +81,7 @@ def after_epochs(shares: list[float], *, workers: int | None, started: float) ->
 def test_much_waiting_is_warned_of_once_with_what_helps(capsys: pytest.CaptureFixture[str]) -> None:
     assert after_epochs([0.05, 0.4, 0.5], workers=3, started=100)["waiting_share"] == 0.5
     (warning,) = (line for line in capsys.readouterr().err.splitlines() if "--workers" in line)
-    assert warning.startswith("run: 40 % of epoch 2 went by waiting for images, with 3 loader processes a rank; ")
+    assert warning.startswith("run: 40 % of epoch 2 went by waiting for images, with 3 loader workers a rank; ")
 
 
 @pytest.mark.parametrize(("share", "workers", "started"), [(0.1, 3, 100), (0.9, 3, 1), (0.9, None, 100)])
