@@ -89,11 +89,8 @@ def run_here(folders: Sequence[RunFolder], runtime: Runtime, *, force: bool, fin
     for folder in folders:
         record = execute(folder, runtime, force=force)
         finished(folder, record)
-        if (
-            record.stopped_by
-            or record.status == INTERRUPTED
-            or (record.status == FAILED and int(os.environ.get("WORLD_SIZE", 1)) > 1)
-        ):
+        lost = record.status == FAILED and int(os.environ.get("WORLD_SIZE", 1)) > 1
+        if lost or record.stopped_by or record.status == INTERRUPTED:
             return  # ranks that have lost each other must not meet again in another run
 
 

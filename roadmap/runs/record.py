@@ -83,7 +83,7 @@ class Record:
     status         finished, failed, diverged, interrupted, hopeless; `error` says why, in the
                    writer's words
     error_kind     what kind of failure, where a program asks: LOST_PEER
-    stopped_by     the signal that interrupted the run
+    stopped_by     the signal that interrupted the run, or came when it had ended
     damaged        the file could not be read: there is nothing but the error
     id to init     labels: where in a study the run stands; `init` is its initial weights' digest
     data to test_images   title and registry name, digest of the file list, largest difference of the decoder's
