@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
+from roadmap.runs.record import Hardware
 from roadmap.study.cost import PREDICTION, add_calibration, cost_key
 from tests.helpers.small_studies import finished, small_study
 from tests.study.test_cost import calibration
@@ -57,12 +59,14 @@ def test_gpu_hours_of_an_image_folder_come_from_its_calibration_or_the_stated_ra
     assert stated["gpu_hours"] == pytest.approx(80 * 0.9 * 3 / 2 / 3600)
     [planned] = command("plan", *words[2:], "--json").json()["trials"]
     trial = Trial.from_json(planned)
-    found = calibration(cost_key(trial))
+    found = replace(calibration(cost_key(trial)), hardware=Hardware("a GPU", "a processor", 2, 2))
     add_calibration(Path("runs/small"), found)
+    add_calibration(Path("runs/small"), replace(found, jobs=2, costs={}))
+    add_calibration(Path("runs/small"), calibration(cost_key(trial), process=99.0))  # of a CPU, later
     [measured] = command(*words, "--json").json()["runs"]
     seconds = found.seconds(trial, Runtime(), ranks=1)
     assert seconds is not None and measured["gpu_hours"] == pytest.approx(seconds / 3600)
-    assert "measured on a processor" in command(*words).out
+    assert "measured on a GPU, 2 cores, 2 threads;" in command(*words).out
 
 
 @pytest.mark.slow
