@@ -14,7 +14,7 @@ from roadmap.launch.calibration import _Processes
 def test_a_process_that_is_killed_is_told_though_its_neighbours_are_silent() -> None:
     processes = _Processes.__new__(_Processes)
     (silent, theirs), (dead, ended) = Pipe(), Pipe()
-    processes.connections = [silent, dead]  # type: ignore[list-item]
+    processes.connections = [silent, dead]
     ended.close()
     end = Timer(20, theirs.close)  # of a neighbour that waits at the barrier
     end.start()
@@ -26,7 +26,7 @@ def test_a_process_that_is_killed_is_told_though_its_neighbours_are_silent() -> 
 def test_a_refusal_is_told_rather_than_the_end_of_its_neighbours() -> None:
     processes = _Processes.__new__(_Processes)
     (ours, theirs), (dead, ended) = Pipe(), Pipe()
-    processes.connections = [dead, ours]  # type: ignore[list-item]
+    processes.connections = [dead, ours]
     theirs.send(RoadmapError("no such image"))
     ended.close()
     with pytest.raises(RoadmapError, match="no such image"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from roadmap.config.runtime import Runtime
 from roadmap.data import tensor_stream
@@ -58,7 +59,12 @@ def test_what_is_timed_of_the_tensor_pipeline_ends_with_a_chunk(
 ) -> None:
     monkeypatch.setattr(tensor_stream, "CHUNK_PIXELS", 100 * 8 * 8)
     augmented: list[int] = []
-    monkeypatch.setattr(tensor_stream, "batched_augmentation", lambda *_: lambda x, _: augmented.append(len(x)) or x)
+
+    def augment(batch: Tensor, _: object) -> Tensor:
+        augmented.append(len(batch))
+        return batch
+
+    monkeypatch.setattr(tensor_stream, "batched_augmentation", lambda *_: augment)
     trial = make_trial(pipeline="tensor", batch_size=batch_size, group_size=8, epochs=100)
     images = ArrayImages(np.zeros((200, 8, 8), dtype=np.uint8), [0] * 200)
     nothing = np.array([], dtype=int)
