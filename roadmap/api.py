@@ -149,7 +149,8 @@ class Study:
     ) -> float | None:
         """Train what is not finished, once it is prepared, and load nothing.
 
-        Returns the seconds that this was predicted to take, None where no calibration told.
+        Returns the seconds that this was predicted to take, None where no calibration told, or where
+        a run goes on from where it stopped: whole runs are predicted, not what is left of one.
         """
         runtime = initial_weights(self.content, runtime)
         todo = self.unfinished(force=force)
@@ -159,10 +160,11 @@ class Study:
         left = {run.path.name for run in todo}
         trials = [trial for trial in self.trials if trial.id in left]
         ranks = int(os.environ.get("WORLD_SIZE", 1))
+        whole = force or not any((run.path / "attempts.jsonl").exists() for run in todo)
         predicted = note_prediction(self.folder, trials, runtime, jobs=at_once, ranks=ranks)
         launcher = LocalLauncher(jobs=at_once, force=force, finished=finished)
         launcher.launch(self.folder, todo, runtime, Resources(), code=live_code())
-        return predicted
+        return predicted if whole else None
 
     def prepare(self, runtime: Runtime) -> None:
         """Refuse what cannot be trained here, then write study.json and each run's trial.json."""

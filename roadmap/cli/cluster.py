@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Batch:
-    """Runs of one shape, launched together."""
+    """Runs of one shape with the same settings, launched together."""
 
     shape: Resources
+    runtime: Runtime
     trials: tuple[Trial, ...]
 
 
@@ -74,12 +75,11 @@ class SubmissionPlan:
     source: str
 
     @classmethod
-    def of(
-        cls, study: Study, launcher: Launcher, order: Order, *, out: Path, data_dir: Path | None = None
-    ) -> SubmissionPlan:
+    def of(cls, study: Study, launcher: Launcher, order: Order, runtime: Runtime, *, out: Path) -> SubmissionPlan:
         """Look at the study's folder.
 
-        Raises RoadmapError on resources that are not legal or divide no batch.
+        Raises RoadmapError on resources that are not legal or divide no batch, or a micro-batch that
+        divides no rank's share.
         """
         wanted = launcher.resources(order.given, profile=order.profile, offline=order.dry_run)
         folder = study_folder(out.resolve(), study.name)
@@ -87,10 +87,16 @@ class SubmissionPlan:
         states = {s.run: s for s in study_states(folder, planned, every=0)}
         skipped = UNDER_WAY if order.force else IN_HAND
         order_of_runs = seeds_in_turn(study.trials, lambda t: (t.step, t.change))
-        left = [(t, wanted) for t in order_of_runs if states[t.id].state not in skipped]
+        left = [(t, wanted, runtime) for t in order_of_runs if states[t.id].state not in skipped]
         batches = _by_shape(left)
         ranks = {t.id: batch.shape.ranks for batch in batches for t in batch.trials}
-        known = GpuHours.of(folder, study.trials, images_per_second=order.images_per_second, data_dir=data_dir)
+        known = GpuHours.of(
+            folder,
+            study.trials,
+            on_gpus=wanted.gpus > 0,
+            images_per_second=order.images_per_second,
+            data_dir=runtime.data_dir,
+        )
         return cls(
             study=study,
             folder=folder,
@@ -107,20 +113,22 @@ class SubmissionPlan:
         return [t for b in self.batches for t in b.trials]
 
 
-def _by_shape(wanted: Sequence[tuple[Trial, Resources]]) -> list[Batch]:
-    """Trials by the shape each one takes.
+def _by_shape(wanted: Sequence[tuple[Trial, Resources, Runtime]]) -> list[Batch]:
+    """Trials by the shape each one takes and by their settings.
 
-    Raises ConfigError naming every trial that cannot use the GPUs asked for.
+    Raises ConfigError naming every trial that cannot use the GPUs or the micro-batch asked for.
     """
-    by_shape: dict[Resources, list[Trial]] = {}
+    alike: dict[tuple[Resources, Runtime], list[Trial]] = {}
     problems = []
-    for trial, resources in wanted:
+    for trial, resources, runtime in wanted:
         try:
-            by_shape.setdefault(shape_of(trial, resources), []).append(trial)
+            shape = shape_of(trial, resources)
+            trial.recipe.groups_per_forward(runtime.micro_batch, shape.ranks)
+            alike.setdefault((shape, runtime), []).append(trial)
         except ConfigError as e:
             problems.append(f"{trial.id}: {e}")
     refuse(problems)
-    return [Batch(shape, tuple(trials)) for shape, trials in by_shape.items()]
+    return [Batch(*manner, tuple(trials)) for manner, trials in alike.items()]
 
 
 # Launching ------------------------------------------------------------------------------------------------------------
@@ -131,19 +139,19 @@ def submit_study(study: Study, runtime: Runtime, order: Order, *, out: Path) -> 
     launcher = find_launcher(order.launcher)
     runtime = _with_whole_paths(initial_weights(study, runtime))
     if order.dry_run:
-        plan = SubmissionPlan.of(study, launcher, order, out=out, data_dir=runtime.data_dir)
+        plan = SubmissionPlan.of(study, launcher, order, runtime, out=out)
         return _show_dry_run(plan, launcher, order)
     launcher.resources(order.given, profile=order.profile)
     refuse_before_training(study, runtime)
     with _deciding(launcher, study_folder(out.resolve(), study.name)):
-        plan = SubmissionPlan.of(study, launcher, order, out=out, data_dir=runtime.data_dir)
+        plan = SubmissionPlan.of(study, launcher, order, runtime, out=out)
         if not order.as_json:
             _print_plan(plan)
         _scripts(plan, launcher, order)
         if not plan.batches or not _confirmed(len(plan.to_launch), launcher, order):
             return 0
         write_study(out.resolve(), study.name, study.question, study.regime, study.trials, header=study.header())
-        return _launch(plan.folder, plan.batches, runtime, launcher, order)
+        return _launch(plan.folder, plan.batches, launcher, order)
 
 
 def _with_whole_paths(runtime: Runtime) -> Runtime:
@@ -164,7 +172,7 @@ def _deciding(launcher: Launcher, folder: Path) -> Iterator[None]:
 
 def show_submission_plan(study: Study, order: Order, *, out: Path, data_dir: Path | None = None) -> int:
     """What a launch would be, with its cost; no script, and no cluster is needed."""
-    plan = SubmissionPlan.of(study, find_launcher(order.launcher), order, out=out, data_dir=data_dir)
+    plan = SubmissionPlan.of(study, find_launcher(order.launcher), order, Runtime(data_dir=data_dir), out=out)
     if order.as_json:
         print(json.dumps({"study": study.name, "runs": _rows(plan)}, indent=1))
     else:
@@ -172,14 +180,14 @@ def show_submission_plan(study: Study, order: Order, *, out: Path, data_dir: Pat
     return 0
 
 
-def _launch(folder: Path, batches: Sequence[Batch], runtime: Runtime, launcher: Launcher, order: Order) -> int:
+def _launch(folder: Path, batches: Sequence[Batch], launcher: Launcher, order: Order) -> int:
     """Prepare the runs and hand them to the launcher; returns the exit status."""
     code = take_snapshot(folder) if order.snapshot else live_code()
     done: list[Launched] = []
     for batch in batches:
         runs = [_prepared(folder, trial, force=order.force) for trial in batch.trials]
-        note_prediction(folder, batch.trials, runtime, ranks=batch.shape.ranks)
-        done += launcher.launch(folder, runs, runtime, batch.shape, code=code)
+        note_prediction(folder, batch.trials, batch.runtime, ranks=batch.shape.ranks)
+        done += launcher.launch(folder, runs, batch.runtime, batch.shape, code=code)
     if order.as_json:
         print(json.dumps([{"job": x.job, "trials": list(x.runs)} for x in done], indent=1))
         return 0
@@ -306,7 +314,7 @@ def _total(hours: Sequence[float | None]) -> str:
 
 
 def _layout(trial: Trial, shape: Resources) -> str:
-    """Images of the global batch by rank: '32 ranks x 1 x 128' is ranks x accumulated groups x group."""
+    """Images of the global batch by rank: '32 x 1 x 128' is ranks x groups of each rank x images of a group."""
     recipe = trial.recipe
     if recipe.loads % shape.ranks:
         return f"{recipe.batch_size}"
@@ -357,19 +365,25 @@ def retry_runs(selection: RunSelection, order: Order) -> int:
             return 0
         folders = [RunFolder(folder / s.run) for s in runs]
         before = {run.path.name: launcher.last_launch(run) for run in folders}
-        trials = [run.trial() for run in folders]
-        batches = _by_shape([(t, _resources_again(before[t.id], launcher, order)) for t in trials])
+        first = before[folders[0].path.name]
+        runtime = first.runtime if first else Runtime()
+        batches = _by_shape(
+            [
+                (run.trial(), _resources_again(before[s.run], launcher, order), _runtime_again(s, runtime))
+                for s, run in zip(runs, folders, strict=True)
+            ]
+        )
         for batch in batches:
             names = listing(t.id for t in batch.trials)
             print(f"{len(batch.trials)} runs on {shape_text(batch.shape)}: {names}", file=sys.stderr)
         if not _confirmed(len(runs), launcher, order):
             return 0
-        first = before[folders[0].path.name]
-        runtime = first.runtime if first else Runtime()
-        if any(s.state == State.HOPELESS for s in runs):
-            # The rule that ended a run would end it again.
-            runtime = Runtime.from_json({**runtime.to_json(), "stop_hopeless": False})
-        return _launch(folder, batches, runtime, launcher, order)
+        return _launch(folder, batches, launcher, order)
+
+
+def _runtime_again(run: RunState, runtime: Runtime) -> Runtime:
+    """The settings, but for a hopeless run without the rule that ended it and would end it again."""
+    return replace(runtime, stop_hopeless=False) if run.state == State.HOPELESS else runtime
 
 
 def _resources_again(before: Launch | None, launcher: Launcher, order: Order) -> Resources:

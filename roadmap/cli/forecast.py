@@ -100,11 +100,18 @@ class GpuHours:
 
     @classmethod
     def of(
-        cls, folder: Path, trials: Sequence[Trial], *, images_per_second: float | None, data_dir: Path | None
+        cls,
+        folder: Path,
+        trials: Sequence[Trial],
+        *,
+        on_gpus: bool,
+        images_per_second: float | None,
+        data_dir: Path | None,
     ) -> GpuHours:
-        """Those of a study's folder."""
+        """Those of a study's folder; with `on_gpus` a CPU's calibration tells nothing."""
+        found = [c for c in read_calibrations(folder) if not on_gpus or c.hardware.device != "cpu"]
         return cls(
-            calibration=latest(read_calibrations(folder)),
+            calibration=latest(found, jobs=1) or latest(found),  # a job has its GPUs to itself
             taken=_taken([RunFolder(folder / trial.id) for trial in trials], of_all_ranks=True),
             images_per_second=images_per_second,
             data_dir=data_dir,

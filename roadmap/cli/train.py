@@ -60,7 +60,7 @@ def run_study(study: Study, runtime: Runtime, *, jobs: int, force: bool, as_json
     predicted = study.train(runtime, jobs=jobs, force=force, finished=finished)
     if _rank():  # rank 0 prints; each says by its exit status how it ended
         return _exit_status(ended or {FINISHED}, missing=False)
-    if predicted is not None:
+    if predicted is not None and {state_of(run) for run in todo} == {FINISHED}:
         from analysis.wording import predicted_and_taken
 
         print(predicted_and_taken(predicted, time.monotonic() - began), file=sys.stderr)

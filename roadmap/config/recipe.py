@@ -13,7 +13,7 @@ from roadmap.config.errors import ConfigError, refuse
 from roadmap.config.fields import Fraction, Text, TextOrEmpty, config, setting
 
 # timm's RandAugment with its increasing operations: what roadmap/data/batched_augmentation.py draws from.
-TENSOR_POLICY = r"none|rand(?=.*-inc1(-|$))(-(m|n|p|mstd|inc)\d+(\.\d+)?)+"
+TENSOR_POLICY = r"none|rand(-(m|n|p|mstd)\d+(\.\d+)?)*-inc1(-(m|n|p|mstd)\d+(\.\d+)?)*"
 
 
 @config
@@ -139,7 +139,7 @@ class Recipe:
         if self.pipeline == "tensor" and not re.fullmatch(TENSOR_POLICY, self.augmentation):
             found.append(
                 f"Recipe.augmentation is {self.augmentation!r} with pipeline 'tensor'; legal: none, or rand with "
-                "sections m, n, p, mstd and inc1, such as rand-m9-mstd0.5-inc1; set pipeline to pil"
+                "sections m, n, p, mstd and inc1 once, such as rand-m9-mstd0.5-inc1; set pipeline to pil"
             )
         return found + self._conflicts_of_mixing()
 

@@ -66,7 +66,7 @@ class TensorBatches:
         labels = torch.as_tensor(np.asarray(self.images.labels), device=self.device)
         augment = batched_augmentation(self.trial.recipe, self.trial.data)
         seed = derive(self.trial.seed, SAMPLE)
-        for chunk in in_chunks(self.groups, max(self.least, CHUNK_PIXELS // pixels[0, 0].numel())):
+        for chunk in in_chunks(self.groups, max(self.least, images_at_a_time(self.images))):
             epoch, position = torch.tensor([key for group in chunk for key in group]).unbind(1)
             index = torch.from_numpy(self.indices)[position]
             batch = pixels.index_select(0, index.to(pixels.device)).to(self.device, non_blocking=True)
@@ -85,6 +85,12 @@ def in_chunks(groups: Iterable[Sequence[SampleKey]], images: int) -> Iterator[li
             chunk = []
     if chunk:
         yield chunk
+
+
+def images_at_a_time(images: ArrayImages) -> int:
+    """Images that are augmented together, at least."""
+    high, wide = images.pixels.shape[1:3]
+    return int(CHUNK_PIXELS // (high * wide))
 
 
 def to_pixels(images: ArrayImages) -> Tensor:

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -142,17 +142,29 @@ class _Processes:
             process.join()
 
     def answers(self) -> list[Any]:
-        """The next answer of each. Raises RoadmapError with the first refusal among them."""
-        found = [_answer(connection) for connection in self.connections]
-        refusals = [answer for answer in found if isinstance(answer, RoadmapError)]
-        if refusals:
-            raise refusals[0]
-        if None in found:
-            raise RoadmapError(
-                f"{found.count(None)} of {len(found)} processes that measured have died; legal: runs that fit into "
-                "memory side by side; see what they printed above, or calibrate with fewer --jobs"
-            )
-        return found
+        """The next answer of each. Raises RoadmapError with the first refusal among them.
+
+        A death is told at once: its neighbours would wait for it at the barrier, and may hang in
+        aborting that, for it wakes those who wait there. They are ended from outside.
+        """
+        found: dict[Connection, Any] = {}
+        while len(found) < len(self.connections):
+            for connection in wait([c for c in self.connections if c not in found]):
+                found[connection] = _answer(connection)  # type: ignore[index, arg-type]
+            _refuse(list(found.values()), len(self.connections))
+        return [found[connection] for connection in self.connections]
+
+
+def _refuse(answers: Sequence[Any], count: int) -> None:
+    """Raise RoadmapError where one of `count` processes has refused or died."""
+    refusals = [answer for answer in answers if isinstance(answer, RoadmapError)]
+    if refusals:
+        raise refusals[0]
+    if None in answers:
+        raise RoadmapError(
+            f"{answers.count(None)} of {count} processes that measured have died; legal: runs that fit into "
+            "memory side by side; see what they printed above, or calibrate with fewer --jobs"
+        )
 
 
 def _answer(connection: Connection) -> Any:

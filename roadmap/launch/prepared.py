@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from roadmap.config.runtime import Runtime, cores, limit_threads
@@ -87,11 +87,19 @@ def run_prepared(run: RunFolder, runtime: Runtime) -> int:
     launch = Launch.read(run)
     # Ranks of one run start together: none may wait for the lease while the others wait for it.
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
-    record = train_prepared(run, launch.runtime if launch else runtime, patient=alone)
+    record = train_prepared(run, _as_launched(launch) if launch else runtime, patient=alone)
     if record.status == FINISHED:
         return 0
     print(f"{run.path.name}: {record.status}: {record.error}", file=sys.stderr)
     return TRY_LATER if record.status == INTERRUPTED else 1
+
+
+def _as_launched(launch: Launch) -> Runtime:
+    """Its settings, with the cores that each rank was given as threads, by which loaders are counted too."""
+    cores_of_rank = launch.resources.get("cpus_per_task")
+    if launch.runtime.threads or not cores_of_rank:
+        return launch.runtime
+    return replace(launch.runtime, threads=cores_of_rank)
 
 
 def unfinished_record(run: RunFolder, status: str, error: str) -> Record:

@@ -50,10 +50,21 @@ _NO_COST_OF_ITS_OWN = frozenset(
         "accuracy",
     }
 )
-# Settings of a machine that change no part's time: where files lie, how often what is done; threads
-# and device are a part of the hardware. Any other, a later one too, is taken to change it.
+# Settings of a machine that change no part's time: where files lie, how often what is done, whether a
+# run may end early; threads and device are a part of the hardware. Any other, a later one too, is
+# taken to change it.
 _NO_COST_OF_THEIR_OWN = frozenset(
-    {"data_dir", "download", "init", "checkpoint_every", "checkpoint_minutes", "eval_every", "threads", "device"}
+    {
+        "data_dir",
+        "download",
+        "init",
+        "checkpoint_every",
+        "checkpoint_minutes",
+        "eval_every",
+        "stop_hopeless",
+        "threads",
+        "device",
+    }
 )
 
 # By name in a file, as records have it: pydantic alone would write a list.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import torch
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.data.loader import Stream
+from roadmap.data.tensor_stream import images_at_a_time
 from roadmap.model.complexity import complexity
 from roadmap.runs.folder import RunFolder
 from roadmap.study.cost import TEST, TRAIN, VALIDATION, Cost, work_of
@@ -23,7 +25,7 @@ from roadmap.train.execute import forget_peak_memory, keep_network, open_pipelin
 from roadmap.train.loop import Trainer
 
 WARM_UP = 5  # iterations before the first that is timed: memory is allocated, loaders fill their queues
-LATER = 1000  # iterations, more than pass while checkpoints are written
+LATER = 10_000  # iterations, more than fill up chunks and pass while checkpoints are written
 SAVES = 3  # checkpoints, for a disk answers each at another speed
 
 Together = Callable[[], object]  # returns when the processes that measure side by side have all come to it
@@ -51,15 +53,17 @@ def measure(
 ) -> Cost:
     """The cost of each part of the trial's run. Collective.
 
-    scratch: a folder for what is written, on the disk of the runs, removed afterwards. together:
-    called before what all processes shall do at the same time. Raises RoadmapError as a run would.
+    iterations: at least so many are timed. scratch: a folder for what is written, on the disk of the
+    runs, removed afterwards. together: called before what all processes shall do at the same time.
+    Raises RoadmapError as a run would.
     """
     forget_peak_memory(ranks)
     together()
     clock = Clock(ranks)
     complexity(trial.model, trial.data.image_size)  # as a run does for its record
     with _opened(_long_enough(trial, WARM_UP + iterations), runtime, ranks) as (trainer, stream):
-        _train(trainer, stream, WARM_UP)
+        warm, iterations = whole_chunks(trainer, WARM_UP), whole_chunks(trainer, iterations)
+        _train(trainer, stream, warm)
         opened = clock.lap()
         together()
         clock.lap()
@@ -71,7 +75,7 @@ def measure(
         together()
         checkpoint, end = _writes(trainer, stream, trained / iterations, scratch, clock)
     return Cost(
-        start=max(opened - WARM_UP * trained / iterations, 0.0),
+        start=max(opened - warm * trained / iterations, 0.0),
         image=trained / (iterations * trial.recipe.batch_size),
         waiting_share=waited / trained,
         first_evaluation=first,
@@ -104,6 +108,21 @@ class Clock:
 def _long_enough(trial: Trial, iterations: int) -> Trial:
     """The trial with epochs enough for so many iterations, however few an epoch has."""
     return replace(trial, recipe=replace(trial.recipe, epochs=max(trial.recipe.epochs, iterations) + LATER))
+
+
+def whole_chunks(trainer: Trainer, iterations: int) -> int:
+    """At least so many iterations, and as many as take whole chunks of the images that are augmented together.
+
+    `pipeline: tensor` augments for several iterations in the first of them: part of a chunk, timed,
+    would count what it does for others, or miss what others did for it.
+    """
+    images, recipe = trainer.pipeline.decoded, trainer.trial.recipe
+    if images is None:
+        return iterations
+    loads = recipe.loads_per_rank(trainer.ranks.world_size)
+    of_chunk = max(loads, math.ceil(images_at_a_time(images) / recipe.load_size))
+    period = math.lcm(loads, of_chunk) // loads
+    return math.ceil(iterations / period) * period
 
 
 def _train(trainer: Trainer, stream: Stream, iterations: int) -> None:
@@ -158,10 +177,11 @@ def _writes(trainer: Trainer, stream: Stream, usual: float, scratch: Path, clock
 
 
 def _iterations_during_save(trainer: Trainer, stream: Stream, writer: CheckpointWriter, number: int) -> int:
-    """Train until a checkpoint is written; returns for how many iterations. Collective."""
+    """Train until a checkpoint is written, to the end of a chunk; returns for how many iterations. Collective."""
     writer.save(trainer.state(), number)
     count = 0
     while trainer.ranks.largest(writer.busy):
         trainer.step(stream)
         count += 1
-    return count
+    _train(trainer, stream, whole_chunks(trainer, count) - count)
+    return whole_chunks(trainer, count)

@@ -205,7 +205,7 @@ def _train_on(
 ) -> dict[str, Any]:
     trial = pipeline.trial
     decoded = _compare_decoder(pipeline, ranks)
-    trainer = Trainer(trial, pipeline, ranks, runtime, init=_initial_weights(trial, runtime))
+    trainer = Trainer(trial, pipeline, ranks, runtime, init=initial_weights(trial, runtime))
     store = CheckpointStore(folder.checkpoints)
     state = _load(store, trial, ranks)
     if state:
@@ -257,7 +257,7 @@ def _load(store: CheckpointStore, trial: Trial, ranks: Ranks) -> TrainingState |
     return state if ranks.is_main else store.load(trial.fingerprint)
 
 
-def _initial_weights(trial: Trial, runtime: Runtime) -> Callable[[nn.Module], object] | None:
+def initial_weights(trial: Trial, runtime: Runtime) -> Callable[[nn.Module], object] | None:
     """What puts the trial's initial weights into the network; a head of other classes starts anew.
 
     Raises RoadmapError for another file than the trial's.

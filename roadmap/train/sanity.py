@@ -21,7 +21,7 @@ from roadmap.data.loader import Stream
 from roadmap.ladder.convnext import convnext_spec
 from roadmap.model.weights import fetch, load_weights
 from roadmap.train.distributed import Ranks
-from roadmap.train.execute import open_pipeline
+from roadmap.train.execute import initial_weights, open_pipeline
 from roadmap.train.loop import Trainer
 from roadmap.train.metrics import Scores
 
@@ -81,6 +81,7 @@ def known_scores(
     """
     spec = with_settings(network.spec, {"num_classes": data.num_classes, "in_chans": data.in_chans})
     data = replace(data, image_size=network.pixels, validation=0.0)
+    runtime = replace(runtime, compile=False, micro_batch=None)  # for the study's training, not for this recipe
     trial = Trial(model=spec, recipe=replace(network.recipe, precision="fp32"), data=data, seed=0)
 
     def load(model: nn.Module) -> None:
@@ -121,9 +122,12 @@ def downloaded_weights(network: KnownNetwork) -> Mapping[str, Any]:
 
 
 def first_epochs(trial: Trial, runtime: Runtime, ranks: Ranks, epochs: int) -> Iterator[dict[str, float]]:
-    """Train the first epochs of a run as it would, and yield what it notes of each; no file is written. Collective."""
+    """Train the first epochs of a run as it would, and yield what it notes of each; no file is written. Collective.
+
+    Raises RoadmapError where the runtime's initial weights are not the trial's.
+    """
     with contextlib.closing(open_pipeline(trial, runtime, ranks)) as pipeline:
-        trainer = Trainer(trial, pipeline, ranks, runtime)
+        trainer = Trainer(trial, pipeline, ranks, runtime, init=initial_weights(trial, runtime))
         watched = "validation" if len(pipeline.validation_indices) else "test"
         sampler = pipeline.sampler(rank=ranks.rank, world_size=ranks.world_size)
         with contextlib.closing(pipeline.stream(sampler)) as stream:

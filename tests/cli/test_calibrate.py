@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from PIL import Image
 
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
+from roadmap.runs.folder import RunFolder
+from roadmap.runs.record import Hardware, Record
 from roadmap.study.cost import PREDICTION, add_calibration, cost_key
 from tests.helpers.small_studies import finished, small_study
 from tests.study.test_cost import calibration
@@ -57,12 +60,14 @@ def test_gpu_hours_of_an_image_folder_come_from_its_calibration_or_the_stated_ra
     assert stated["gpu_hours"] == pytest.approx(80 * 0.9 * 3 / 2 / 3600)
     [planned] = command("plan", *words[2:], "--json").json()["trials"]
     trial = Trial.from_json(planned)
-    found = calibration(cost_key(trial))
+    found = replace(calibration(cost_key(trial)), hardware=Hardware("a GPU", "a processor", 2, 2))
     add_calibration(Path("runs/small"), found)
+    add_calibration(Path("runs/small"), replace(found, jobs=2, costs={}))
+    add_calibration(Path("runs/small"), calibration(cost_key(trial), process=99.0))  # of a CPU, later
     [measured] = command(*words, "--json").json()["runs"]
     seconds = found.seconds(trial, Runtime(), ranks=1)
     assert seconds is not None and measured["gpu_hours"] == pytest.approx(seconds / 3600)
-    assert "measured on a processor" in command(*words).out
+    assert "measured on a GPU, 2 cores, 2 threads;" in command(*words).out
 
 
 @pytest.mark.slow
@@ -110,6 +115,27 @@ def test_networks_are_measured_side_by_side_and_the_run_says_how_well_it_went(
     ran = command("run", *words, "--jobs", "2")
     assert ran.status == 0 and "predicted " in ran.err and ", took " in ran.err
     assert command("run", *words, "--jobs", "2", "--workers", "1", "--force").err.count("predicted") == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "begun", "said"), [("finished", False, True), ("interrupted", False, False), ("finished", True, False)]
+)
+def test_a_prediction_is_held_against_whole_finished_runs_alone(
+    command: Command, monkeypatch: pytest.MonkeyPatch, status: str, begun: bool, said: bool
+) -> None:
+    def launch(_: object, folder: Path, runs: Sequence[RunFolder], *__: object, **___: object) -> None:
+        for run in runs:
+            run.write_record(Record(status=status))
+
+    monkeypatch.setattr("roadmap.api.note_prediction", lambda *_, **__: 60.0)
+    monkeypatch.setattr("roadmap.api.LocalLauncher.launch", launch)
+    words = ("--step", "9", "--epochs", "1")
+    if begun:
+        command("run", *words)
+        for record in Path("runs").rglob("record.json"):
+            record.with_name("attempts.jsonl").write_text("{}\n")
+            record.unlink()
+    assert ("predicted " in command("run", *words).err) is said
 
 
 @pytest.mark.slow

@@ -185,6 +185,15 @@ def test_a_batch_that_the_ranks_do_not_divide_is_refused(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_micro_batch_that_does_not_divide_a_ranks_images_is_refused_before_it_is_exported(
+    command: Command, tmp_path: Path
+) -> None:
+    words = ("run", "--launcher", "export", "--yes", "--step", "9", "--recipe", "cifar-sgd", "--gpus-per-node", "2")
+    refusal = command(*words, "--micro-batch", "256").refusal()
+    assert "--micro-batch is 256" in refusal.what and "128 images on each rank" in refusal.what
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").rglob("launch.json"))
+
+
 def test_a_batch_larger_than_the_data_set_is_refused(command: Command, tmp_path: Path) -> None:
     refusal = command("run", "--step", "0", "--recipe", "convnext-300ep", "--epochs", "1").refusal()
     assert "4096" in refusal.what and "--batch-size" in refusal.advice

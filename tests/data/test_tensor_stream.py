@@ -136,7 +136,18 @@ def test_the_pipeline_is_part_of_a_trials_identity_and_pil_is_what_older_trials_
     assert replace(trial, recipe=replace(trial.recipe, pipeline="tensor")).fingerprint != trial.fingerprint
 
 
-@pytest.mark.parametrize("text", ["rand-m9-mstd0.5", "rand-m9-inc0", "augmix-m3", "original", "rand-m9-inc1-tweights"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rand-m9-mstd0.5",
+        "rand-m9-inc0",
+        "rand-inc1-inc0",
+        "rand-inc1-inc1",
+        "augmix-m3",
+        "original",
+        "rand-inc1-tweights",
+    ],
+)
 def test_policies_that_batches_cannot_have_are_refused_by_the_recipe(text: str) -> None:
     with pytest.raises(
         ConfigError, match="Recipe.augmentation is .* legal: none, or rand with .*; set pipeline to pil"

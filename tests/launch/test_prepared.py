@@ -65,6 +65,17 @@ def test_a_prepared_run_has_the_settings_it_was_launched_with_else_the_given_one
     assert calls == [Runtime(workers=7), Runtime(workers=3, data_dir=Path("/data"))]
 
 
+@pytest.mark.parametrize(("given", "threads"), [(0, 3), (2, 2)])
+def test_the_cores_of_a_task_are_the_runs_threads_where_nothing_else_says(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, given: int, threads: int
+) -> None:
+    calls = executes(monkeypatch, Record(status="finished"))
+    Launch(launcher="export", runtime=Runtime(threads=given), resources={"cpus_per_task": 3}).write(run)
+    run_prepared(run, Runtime())
+    assert calls == [Runtime(threads=threads)]
+    assert calls[0].on("cuda", {}).workers == threads - 1
+
+
 def test_a_run_that_a_dying_process_holds_is_waited_for_and_other_refusals_are_not(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,21 @@ def test_a_run_that_is_launched_again_is_not_ended_by_the_rule_that_ended_it(
     assert launch is not None and launch.runtime.stop_hopeless is stops
 
 
+def test_what_is_launched_again_beside_a_hopeless_run_keeps_the_rule(tmp_path: Path) -> None:
+    folder, run = hopeless_study(tmp_path)
+    other = study_states(folder)[3].run
+    runs = [RunFolder(folder / name) for name in (run, other)]
+    record = runs[1].record()
+    assert record is not None
+    runs[1].write_record(record.replace(status="failed"))
+    for of in runs:
+        Launch(launcher="export", runtime=Runtime(stop_hopeless=True)).write(of)
+    selection = RunSelection(study=folder.name, out=folder.parent, words=(run, other))
+    assert retry_runs(selection, Order(launcher="export", given={}, snapshot=False, yes=True)) == 0
+    launches = [Launch.read(of) for of in runs]
+    assert [launch and launch.runtime.stop_hopeless for launch in launches] == [False, True]
+
+
 def test_a_hopeless_run_is_not_left_to_train(tmp_path: Path) -> None:
     study = Study.from_file("digits", runs=tmp_path)
     run = study.run_folders[0]

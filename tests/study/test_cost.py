@@ -77,6 +77,11 @@ def test_what_costs_no_time_shares_a_cost_and_all_else_has_its_own() -> None:
     assert len({cost_key(t) for t in (trial, *others)}) == 1 + len(others)
 
 
+def test_a_rule_that_may_end_runs_early_needs_no_calibration_of_its_own() -> None:
+    assert calibration().is_of(1, Runtime(stop_hopeless=True))
+    assert not calibration().is_of(1, Runtime(compile=True))
+
+
 def test_runs_wait_for_the_first_process_that_is_free() -> None:
     two = calibration(jobs=2)
     assert two.elapsed([10, 1, 2]) == 4 + 10

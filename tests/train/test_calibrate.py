@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from torch import Tensor
 
 from roadmap.config.runtime import Runtime
+from roadmap.data import tensor_stream
+from roadmap.data.pipeline import Pipeline
+from roadmap.data.readers import ArrayImages
 from roadmap.study.cost import work_of
-from roadmap.train.calibrate import measure
+from roadmap.train.calibrate import measure, whole_chunks
 from roadmap.train.distributed import Ranks
 from roadmap.train.execute import execute
 from roadmap.train.loop import Trainer
@@ -45,6 +51,31 @@ def test_a_run_does_the_work_that_is_counted_for_it(
     assert done["step"] * trial.recipe.batch_size == work.trained
     assert {split: done[split] for split in work.evaluations} == work.evaluations
     assert done["save"] == work.checkpoints
+
+
+@pytest.mark.parametrize(("batch_size", "ranks"), [(48, 1), (48, 2), (64, 1), (16, 1)])
+def test_what_is_timed_of_the_tensor_pipeline_ends_with_a_chunk(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int, ranks: int
+) -> None:
+    monkeypatch.setattr(tensor_stream, "CHUNK_PIXELS", 100 * 8 * 8)
+    augmented: list[int] = []
+
+    def augment(batch: Tensor, _: object) -> Tensor:
+        augmented.append(len(batch))
+        return batch
+
+    monkeypatch.setattr(tensor_stream, "batched_augmentation", lambda *_: augment)
+    trial = make_trial(pipeline="tensor", batch_size=batch_size, group_size=8, epochs=100)
+    images = ArrayImages(np.zeros((200, 8, 8), dtype=np.uint8), [0] * 200)
+    nothing = np.array([], dtype=int)
+    pipeline = Pipeline(trial, images, images, np.arange(200), nothing, decoded=images)
+    trainer: Any = SimpleNamespace(trial=trial, pipeline=pipeline, ranks=SimpleNamespace(world_size=ranks))
+    iterations = whole_chunks(trainer, 3)
+    assert iterations >= 3
+    stream = iter(pipeline.stream(pipeline.sampler(world_size=ranks)))
+    for _ in range(iterations * trial.recipe.loads_per_rank(ranks)):
+        next(stream)
+    assert sum(augmented) == iterations * batch_size // ranks
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from timm.data import create_dataset, create_loader
 from timm.utils import accuracy
 from torch import Tensor, nn
 
+from roadmap.config.errors import RoadmapError
 from roadmap.config.model import with_settings
 from roadmap.config.runtime import Runtime
+from roadmap.config.trial import Trial
 from roadmap.data.pipeline import eval_transform
 from roadmap.data.registry import resolve_data
 from roadmap.model.build import build_network
 from roadmap.model.weights import load_weights
+from roadmap.runs.io import file_digest
 from roadmap.train import sanity
 from roadmap.train.distributed import Ranks
 from roadmap.train.execute import execute
@@ -124,6 +128,41 @@ def test_weights_are_looked_up_in_the_caches_and_never_fetched(tmp_path: Path, m
     assert [path and path.name for path in map(cached_weights, KNOWN)] == [p.name for p in sorted(folder.iterdir())][
         ::-1
     ]
+
+
+class Opened(Exception):
+    """Instead of training."""
+
+
+def opened_with(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Runtime, object]]:
+    """The settings and initial weights of each trainer that is made, which then raises Opened."""
+    calls: list[tuple[Runtime, object]] = []
+
+    def trainer(trial: Trial, pipeline: object, ranks: Ranks, runtime: Runtime, *, init: object = None) -> None:
+        calls.append((runtime, init))
+        raise Opened
+
+    monkeypatch.setattr(sanity, "Trainer", trainer)
+    monkeypatch.setattr(sanity, "open_pipeline", lambda *_: MagicMock())
+    return calls
+
+
+def test_first_epochs_start_from_the_trials_initial_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, weights = opened_with(monkeypatch), tmp_path / "weights"
+    weights.write_bytes(b"weights")
+    trial = replace(make_trial(), init=file_digest(weights))
+    with pytest.raises(Opened):
+        next(first_epochs(trial, Runtime(init=weights), Ranks(), 1))
+    assert calls[0][1] is not None
+    with pytest.raises(RoadmapError, match="--init is None"):
+        next(first_epochs(trial, Runtime(), Ranks(), 1))
+
+
+def test_known_networks_take_no_setting_that_was_meant_for_the_studys_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = opened_with(monkeypatch)
+    with pytest.raises(Opened):
+        known_scores(KNOWN[0], {}, make_trial().data, Runtime(compile=True, micro_batch=48), Ranks())
+    assert calls[0][0] == Runtime()
 
 
 @pytest.mark.slow
