@@ -53,7 +53,7 @@ test: setup lint
 	pytest -m "not slow and not slurm and not gpu" -n 2
 
 test-all: setup lint
-	pytest -m "not slurm and not gpu and not quiet" -n 2
+	pytest -m "not slurm and not gpu and not quiet" -n 2 --durations 40
 
 # What measures time: seconds on a machine that does nothing else.
 test-quiet: setup
