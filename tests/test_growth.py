@@ -33,7 +33,7 @@ GRN_FIELD = '    grn: bool = setting("Global Response Normalization before the b
 GRN_TABLE = "RESPONSE_NORMS: dict[bool, Callable[[int], nn.Module]] = {False: nn.Identity, True: GlobalResponseNorm}\n"
 GRN_SLOT = "        self.grn = RESPONSE_NORMS[spec.grn](hidden)\n"
 LAST_STEP = '        structure=frozenset({"+block.mlp.grn", "-block.gamma"}),\n    ),\n'
-FIELD = '    squeeze_excite: bool = setting("squeeze and excitation", default=False, since=2, neutral=False)\n'
+FIELD = '    squeeze_excite: bool = setting("squeeze and excitation", default=False, since=3, neutral=False)\n'
 TABLE = "SQUEEZES: dict[bool, Callable[[int], nn.Module]] = {False: nn.Identity, True: SqueezeExcite}\n"
 SLOT = "        self.se = SQUEEZES[spec.squeeze_excite](hidden)\n"
 
@@ -44,7 +44,7 @@ EDITS = (
     ("roadmap/model/layers.py", "import LayerNorm2d\n", "import LayerNorm2d, SqueezeExcite\n"),
     ("roadmap/model/block.py", GRN_SLOT, GRN_SLOT + SLOT),
     ("roadmap/model/block.py", "self.fc2(self.grn(x))", "self.fc2(self.se(self.grn(x)))"),
-    ("roadmap/model/block.py", "RESPONSE_NORMS, Pointwise", "RESPONSE_NORMS, SQUEEZES, Pointwise"),
+    ("roadmap/model/block.py", "RESPONSE_NORMS, DropPath", "RESPONSE_NORMS, SQUEEZES, DropPath"),
     ("roadmap/ladder/convnext.py", LAST_STEP, LAST_STEP + STEP),
 )
 # Tests that iterate over the ladder, its toggles or what is committed; none that trains or builds large networks.
@@ -53,6 +53,7 @@ NOTICED_BY = (
     "tests/ladder/test_convnext.py",
     "tests/study/test_golden.py",
     "tests/study/test_file.py",
+    "tests/study/test_file_values.py",
     "tests/model/test_model_ladder.py",
     "tests/model/test_model_module_diff.py",
     "tests/model/test_model_toggles.py",
@@ -62,7 +63,7 @@ NOTICED_BY = (
 # What must notice that there is another toggle and another step, and nothing else.
 NOTICING = {
     "tests/model/test_model_toggles.py::test_every_toggle_is_varied_here",
-    "tests/study/test_file.py::test_the_committed_schema_is_todays",
+    "tests/study/test_file_values.py::test_the_committed_schema_is_todays",
 }
 
 
