@@ -157,6 +157,7 @@ def test_controls_that_differ_in_nothing_are_counted_in_the_caption(tmp_path: Pa
     assert "after Holm over 1 controlled comparisons" in fact(caption, "Verdict")
 
 
+@pytest.mark.slow
 def test_a_false_positive_is_counted_in_the_caption(tmp_path: Path) -> None:
     rows, caption = table_of(controlled_study(tmp_path, 5.0))
     assert rows[f"{PATH[1]} with a-a"].effect.verdict == "gain"
@@ -233,6 +234,7 @@ def test_a_cell_that_cannot_be_built_is_a_row_with_its_reason_in_table_and_figur
     assert caption.problems == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_says_n_of_n_everywhere(tmp_path: Path) -> None:
     def values(t: Trial) -> dict[str, Any] | None:
         done = (t.step in PATH[:3] or (t.step == PATH[3] and t.seed == 0)) and (t.step, t.seed) != (PATH[2], 2)

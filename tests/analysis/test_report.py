@@ -79,6 +79,7 @@ def test_the_papers_figure_shows_every_number_of_its_file(regime: str, reference
     assert any("axis starts at" in w and "not at 0" in w for w in words)
 
 
+@pytest.mark.slow
 def test_the_measured_figure_shows_means_counts_and_what_did_not_run(study_folder: Path, tmp_path: Path) -> None:
     report_study(study_folder, tmp_path)
     words = texts(tmp_path / "ladder.svg")
@@ -122,6 +123,7 @@ def test_no_letter_is_smaller_than_7_points(study_folder: Path, reference: Path,
         assert len(sizes) > 50 and min(sizes) >= 7
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("source", ["measured", "loss", "paper"])
 def test_no_two_texts_of_the_figure_overlap(source: str, study_folder: Path, reference: Path) -> None:

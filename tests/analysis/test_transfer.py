@@ -63,6 +63,7 @@ def test_steps_are_matched_whatever_regime_they_are_in(tmp_path: Path) -> None:
     assert len(found.shared) == 13 and not found.only_a and not found.only_b and found.ranks.n == 13
 
 
+@pytest.mark.slow
 def test_steps_that_are_left_out_are_matched_though_their_values_differ_by_regime(tmp_path: Path) -> None:
     small, large = (planned(tmp_path, regime, design="leave-one-out", base="9") for regime in ("micro", "cifar"))
     labels = [one.a.label for one in between(small, large).shared]
@@ -119,6 +120,7 @@ def other_code(trial: Trial) -> Values:
     return {**finished(trial), **more}
 
 
+@pytest.mark.slow
 def test_a_confounded_comparison_is_left_out_and_counted(tmp_path: Path) -> None:
     clean = open_study(small_study(tmp_path))
     mixed = open_study(small_study(tmp_path, "mixed", values=other_code))
@@ -194,6 +196,7 @@ def test_the_committed_ladder_beside_the_paper_by_plain_loops() -> None:
     assert found.ranks.tau == pytest.approx(kendalltau(*zip(*rounded, strict=True)).statistic)
 
 
+@pytest.mark.slow
 def test_a_loss_is_not_held_against_the_paper() -> None:
     with pytest.raises(RoadmapError, match="papers print top-1"):
         TransferReport.of(RESULTS / "digits", "paper", LOSS)

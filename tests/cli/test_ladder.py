@@ -61,6 +61,7 @@ def test_the_kept_counts_are_those_of_the_networks(regime: str) -> None:
         assert counts(spec, where.image_size) == built(spec, where.image_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regime", slow_but(lambda r: r.name == "micro", DEIT.all_regimes), ids=lambda r: r.name)
 def test_the_kept_counts_are_those_of_timms_networks(regime: Regime) -> None:
     for spec in networks(DEIT, regime):

@@ -56,6 +56,7 @@ def test_the_papers_report_is_not_written_over_the_reference(command: Command, t
     assert (written / "table.csv").read_bytes() == (reference / "table.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_report_compare_writes_a_page_of_both_studies(command: Command, tmp_path: Path) -> None:
     small_study(tmp_path, "first")
     small_study(tmp_path, "second", values=lambda t: {"top1": top1(t) + 5.0})

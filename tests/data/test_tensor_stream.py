@@ -165,6 +165,7 @@ def test_every_shipped_recipe_may_ask_for_tensors(name: str) -> None:
     assert tensor_stream.batched_augmentation(replace(find_recipe(name), pipeline="tensor"), NAMED["cifar10"])
 
 
+@pytest.mark.slow
 def test_a_run_on_tensors_trains(tmp_path: Path) -> None:
     record = execute(make_run(tmp_path, make_trial(pipeline="tensor", epochs=2)), Runtime(threads=1))
     assert record.status == "finished"

@@ -24,6 +24,7 @@ def test_the_table_has_all_seventeen_rows_of_the_paper(regime: str) -> None:
     assert [row["name"] for row in TABLES[regime]] == printed
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(("regime", "row"), slow_but(lambda regime, _: regime == "resnet50", ROWS))
 def test_built_network_has_the_tables_parameters_and_macs(regime: str, row: dict[str, str]) -> None:
     plain, scaled = (on_meta(resolve(row["name"], regime, layer_scale=value)) for value in (None, 1e-6))

@@ -50,6 +50,7 @@ def test_parameters_equal_timms_to_the_unit(name: str) -> None:
     assert complexity(VARIANTS[name].spec, 224).params == meta_params(lambda: timm.create_model(name))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_counts_are_the_published_ones(name: str) -> None:
     v = VARIANTS[name]
@@ -160,6 +161,7 @@ def test_wide_variants_at_reduced_depth_equal_timms(name: str, on_memory: OnMemo
     compare(ours, theirs, theirs.state_dict(), lambda n: n)
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "name",
     [

@@ -266,6 +266,7 @@ def names_the_image(folder: RunFolder) -> None:
     assert record.error == "rank 1: image /data/1.jpg cannot be decoded; legal: whole images; replace or remove it"
 
 
+@pytest.mark.slow
 def test_the_cause_of_a_rank_that_fails_is_in_the_record_and_of_an_earlier_attempt_nothing_is_left(
     tmp_path: Path,
 ) -> None:

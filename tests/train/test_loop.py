@@ -96,6 +96,7 @@ def plain_losses(trial: Trial) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [BATCHNORM_STEP, pytest.param(LAYERNORM_STEP, marks=pytest.mark.slow)])
 def test_accumulation_over_two_groups_gives_the_losses_of_a_plain_loop(step: str) -> None:
     trial = make_trial(step, **TWENTY)

@@ -107,6 +107,7 @@ def test_a_run_of_finite_losses_with_infinite_statistics_diverges_and_leaves_not
 # float16 --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("step", [BATCHNORM_STEP, LAYERNORM_STEP])
 def test_fp16_trains_with_loss_scaling_and_goes_on_from_a_checkpoint_to_the_bit(step: str) -> None:
@@ -213,6 +214,7 @@ def test_gradient_checkpointing_changes_no_bit_of_a_timm_network_and_is_refused_
         started(make_trial(BATCHNORM_STEP, **{**SMALL, "group_size": 32}), gradient_checkpointing=True, compile=True)
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize("trial", [make_trial(LAYERNORM_STEP, **SMALL), timm_trial("test_vit")], ids=["ours", "timm's"])
 @pytest.mark.parametrize("checkpointing", [False, True])

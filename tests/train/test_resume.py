@@ -150,6 +150,7 @@ def _is_checkpoint(descriptor: object) -> bool:
     return "checkpoint" in os.readlink(f"/proc/self/fd/{descriptor}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", slow_but(signal.SIGTERM.__eq__, [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT]))
 def test_a_stop_signal_saves_at_the_boundary_and_the_run_goes_on_from_there(
     number: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]

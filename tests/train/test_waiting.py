@@ -22,6 +22,7 @@ from tests.helpers.small_runs import make_run, make_trial, train
 SHORT = {"epochs": 1, "warmup_epochs": 0}
 
 
+@pytest.mark.slow
 def test_slow_images_are_in_the_record_in_the_epochs_line_and_on_stderr(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
