@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 JOBS ?= $(shell nproc)
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup ladder studies report results reference test test-all test-quiet test-slurm lint gpu gpu-ladder bench clean
+.PHONY: setup ladder studies report results reference test test-all test-soak test-quiet test-slurm lint gpu gpu-ladder bench clean
 
 $(VENV)/.dependencies: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
@@ -53,7 +53,10 @@ test: setup lint
 	pytest -m "not slow and not slurm and not gpu" -n 2
 
 test-all: setup lint
-	pytest -m "not slurm and not gpu and not quiet" -n 2 --durations 40
+	pytest -m "not slurm and not gpu and not quiet and not soak" -n 2 --durations 40
+
+test-soak: setup
+	pytest -m soak -n 2
 
 # What measures time: seconds on a machine that does nothing else.
 test-quiet: setup

@@ -78,7 +78,9 @@ class LoadedViews:
     def __iter__(self) -> Iterator[Batch]:
         stream = Stream(self.loader)
         try:
-            yield from stream
+            # Not `yield from`: a pass that is left would close the lasting workers.
+            for batch in stream:  # noqa: UP028
+                yield batch
         except Exception as e:
             stream.say_death(e)
             raise

@@ -131,6 +131,7 @@ def test_with_known_effects_and_correlated_seeds_intervals_hold_and_false_verdic
     assert found.methods["paired"] > 0.5 * LADDERS
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_a_weak_correlation_where_the_choice_is_a_toss_up_does_not_break_the_intervals() -> None:
     found = simulate(EFFECTS, 0.2)

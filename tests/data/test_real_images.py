@@ -30,6 +30,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_the_last_step_learns_from_photographs_and_leaves_its_record(cifar: Path, command: Callable[..., Any]) -> None:
     words = (

@@ -62,6 +62,7 @@ def running(out: Path) -> RunFolder | None:
     return next((f for f in folders(out) if list(f.checkpoints.glob("*.pt")) and not f.record()), None)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_a_killed_worker_leaves_a_failed_record_and_only_its_run_is_left_to_do(
     tmp_path: Path, command: Callable[..., Any]
@@ -111,6 +112,7 @@ def weights(folder: RunFolder) -> dict[str, Any]:
     return {"iteration": state["iteration"], **state["model"]}
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_study_saves_itself_and_goes_on_to_the_same_weights(tmp_path: Path, number: signal.Signals) -> None:
@@ -215,6 +217,7 @@ def test_slots_and_their_loaders_end_with_a_parent_that_was_killed_and_lose_noth
     assert "interrupted" in {r.status for r in records(tmp_path).values()}
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_an_error_of_the_parent_ends_its_slots(tmp_path: Path) -> None:
     """What it does with a finished run may fail, as a full disk makes it."""

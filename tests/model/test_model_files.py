@@ -225,6 +225,7 @@ def test_a_compiled_network_computes_the_same(step: str, on_memory: OnMemory) ->
         torch.testing.assert_close(torch.compile(model)(x), model(x), rtol=0, atol=1e-5)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_a_compiled_network_trains_with_checkpointing(on_memory: OnMemory) -> None:
     torch.compiler.reset()

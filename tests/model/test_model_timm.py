@@ -270,6 +270,7 @@ def test_fine_tuning_with_layer_decay_takes_a_step() -> None:
     assert not torch.equal(before["head.fc.weight"], model.head.fc.weight)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_timms_scripts_run_through_the_module(tmp_path: Path) -> None:
     script = tmp_path / "script.py"

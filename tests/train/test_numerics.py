@@ -154,6 +154,7 @@ def test_gradients_that_overflow_without_scale_too_are_a_divergence() -> None:
 # Formats in the record ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_records_its_formats_and_the_updates_left_out(precision: str, tmp_path: Path) -> None:
@@ -235,6 +236,7 @@ def test_a_compiled_run_drops_the_same_branches_and_draws_nothing_in_its_graph(
     assert len(graphs) == 1 and "bernoulli" not in graphs[0].code
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_a_run_compiled_for_speed_stays_near_the_eager_one() -> None:
     trial = make_trial(LAYERNORM_STEP, **SMALL, settings={"drop_path_rate": 0.5})

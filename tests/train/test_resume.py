@@ -100,6 +100,7 @@ def test_a_run_killed_at_any_iteration_ends_with_the_same_bits(
     ends_as(folder, undisturbed)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.parametrize("case", range(20))
 def test_a_run_killed_at_twenty_random_points_and_again_ends_with_the_same_bits(
