@@ -48,6 +48,7 @@ def test_a_study_runs_is_compared_drawn_and_reported(place: Path) -> None:
     assert all(p.exists() for p in written)
 
 
+@pytest.mark.slow
 def test_runs_and_comparisons_of_a_folder(place: Path) -> None:
     folder = small_study(place)
     runs = roadmap.load_runs(folder)

@@ -202,6 +202,7 @@ def test_controls_that_have_not_run_yet_are_planned_and_not_0_of_2(tmp_path: Pat
     assert fact(caption, "Controls") == "planned, not finished or not controlled"
 
 
+@pytest.mark.slow
 def test_controls_add_nothing_to_the_error_term_nor_to_holms_family(tmp_path: Path) -> None:
     folder = controlled_study(tmp_path / "with", 5.0)
     study = gather(folder)

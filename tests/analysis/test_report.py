@@ -240,6 +240,7 @@ sys.exit(f"imported {heavy}" if heavy else 0)
 """
 
 
+@pytest.mark.slow
 def test_the_papers_figure_takes_under_3_s_and_imports_nothing_heavy(tmp_path: Path) -> None:
     import resource
 

@@ -74,6 +74,7 @@ def changed(root: Path, name: str, *values: int, **more: Any) -> Study:
     return planned(root, name=name, design="one-at-a-time", base="9", changes=({"kernel_size": list(values)},), **more)
 
 
+@pytest.mark.slow
 def test_changes_are_matched_by_their_values_never_by_their_labels(tmp_path: Path) -> None:
     first, second = changed(tmp_path, "first", 3, 5, 11), changed(tmp_path, "second", 5, 3, 9)
     assert [one.a.label.rsplit("=")[1] for one in between(first, second).shared] == ["3", "5"]

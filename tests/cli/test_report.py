@@ -70,6 +70,7 @@ def test_report_compare_writes_a_page_of_both_studies(command: Command, tmp_path
     assert "'secnd'" in refusal.what and "'second'" in refusal.advice
 
 
+@pytest.mark.slow
 def test_report_transfer_says_how_well_one_study_predicts_another(command: Command, tmp_path: Path) -> None:
     small_study(tmp_path, "first")
     small_study(tmp_path, "second", values=lambda t: {"top1": top1(t) + 5.0})

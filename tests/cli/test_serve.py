@@ -52,6 +52,7 @@ def fetch(port: int, path: str = "/", host: str | None = None) -> tuple[int, str
     return answer.status, body, str(answer.headers)
 
 
+@pytest.mark.slow
 def test_a_served_page_shows_a_record_that_has_changed(tmp_path: Path) -> None:
     """Through the real command: started on a free port, read, changed, read again, ended by Ctrl-C."""
     folder = small_study(tmp_path)

@@ -82,6 +82,7 @@ def test_a_finished_run_leaves_a_full_record_and_metrics(tmp_path: Path) -> None
     assert (line["epoch"], line["iteration"], line["split"]) == (1, 9, "validation")
 
 
+@pytest.mark.slow
 def test_a_finished_trial_is_not_trained_again_unless_forced_and_then_nothing_is_lost(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(**SHORT))
     first = train(folder)
