@@ -100,12 +100,13 @@ def _death_of_a_worker(iterator: object) -> DataError | None:
     """What to say of a loader's worker that has died, None where all live."""
     workers = getattr(iterator, "_workers", ())
     with contextlib.suppress(RuntimeError):  # of torch's signal handler
-        wait([worker.sentinel for worker in workers], timeout=3)
-    dead = next((worker for worker in workers if worker.exitcode or not worker.is_alive()), None)
+        ended = wait([worker.sentinel for worker in workers], timeout=1)
+        for worker in (worker for worker in workers if worker.sentinel in ended):
+            worker.join()  # a process closes its files a moment before its exit code is known
+    dead = next((worker for worker in workers if worker.exitcode), None)
     if dead is None:
         return None
-    code = dead.exitcode or -signal.SIGKILL  # None where somebody else has asked for it
-    cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+    cause = f"killed by {signal.Signals(-dead.exitcode).name}" if dead.exitcode < 0 else f"ended with {dead.exitcode}"
     return DataError(
         f"loader worker (pid {dead.pid}) was {cause}; legal: workers that live as long as the run; give the job more "
         "memory or fewer --workers, and start the run again to go on"
