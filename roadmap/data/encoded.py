@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from roadmap.config.errors import DataError
 from roadmap.data.decode import REFERENCE, decode
-from roadmap.data.listing import Listing
+from roadmap.data.listing import Listing, OfListing
 
 COMPARED_IMAGES = 16
 UNDECODABLE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
@@ -32,18 +32,10 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Files:
+class Files(OfListing):
     """Files of their own, below a folder."""
 
     files: Listing
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.files.labels
-
-    @property
-    def times(self) -> np.ndarray:
-        return self.files.times
 
     def content(self, index: int) -> bytes:
         return (self.files.root / self.files.files[index]).read_bytes()

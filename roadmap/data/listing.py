@@ -88,6 +88,20 @@ class Listing:
         return len(self.files)
 
 
+class OfListing:
+    """What every source of encoded images knows from the listing of its files."""
+
+    files: Listing
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.files.labels
+
+    @property
+    def times(self) -> np.ndarray:
+        return self.files.times
+
+
 def stamp(path: Path | str) -> tuple[int, int, int, int]:
     """(inode, bytes, time of the content's last change, time of the last change at all), times in ns.
 

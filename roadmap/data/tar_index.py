@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from roadmap.config.errors import DataError, listing
-from roadmap.data.listing import IMAGE_SUFFIXES, Listing, Names, stamp
+from roadmap.data.listing import IMAGE_SUFFIXES, Listing, Names, OfListing, stamp
 
 SPLITS = ("train", "training", "test", "val", "validation")
 NO_MEMBER = bytes(tarfile.BLOCKSIZE)
@@ -118,7 +118,7 @@ def _refuse_doubles(root: Path, shards: Sequence[str], members: Sequence[Member]
             )
 
 
-class Shards:
+class Shards(OfListing):
     """The images of a listing's tar files, held open.
 
     A read moves no position, so that forked loader workers and threads may share the files.
@@ -136,14 +136,6 @@ class Shards:
                 f"data file {e.filename} cannot be opened: {e.strerror}; legal: readable tar files, fewer than the "
                 "process may hold open; check permissions, raise `ulimit -n`, or join them"
             ) from e
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.files.labels
-
-    @property
-    def times(self) -> np.ndarray:
-        return self.files.times
 
     def content(self, index: int) -> bytes:
         """Raises OSError where the tar file has become shorter."""

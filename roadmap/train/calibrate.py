@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from roadmap.runs.folder import RunFolder
 from roadmap.study.cost import TEST, TRAIN, VALIDATION, Cost, work_of
 from roadmap.train.checkpoints import CheckpointStore, CheckpointWriter
 from roadmap.train.distributed import Ranks
-from roadmap.train.execute import forget_peak_memory, keep_network, open_pipeline, peak_memory
+from roadmap.train.execute import forget_peak_memory, keep_network, open_training, peak_memory
 from roadmap.train.loop import Trainer
 
 WARM_UP = 5  # iterations before the first that is timed: memory is allocated, loaders fill their queues
@@ -33,19 +32,8 @@ Together = Callable[[], object]  # returns when the processes that measure side 
 
 def warm_up(trial: Trial, runtime: Runtime, ranks: Ranks) -> None:
     """Train one iteration: what a process does once, such as importing, then counts for no trial."""
-    with _opened(trial, runtime, ranks) as (trainer, stream):
+    with open_training(trial, runtime, ranks) as (trainer, stream):
         trainer.step(stream)
-
-
-@contextlib.contextmanager
-def _opened(trial: Trial, runtime: Runtime, ranks: Ranks) -> Iterator[tuple[Trainer, Stream]]:
-    """A trainer before its first iteration, and the stream of its batches."""
-    with contextlib.closing(open_pipeline(trial, runtime, ranks)) as pipeline:
-        trainer = Trainer(trial, pipeline, ranks, runtime)
-        sampler = pipeline.sampler(rank=ranks.rank, world_size=ranks.world_size)
-        with contextlib.closing(pipeline.stream(sampler)) as stream:
-            trainer.model.train()
-            yield trainer, stream
 
 
 def measure(
@@ -61,7 +49,7 @@ def measure(
     together()
     clock = Clock(ranks)
     complexity(trial.model, trial.data.image_size)  # as a run does for its record
-    with _opened(_long_enough(trial, WARM_UP + iterations), runtime, ranks) as (trainer, stream):
+    with open_training(_long_enough(trial, WARM_UP + iterations), runtime, ranks) as (trainer, stream):
         warm, iterations = whole_chunks(trainer, WARM_UP), whole_chunks(trainer, iterations)
         _train(trainer, stream, warm)
         opened = clock.lap()

@@ -23,6 +23,7 @@ from roadmap.config.model import TimmSpec
 from roadmap.config.runtime import Runtime, cores
 from roadmap.config.trial import Trial
 from roadmap.data.encoded import decoder_difference
+from roadmap.data.loader import Stream
 from roadmap.data.pipeline import Pipeline
 from roadmap.data.readers import class_names
 from roadmap.model.build import save_timm
@@ -235,6 +236,19 @@ def _compare_decoder(pipeline: Pipeline, ranks: Ranks) -> dict[str, int]:
         name = pipeline.trial.data.decoder
         print(f"decoder {name}: pixels differ from pillow's by up to {largest} of 255", file=sys.stderr)
     return {"decoder_difference": largest}
+
+
+@contextlib.contextmanager
+def open_training(
+    trial: Trial, runtime: Runtime, ranks: Ranks, *, init: Callable[[nn.Module], object] | None = None
+) -> Iterator[tuple[Trainer, Stream]]:
+    """A trainer before its first iteration with the stream of its batches, for who tries a run and keeps none."""
+    with contextlib.closing(open_pipeline(trial, runtime, ranks)) as pipeline:
+        trainer = Trainer(trial, pipeline, ranks, runtime, init=init)
+        sampler = pipeline.sampler(rank=ranks.rank, world_size=ranks.world_size)
+        with pipeline.stream(sampler) as stream:
+            trainer.model.train()
+            yield trainer, stream
 
 
 def open_pipeline(trial: Trial, runtime: Runtime, ranks: Ranks) -> Pipeline:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,14 +17,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from roadmap.config.errors import RoadmapError, listing
-from roadmap.config.runtime import Runtime
-from roadmap.config.trial import Trial
 from roadmap.data.loader import Stream
-from roadmap.data.pipeline import Pipeline
 from roadmap.train.batchnorm import average_statistics, batch_norms, gather_statistics, restore_statistics
 from roadmap.train.cadence import Cadence, StopSignal, Wish
 from roadmap.train.checkpoints import CheckpointStore, CheckpointWriter, TrainingState
-from roadmap.train.distributed import Ranks
 from roadmap.train.evaluate import evaluate
 from roadmap.train.finite import names_not_finite
 from roadmap.train.hopeless import refuse_guessing
@@ -38,21 +35,11 @@ NoteEpoch = Callable[[dict[str, Any], list[float]], None]  # receives each epoch
 class Trainer(Updates):
     """One run of a trial. `train` goes from where the checkpoint left off to the end."""
 
-    def __init__(
-        self,
-        trial: Trial,
-        pipeline: Pipeline,
-        ranks: Ranks,
-        runtime: Runtime,
-        *,
-        init: Callable[[nn.Module], object] | None = None,
-    ) -> None:
-        super().__init__(trial, pipeline, ranks, runtime, init=init)
-        self.train_seconds = self.waited_seconds = 0.0
-        self.told_to_stop = ""  # the signal that came too late to interrupt the run
-        self.last: dict[str, Evaluation] = {}  # of the last epoch, by split, as far as it was evaluated
-        self.best: EpochScores | None = None  # where the recipe reports the best epoch on validation
-        self.best_weights: dict[str, Tensor] | None = None  # those that were compared: the moving average's where on
+    train_seconds = waited_seconds = 0.0
+    told_to_stop = ""  # the signal that came too late to interrupt the run
+    last: Mapping[str, Evaluation] = MappingProxyType({})  # of the last epoch, by split, as far as it was evaluated
+    best: EpochScores | None = None  # where the recipe reports the best epoch on validation
+    best_weights: dict[str, Tensor] | None = None  # those that were compared: the moving average's where on
 
     # State ------------------------------------------------------------------------------------------------------------
 

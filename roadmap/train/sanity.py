@@ -21,7 +21,7 @@ from roadmap.data.loader import Stream
 from roadmap.ladder.convnext import convnext_spec
 from roadmap.model.weights import fetch, load_weights
 from roadmap.train.distributed import Ranks
-from roadmap.train.execute import initial_weights, open_pipeline
+from roadmap.train.execute import initial_weights, open_pipeline, open_training
 from roadmap.train.loop import Trainer
 from roadmap.train.metrics import Scores
 
@@ -126,16 +126,12 @@ def first_epochs(trial: Trial, runtime: Runtime, ranks: Ranks, epochs: int) -> I
 
     Raises RoadmapError where the runtime's initial weights are not the trial's.
     """
-    with contextlib.closing(open_pipeline(trial, runtime, ranks)) as pipeline:
-        trainer = Trainer(trial, pipeline, ranks, runtime, init=initial_weights(trial, runtime))
-        watched = "validation" if len(pipeline.validation_indices) else "test"
-        sampler = pipeline.sampler(rank=ranks.rank, world_size=ranks.world_size)
-        with contextlib.closing(pipeline.stream(sampler)) as stream:
-            trainer.model.train()
-            for _ in range(min(epochs, trial.recipe.epochs)):
-                loss = _epoch_loss(trainer, stream)
-                trainer.average_statistics()
-                yield {"train_loss": loss, "top1": trainer.evaluate(watched).weights.top1}
+    with open_training(trial, runtime, ranks, init=initial_weights(trial, runtime)) as (trainer, stream):
+        watched = "validation" if len(trainer.pipeline.validation_indices) else "test"
+        for _ in range(min(epochs, trial.recipe.epochs)):
+            loss = _epoch_loss(trainer, stream)
+            trainer.average_statistics()
+            yield {"train_loss": loss, "top1": trainer.evaluate(watched).weights.top1}
 
 
 def _epoch_loss(trainer: Trainer, stream: Stream) -> float:

@@ -14,7 +14,7 @@ from roadmap.config.errors import ConfigError
 from roadmap.config.recipes import find_recipe
 from roadmap.config.trial import Trial
 from roadmap.data.registry import resolve_data
-from roadmap.study.expand import expand
+from roadmap.study.expand import Study, expand
 from roadmap.study.plan import CONTROLS
 from tests.helpers.designs import (
     FACTORS,
@@ -28,8 +28,9 @@ from tests.helpers.designs import (
 # Crossings and controls -----------------------------------------------------------------------------------------------
 
 
-def test_a_crossed_design_is_repeated_at_each_point_and_compared_inside_it() -> None:
-    study = expand(
+def crossed_study() -> Study:
+    """One change, at the four combinations of two group sizes and two lengths of training."""
+    return expand(
         plan_of(
             design="one-at-a-time",
             base="9",
@@ -38,6 +39,10 @@ def test_a_crossed_design_is_repeated_at_each_point_and_compared_inside_it() -> 
             cross={"recipe.group_size": [64, 16], "epochs": [1, 2]},
         )
     )
+
+
+def test_a_crossed_design_is_repeated_at_each_point_and_compared_inside_it() -> None:
+    study = crossed_study()
     cells = cells_of(study)
     points = [f"recipe.group_size={g} epochs={e}" for g in (64, 16) for e in (1, 2)]
     assert list(cells) == [
@@ -50,15 +55,7 @@ def test_a_crossed_design_is_repeated_at_each_point_and_compared_inside_it() -> 
 
 
 def test_each_cell_of_a_crossed_design_is_laid_beside_itself_at_the_first_point() -> None:
-    study = expand(
-        plan_of(
-            design="one-at-a-time",
-            base="9",
-            seeds=(0, 1),
-            changes=({"norm": "batch"},),
-            cross={"recipe.group_size": [64, 16], "epochs": [1, 2]},
-        )
-    )
+    study = crossed_study()
     first = "recipe.group_size=64 epochs=1"
     assert {c.parent[1] for c in study.crossings} == {first, f"norm=batch {first}"} and len(study.crossings) == 6
     assert {c.declared for c in study.crossings if "group_size=16 epochs=2" in c.child[1]} == {

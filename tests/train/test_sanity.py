@@ -24,6 +24,7 @@ from roadmap.data.registry import resolve_data
 from roadmap.model.build import build_network
 from roadmap.model.weights import load_weights
 from roadmap.runs.io import file_digest
+from roadmap.train import execute as execution
 from roadmap.train import sanity
 from roadmap.train.distributed import Ranks
 from roadmap.train.execute import execute
@@ -142,8 +143,9 @@ def opened_with(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Runtime, object]]
         calls.append((runtime, init))
         raise Opened
 
-    monkeypatch.setattr(sanity, "Trainer", trainer)
-    monkeypatch.setattr(sanity, "open_pipeline", lambda *_: MagicMock())
+    for module in (sanity, execution):
+        monkeypatch.setattr(module, "Trainer", trainer)
+        monkeypatch.setattr(module, "open_pipeline", lambda *_: MagicMock())
     return calls
 
 
