@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from analysis.report.report import report_paper, report_study
-from tests.helpers.marks import slow_but
 
 RESULTS = Path(__file__).parents[2] / "results"
 STUDIES = sorted(path.parent for path in RESULTS.glob("*/records.jsonl"))
@@ -23,7 +22,8 @@ def test_the_papers_tables_are_up_to_date(regime: str, tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("study", slow_but(lambda p: p.name == "digits", STUDIES), ids=lambda p: p.name)
+@pytest.mark.slow
+@pytest.mark.parametrize("study", STUDIES, ids=lambda p: p.name)
 def test_the_measured_tables_are_made_from_the_committed_records(study: Path, tmp_path: Path) -> None:
     report_study(study, tmp_path)
     for name in (*TABLES, "records.jsonl"):

@@ -141,6 +141,7 @@ def test_a_study_without_judged_values_still_has_a_page() -> None:
         assert f"{sum(result.n for result in found.results)} of {len(study.runs)} runs finished" in text
 
 
+@pytest.mark.slow
 def test_the_page_of_three_hundred_epochs_stays_below_one_and_a_half_megabytes() -> None:
     assert len(sample(epochs=300).page().encode()) < 1_500_000
 

@@ -140,6 +140,7 @@ def test_a_weak_correlation_where_the_choice_is_a_toss_up_does_not_break_the_int
     assert min(found.methods["paired"], found.methods["pooled"]) > 0.2 * LADDERS
 
 
+@pytest.mark.slow
 def test_a_strong_correlation_leaves_changes_right_and_single_means_a_little_too_sure() -> None:
     """Three seeds common to all steps say little about a single mean: 93 % instead of 95 at a correlation of 0.8.
 

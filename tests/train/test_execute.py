@@ -143,6 +143,7 @@ def test_two_processes_started_together_train_a_run_once(tmp_path: Path) -> None
     assert len((folder.path / "attempts.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_dead_owners_lease_is_free(tmp_path: Path) -> None:
     folder = make_run(tmp_path, make_trial(**SHORT))
 

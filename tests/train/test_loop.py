@@ -103,7 +103,8 @@ def test_accumulation_over_two_groups_gives_the_losses_of_a_plain_loop(step: str
     np.testing.assert_allclose(twenty_losses(trial), plain_losses(trial), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("step", [BATCHNORM_STEP, pytest.param(LAYERNORM_STEP, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [BATCHNORM_STEP, LAYERNORM_STEP])
 def test_two_ranks_give_the_losses_of_one_process(step: str, tmp_path: Path) -> None:
     trial = make_trial(step, **TWENTY)
 
