@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -74,17 +74,28 @@ class Answer:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all but n cases of a test that is `sampled(n)` as slow: what iterates over the ladder grows with it."""
+    """Mark all but n cases of a test that is `sampled(n, ci=m)` as slow, and all but m as soak.
+
+    What iterates over the ladder grows with it.
+    """
     cases: dict[tuple[Path, str], list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("sampled") and not item.get_closest_marker("slow"):
             cases.setdefault((item.path, getattr(item, "originalname", item.name)), []).append(item)
     for group in cases.values():
-        (n,) = group[0].get_closest_marker("sampled").args  # type: ignore[union-attr]
-        kept = {round(k * (len(group) - 1) / max(n - 1, 1)) for k in range(n)}
+        sampled = cast(pytest.Mark, group[0].get_closest_marker("sampled"))
+        fast = _spread(sampled.args[0], len(group))
+        in_ci = _spread(sampled.kwargs.get("ci", len(group)), len(group)) | fast
         for k, item in enumerate(group):
-            if k not in kept:
+            if k not in fast:
                 item.add_marker(pytest.mark.slow)
+            if k not in in_ci:
+                item.add_marker(pytest.mark.soak)
+
+
+def _spread(n: int, cases: int) -> set[int]:
+    """Return n indices of the cases, evenly spread from the first to the last."""
+    return {round(k * (cases - 1) / max(n - 1, 1)) for k in range(n)}
 
 
 @pytest.fixture

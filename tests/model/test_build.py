@@ -221,7 +221,7 @@ def test_an_unknown_timm_network_ends_the_command_with_a_refusal(command: Comman
     )
 
 
-@pytest.mark.slow
+@pytest.mark.sampled(0, ci=1)
 @pytest.mark.parametrize("name", TINY)
 def test_a_timm_network_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
     from roadmap.train.execute import execute

@@ -28,9 +28,12 @@ from tests.helpers.marks import slow_but
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 IN_TIMM = [v.name for v in VARIANTS.values() if v.timm]
 HEAVY = ("convnext_large", "convnext_xlarge", "convnextv2_large", "convnextv2_huge")
-LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("convnext_large", "convnextv2_large")]
+LARGE = ("convnext_large", "convnextv2_large")
 FAST = ("convnext_tiny", "convnextv2_atto", "convnextv2_pico")
-AT_FULL_DEPTH = slow_but(lambda name: name in FAST, [name for name in IN_TIMM if name not in HEAVY] + LARGE)
+AT_FULL_DEPTH = [
+    *slow_but(lambda name: name in FAST, [name for name in IN_TIMM if name not in HEAVY]),
+    *(pytest.param(name, marks=[pytest.mark.slow, pytest.mark.soak]) for name in LARGE),
+]
 ROOT = Path(__file__).parents[2]
 
 

@@ -190,7 +190,7 @@ def test_convolutions_and_products_of_float32_have_one_arithmetic_on_a_gpu(tf32:
 # Recomputed and compiled passes ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(2, ci=5)
 @pytest.mark.parametrize("step", ladder(), ids=lambda s: s.name)
 def test_gradient_checkpointing_changes_no_bit(step: Step) -> None:
     trial = make_trial(step.name, **SMALL)

@@ -91,7 +91,7 @@ def killed_at(folder: RunFolder, iteration: int) -> int:
     return in_child(lambda: train_until(folder, iteration, kill_self))
 
 
-@pytest.mark.slow
+@pytest.mark.sampled(0, ci=1)
 @pytest.mark.parametrize("iteration", random.Random(0).sample(range(ITERATIONS), 3))
 def test_a_run_killed_at_any_iteration_ends_with_the_same_bits(
     iteration: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
@@ -114,11 +114,11 @@ def test_a_run_killed_at_twenty_random_points_and_again_ends_with_the_same_bits(
     ends_as(folder, undisturbed)
 
 
-CALLS = itertools.product(("fsync", "replace"), range(1, 7))
+CALLS = list(itertools.product(("fsync", "replace"), range(1, 7)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("call", "count"), slow_but(lambda call, count: (call, count) == ("replace", 2), CALLS))
+@pytest.mark.sampled(0, ci=4)
+@pytest.mark.parametrize(("call", "count"), CALLS)
 def test_a_run_killed_inside_a_save_ends_with_the_same_bits(
     call: str, count: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
 ) -> None:
@@ -152,8 +152,8 @@ def _is_checkpoint(descriptor: object) -> bool:
     return "checkpoint" in os.readlink(f"/proc/self/fd/{descriptor}")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", slow_but(signal.SIGTERM.__eq__, [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT]))
+@pytest.mark.sampled(0, ci=1)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
 def test_a_stop_signal_saves_at_the_boundary_and_the_run_goes_on_from_there(
     number: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
 ) -> None:
@@ -257,7 +257,7 @@ def test_checkpoints_by_time_fall_within_epochs_and_change_no_bit(
     assert (folder.path / "attempts.jsonl").read_text().count("from_iteration") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.sampled(0, ci=1)
 @pytest.mark.parametrize("case", range(4))
 def test_a_run_killed_while_a_checkpoint_by_time_is_written_ends_with_the_same_bits(
     case: int, tmp_path: Path, undisturbed: tuple[str, RunFolder]
@@ -310,7 +310,7 @@ def test_two_ranks_stopped_within_an_epoch_end_with_the_same_bits(tmp_path: Path
     assert hash_on_two_ranks(stopped) == hash_on_two_ranks(whole)
 
 
-@pytest.mark.slow
+@pytest.mark.sampled(0, ci=1)
 @pytest.mark.parametrize("heartbeat", ['{"state": "running"}', "", None])
 def test_negative_control_without_its_heartbeat_a_killed_attempt_is_not_counted_but_resumed(
     heartbeat: str | None, tmp_path: Path
