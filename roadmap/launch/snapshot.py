@@ -81,5 +81,7 @@ def _as_checkout(folder: Path) -> None:
     try:
         git("clone", "--quiet", "--shared", "--no-checkout", str(live_code()), str(folder))
         git("-C", str(folder), "read-tree", "HEAD")
+        with (folder / ".git" / "info" / "exclude").open("a") as excluded:
+            excluded.write("__pycache__/\n")  # which jobs write, and the copy has no .gitignore
     except (OSError, subprocess.SubprocessError):
         shutil.rmtree(folder / ".git", ignore_errors=True)
