@@ -206,8 +206,8 @@ def patched() -> dict[str, str]:
 def _strangers(module: str, qualified: str) -> Iterator[str]:
     """What of a function, or of what it wraps, is not its package's; nothing for one that this release has not."""
     try:
-        home = importlib.import_module(module)
-        function = functools.reduce(getattr, qualified.split("."), home)
+        home: Any = importlib.import_module(module)
+        function: Any = functools.reduce(getattr, qualified.split("."), home)
     except (ImportError, AttributeError):
         return
     for layer in _layers(function):

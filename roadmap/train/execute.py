@@ -54,7 +54,6 @@ from roadmap.train.loop import Trainer
 from roadmap.train.progress import Reporter
 from roadmap.train.updates import Diverged
 
-
 DATA = "data.jsonl"  # what each attempt was trained on
 
 
@@ -68,6 +67,8 @@ def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> Reco
     trial = folder.trial()
     ranks = Ranks.start(runtime.device)
     runtime = runtime.on(ranks.device.type)
+    if runtime.threads and ranks.device.type == "cpu":
+        torch.set_num_threads(runtime.threads)  # the environment may say another number
     record = folder.record()
     if record and not force and _is_settled(record, runtime):
         return record
