@@ -171,9 +171,10 @@ def test_a_library_that_tells_its_files_is_read_by_them_and_another_by_its_image
 
 def test_files_that_cannot_be_read_are_refused(image_folder: MakeFolder) -> None:
     folder = image_folder(counts={"train": 80, "test": 2}, size=8)
-    trial = make_trial(settings={"in_chans": 3, "num_classes": 2}, batch_size=64, group_size=64)
+    trial = make_trial()
     data = resolve_data("imagefolder", data_dir=folder, image_size=16)
-    pipeline = Pipeline.open(replace(trial, data=data), data_dir=folder)
+    model = replace(trial.model, num_classes=2, in_chans=3)
+    pipeline = Pipeline.open(replace(trial, model=model, data=data), data_dir=folder)
     (folder / "train" / "cat" / "000.png").unlink()
     with pytest.raises(DataError, match="cannot be read for the digest"):
         data_digests(pipeline)
