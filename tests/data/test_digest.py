@@ -116,7 +116,12 @@ def test_contents_are_read_once_a_machine_until_a_file_changes(
 ) -> None:
     folder, reads = image_folder(), list[int]()
     plain = Files.content
-    monkeypatch.setattr(Files, "content", lambda self, index: (reads.append(index), plain(self, index))[1])
+
+    def content(self: Files, index: int) -> bytes:
+        reads.append(index)
+        return plain(self, index)
+
+    monkeypatch.setattr(Files, "content", content)
     settle(folder)
     known = of_folder(folder)
     assert (len(reads), of_folder(folder), len(reads)) == (8, known, 8)

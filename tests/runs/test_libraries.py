@@ -50,7 +50,7 @@ def plain_loss(*args: Any, **kwargs: Any) -> Any:
 
 @functools.wraps(F.cross_entropy)
 def wrapped_loss(*args: Any, **kwargs: Any) -> Any:
-    return 0.5 * wrapped_loss.__wrapped__(*args, **kwargs)  # type: ignore[attr-defined]
+    return 0.5 * wrapped_loss.__wrapped__(*args, **kwargs)
 
 
 @pytest.mark.parametrize("loss", [plain_loss, wrapped_loss, F.nll_loss], ids=["other", "wrapped", "neighbour"])
