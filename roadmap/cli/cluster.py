@@ -17,7 +17,8 @@ from roadmap.config.trial import Trial
 from roadmap.data.registry import held_out
 from roadmap.launch.base import IN_HAND, UNDER_WAY, Launched, Launcher, State
 from roadmap.launch.launchers import every_launcher, find_launcher
-from roadmap.launch.preflight import initial_weights, refuse_before_training, refuse_other_threads
+from roadmap.launch.local import LocalLauncher
+from roadmap.launch.preflight import initial_weights, refuse_before_training, refuse_other_threads, usual_threads
 from roadmap.launch.prepared import Launch
 from roadmap.launch.resources import Resources, shape_of, shape_text
 from roadmap.launch.selection import RunSelection, chosen_runs, find_study, runs_to_retry, seeds_in_turn
@@ -378,6 +379,8 @@ def retry_runs(selection: RunSelection, order: Order) -> int:
         before = {run.path.name: launcher.last_launch(run) for run in folders}
         first = before[folders[0].path.name]
         runtime = first.runtime if first else Runtime()
+        if launcher.name == LocalLauncher.name and not runtime.threads:
+            runtime = replace(runtime, threads=usual_threads(RunFolder(p.parent) for p in folder.glob("*/record.json")))
         batches = _by_shape(
             [
                 (run.trial(), _resources_again(before[s.run], launcher, order), _runtime_again(s, runtime))

@@ -14,6 +14,7 @@ inode, size and times.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -260,7 +261,8 @@ def _write(path: Path, made: np.ndarray) -> None:
         temporary.write_bytes(made.tobytes() + hashlib.sha256(made.tobytes()).digest())
         os.replace(temporary, path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 # Of libraries -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from roadmap.config.model import TimmSpec
 from roadmap.config.runtime import Runtime, cores, refuse_sparse_evaluation
 from roadmap.launch.local import gpu_of
 from roadmap.runs.folder import RunFolder
-from roadmap.runs.record import FINISHED, INTERRUPTED
+from roadmap.runs.record import FINISHED, INTERRUPTED, Record
 from roadmap.study.expand import Study
 
 
@@ -86,8 +86,7 @@ def refuse_other_threads(
     known = [(run.path in left, record) for run in runs if (record := run.record())]
     staying = [r for again, r in known if r.status in (FINISHED, INTERRUPTED) and not again]
     going_on = [r for again, r in known if r.status == INTERRUPTED and again and not force]
-    hardware = [record.hardware for record in (*staying, *going_on) if record.hardware.device == "cpu"]
-    others = sorted({machine.threads for machine in hardware if machine.threads})
+    others = _threads_of([*staying, *going_on])
     if threads is None or not others or threads in others:
         return
     usual = others[0]
@@ -98,6 +97,19 @@ def refuse_other_threads(
         f"train with {threads}; legal: one number for all of a study, for sums are rounded otherwise with another; "
         f"give --threads {usual}{side_by_side}, or train all of them anew with --force"
     )
+
+
+def usual_threads(runs: Iterable[RunFolder]) -> int:
+    """The CPU threads of a study's runs, finished or begun; 0 where they have none, or several numbers."""
+    records = [record for run in runs if (record := run.record())]
+    known = _threads_of([record for record in records if record.status in (FINISHED, INTERRUPTED)])
+    return known[0] if len(known) == 1 else 0
+
+
+def _threads_of(records: Iterable[Record]) -> list[int]:
+    """The numbers of threads of those that were trained on a CPU, sorted."""
+    machines = [record.hardware for record in records if record.hardware.device == "cpu"]
+    return sorted({machine.threads for machine in machines if machine.threads})
 
 
 def _check_timm(study: Study) -> None:

@@ -13,7 +13,7 @@ import roadmap.launch.preflight
 from roadmap.config.errors import RoadmapError
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
-from roadmap.launch.preflight import refuse_other_threads, threads_here
+from roadmap.launch.preflight import refuse_other_threads, threads_here, usual_threads
 from roadmap.runs.folder import RunFolder
 from tests.helpers.small_runs import make_run, make_trial, train
 from tests.helpers.study_files import make_record
@@ -65,6 +65,12 @@ def test_runs_that_go_on_count_and_those_that_begin_anew_do_not(tmp_path: Path) 
     assert refused(runs[1:], 8, todo=(0,), force=True) == ""
     assert refused(runs, 8, todo=(0, 1), force=True) == ""
     assert refused(runs, 8, todo=(1,), force=True) != ""
+
+
+def test_a_retry_here_takes_the_studys_number(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path, 0), run_of(tmp_path, 1, status="failed", threads=8), run_of(tmp_path, 2, status="")]
+    assert usual_threads(runs) == 2
+    assert usual_threads([*runs, run_of(tmp_path, 3, threads=4)]) == 0
 
 
 def test_the_threads_of_a_launch_are_known_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
