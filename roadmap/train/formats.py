@@ -88,7 +88,7 @@ def formats_of(spec: AnySpec, recipe: Recipe, image_size: int, device: torch.dev
         denormals=bool(torch.tensor([SUBNORMAL]).mul(1.0).ne(0)),
         build=_build(),
         cuda=torch.version.cuda if on_gpu else None,
-        cudnn=str(torch.backends.cudnn.version()) if on_gpu else None,
+        cudnn=_cudnn() if on_gpu else None,
         driver=driver_version() if on_gpu else None,
         environment={name: os.environ[name] for name in ARITHMETIC if name in os.environ},
     )
@@ -104,6 +104,11 @@ def _reduced_reduction(device: torch.device) -> str | None:
         "fp16": matmul.allow_fp16_reduced_precision_reduction,
     }
     return " and ".join(name for name, is_allowed in allowed.items() if is_allowed) or "none"
+
+
+def _cudnn() -> str | None:
+    version = torch.backends.cudnn.version()
+    return None if version is None else str(version)
 
 
 @lru_cache

@@ -21,7 +21,7 @@ from roadmap.ladder import Step
 from roadmap.train.cadence import Cadence, StopSignal
 from roadmap.train.checkpoints import CheckpointStore, CheckpointWriter
 from roadmap.train.distributed import Ranks
-from roadmap.train.formats import formats_of, set_float32_arithmetic
+from roadmap.train.formats import driver_version, formats_of, set_float32_arithmetic
 from roadmap.train.loop import Diverged, Trainer
 from tests.helpers.convnext import ladder
 from tests.helpers.small_runs import make_run, make_trial, train
@@ -254,3 +254,29 @@ def test_set_residual_reaches_every_block_of_the_network_and_its_moving_average(
     assert trainer.ema is not None
     models: tuple[nn.Module, ...] = (trainer.model, trainer.ema.module)
     assert {m.residual for model in models for m in model.modules() if hasattr(m, "residual")} == {"compute"}
+
+
+def test_the_drivers_release_is_read_where_the_kernel_tells_it(tmp_path: Path) -> None:
+    told = tmp_path / "version"
+    told.write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23 22:50:36 UTC 2025\nGCC version:\n"
+    )
+    assert driver_version(told) == "570.86.15"
+    assert driver_version(tmp_path / "none") is None
+
+
+def test_arithmetic_that_was_set_otherwise_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, cpu = make_trial(), torch.device("cpu")
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    torch.set_flush_denormal(True)
+    try:
+        found = formats_of(trial.model, trial.recipe, trial.data.image_size, cpu)
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.set_flush_denormal(False)
+    plain = formats_of(trial.model, trial.recipe, trial.data.image_size, cpu)
+    assert (found.matmul_precision, found.denormals, found.environment) == ("medium", False, {"MKL_CBWR": "COMPATIBLE"})
+    assert (plain.matmul_precision, plain.denormals) == ("highest", True) and plain.build == found.build
+    assert (plain.cuda, plain.cudnn, plain.driver) == (None, None, None)
