@@ -81,7 +81,9 @@ FUNCTIONS = (
 
 @dataclass(frozen=True)
 class Libraries:
-    """digests   {distribution: of its files, as its RECORD lists them, or of its sources where there is none}
+    """What the libraries of a process are beside their versions.
+
+    digests   {distribution: of its files as RECORD lists them, or of its sources where there is none}
     edited    {file: its digest} of files that are not as their distribution's RECORD says
     patched   {function: file and digest of what stands in its place}
     startup   {module: its digest} of STARTUP that were imported
