@@ -84,7 +84,7 @@ def formats_of(spec: AnySpec, recipe: Recipe, image_size: int, device: torch.dev
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         matmul_precision=torch.get_float32_matmul_precision(),
         reduced_reduction=_reduced_reduction(device),
-        onednn=torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
+        onednn=torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled),
         denormals=bool(torch.tensor([SUBNORMAL]).mul(1.0).ne(0)),
         build=_build(),
         cuda=torch.version.cuda if on_gpu else None,
