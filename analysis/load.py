@@ -70,7 +70,7 @@ def _tidy(run: Run) -> dict[str, Any]:
         if isinstance(values, dict)
         for name, value in values.items()
     }
-    skipped = ("version", "packages", "earlier", "curves")
+    skipped = ("version", "packages", "libraries", "data_contents", "earlier", "previous", "hits", "curves")
     return row | {name: value for name, value in content.items() if name not in skipped} | flat
 
 

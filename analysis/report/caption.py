@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,9 +16,10 @@ from analysis.study import LatencyTable, Outcome, Prediction, Run, Study
 from analysis.wording import number, one_line, predicted_and_taken
 from roadmap.ladder import Printed, Regime, find_ladder
 from roadmap.runs.metric import Metric
-from roadmap.runs.record import DIVERGED, FINISHED, NO_HARDWARE
+from roadmap.runs.record import DIVERGED, FINISHED, HOPELESS, NO_HARDWARE
 
 UNKNOWN = "not recorded"
+ENDED = (FINISHED, DIVERGED, HOPELESS)  # with a result, so that training anew draws again
 
 
 class Problem(NamedTuple):
@@ -79,6 +80,8 @@ def _made(study: Study, analysis: Analysis, finished: Sequence[Run], counts: str
     yield Fact(FactKind.RECIPE, _recipes(finished))
     yield Fact(FactKind.SEEDS, _distinct(sorted(finished, key=seed_order), lambda run: str(run.seed)))
     yield Fact(FactKind.RUNS, counts)
+    if again := _drawn_again(study.runs_in(analysis.regime), analysis.metric):
+        yield Fact(FactKind.DRAWN_AGAIN, again)
     yield Fact(FactKind.HARDWARE, _distinct(finished, _hardware))
     yield Fact(FactKind.CODE, _distinct(finished, _code))
 
@@ -154,6 +157,22 @@ def _counts(runs: Sequence[Run], metric: Metric) -> str:
     if counts[Outcome.HOPELESS]:
         parts.append(f"{counts[Outcome.HOPELESS]} ended early as hopeless")
     return ", ".join(parts)
+
+
+def _drawn_again(runs: Sequence[Run], metric: Metric) -> str:
+    """How often each cell's runs were trained anew although they had ended, and what they gave; else empty."""
+    told: dict[str, list[str]] = {}
+    for run in runs:
+        for before in run.record.previous:
+            if before["status"] in ENDED:
+                gave = _gave(before["status"], before["metrics"], metric)
+                told.setdefault(run.cell.in_words, []).append(f"seed {run.seed} had given {gave}")
+    return "; ".join(f"{one_line(cell)} {len(given)} times ({', '.join(given)})" for cell, given in told.items())
+
+
+def _gave(status: str, metrics: Mapping[str, float | None], metric: Metric) -> str:
+    value = metric.value(metrics)
+    return status if value is None else f"{number(value, metric.decimals)} {metric.unit}".strip()
 
 
 def _hardware(run: Run) -> str:

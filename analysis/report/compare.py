@@ -15,7 +15,7 @@ from analysis.report.drawings import in_unit
 from analysis.report.phrases import count_text, score_text
 from analysis.report.render import render
 from analysis.report.view import View, views
-from analysis.results.circumstances import CIRCUMSTANCES
+from analysis.results.circumstances import follows_from
 from analysis.results.compare import least_std
 from analysis.results.confounds import Proof, prove
 from analysis.results.results import Analysis, Result, Setup
@@ -167,7 +167,7 @@ def _averaged(view: View) -> list[Run]:
 
 def differences(proof: Proof) -> list[Difference]:
     """All differences, and what cannot be told at all; without facts that only repeat a setting which differs."""
-    repeated = {name for name, setting in CIRCUMSTANCES.items() if setting in proof.changed}
+    repeated = {name for name in proof.changed if not proof.changed.keys().isdisjoint(follows_from(name))}
     told = [(name, *pair) for name, pair in proof.changed.items() if name not in repeated]
     changed = [(one_line(name), plain(before), plain(after)) for name, before, after in told]
     return [*changed, *((one_line(confound.text), NONE, NONE) for confound in proof.confounds)]

@@ -15,6 +15,7 @@ class FactKind(StrEnum):
     RECIPE = "Recipe"
     SEEDS = "Seeds"
     RUNS = "Runs"
+    DRAWN_AGAIN = "Drawn again"
     HARDWARE = "Hardware"
     CODE = "Code"
     TEST_SPLIT = "Test split"

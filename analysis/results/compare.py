@@ -122,7 +122,7 @@ def _prove(compared: Compared, metric: Metric) -> Proof:
     proof = prove(compared.child.runs, compared.parent.runs, c.declared, c.planned)
     told = list(_selected(compared))
     if c.kind is Kind.NO_OP and all(run.record.hardware.device == "cpu" for run in compared.child.runs):
-        told += _other_outcomes(compared, metric)
+        told += _other_outcomes(compared, metric, proof)
     return replace(proof, status=Status.CONFOUNDED, confounds=(*proof.confounds, *told)) if told else proof
 
 
@@ -133,12 +133,15 @@ def _selected(compared: Compared) -> Iterable[Confound]:
         yield Confound(Cause.SELECTED, "runs ended early", after=ended)
 
 
-def _other_outcomes(compared: Compared, metric: Metric) -> Iterable[Confound]:
-    """The seeds at which two cells that should compute the same did not."""
+def _other_outcomes(compared: Compared, metric: Metric, proof: Proof) -> Iterable[Confound]:
+    """The seeds at which two cells that should compute the same did not, with what else differs."""
+    because = tuple(confound.name for confound in proof.confounds)
     before, after = compared.parent.result.score.by_seed, compared.child.result.score.by_seed
     for seed, value in after.items():
         if before.get(seed, value) != value:
-            yield Confound(Cause.OUTCOME, metric.name, (f"{before[seed]:g}",), (f"{value:g}",), seed=seed)
+            yield Confound(
+                Cause.OUTCOME, metric.name, (f"{before[seed]:g}",), (f"{value:g}",), seed=seed, because=because
+            )
 
 
 def _contrasts(study: Study, sides: Sides, metric: Metric) -> dict[CellId, Contrast]:

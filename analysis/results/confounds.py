@@ -2,11 +2,12 @@
 
 A comparison is controlled if its two cells differ in declared settings and in nothing else that the
 records hold: every resolved setting of network, recipe and data (with the digest of the file list),
-code, package versions, type of hardware, ranks, images per device and per BatchNorm group, epochs,
-precision and number formats. Anything else confounds it, also what only one side records; what
-neither says leaves it unproven. Of number formats, which older records do not hold, only what both
-sides record is compared. Seeds are no setting: where they differ the two are compared unpaired, and
-a note says so.
+contents of the data, code, packages as they are installed and as they are in memory, type of
+hardware, CPU threads, ranks, images per device and per BatchNorm group, epochs, precision and
+arithmetic. Anything else confounds it, also what only one side records; what neither says leaves it
+unproven. Of what older records do not hold (`circumstances.YOUNGER`) only what both sides record is
+compared. A record whose accuracy is not that of its own hits confounds too. Seeds are no setting:
+where they differ the two are compared unpaired, and a note says so.
 """
 
 from __future__ import annotations
@@ -18,12 +19,23 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any
 
-from analysis.results.circumstances import CIRCUMSTANCES, CODE, DIRTY, YOUNGER, all_circumstances, code_names, unsaid
+from analysis.results.circumstances import (
+    CODE,
+    DIRTY,
+    all_circumstances,
+    code_names,
+    follows_from,
+    may_be_unsaid,
+    reason,
+    unsaid,
+)
 from analysis.study import Run
 from roadmap.config.errors import listing
+from roadmap.runs.hits import contradictions
 
 TIMM = "model.timm"  # the setting that only a network of timm has
 UNSAID = "not recorded"
+SHOWN = 80  # characters of a value
 Planned = Mapping[str, Sequence[Any]]  # {setting: (parent's value, child's)}
 Values = dict[str, set[str]]  # compared name -> the values that runs have, as JSON
 
@@ -47,7 +59,8 @@ class Cause(StrEnum):
     DIFFERS: the cells differ in it, undeclared. WITHIN: the runs of one cell do. OFF_PLAN: changed
     to another value than planned. STAYED: did not change, though planned. DIRTY: uncommitted code
     that cannot be told apart. OUTCOME: other results although nothing was changed. SELECTED: runs
-    of a cell ended early, so that its mean is of those that went well.
+    of a cell ended early, so that its mean is of those that went well. CONTRADICTS: a record's
+    accuracy is not that of its own hits.
     """
 
     DIFFERS = "differs"
@@ -57,6 +70,7 @@ class Cause(StrEnum):
     DIRTY = "dirty"
     OUTCOME = "outcome"
     SELECTED = "selected"
+    CONTRADICTS = "contradicts"
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,7 @@ class Confound:
     before, after  the parent's and the child's values, as JSON; for WITHIN `after` has both sides'
     planned        the parent's and the child's value in the plan, for OFF_PLAN and STAYED
     seed           of the two runs, for OUTCOME
+    because        what else differs between them, for OUTCOME
     """
 
     cause: Cause
@@ -75,6 +90,7 @@ class Confound:
     after: tuple[str, ...] = ()
     planned: tuple[str, ...] = ()
     seed: int | None = None
+    because: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -82,7 +98,8 @@ class Confound:
         before, after, planned = _shown(self.before), _shown(self.after), " to ".join(self.planned)
         match self.cause:
             case Cause.WITHIN:
-                return f"{self.name} {after} within one cell"
+                why = reason(self.name)
+                return f"{self.name} {after} within one cell{f': {why}' if why else ''}"
             case Cause.OFF_PLAN:
                 return f"{self.name} {' to '.join((*self.before, *self.after))}, planned {planned}"
             case Cause.STAYED:
@@ -92,8 +109,13 @@ class Confound:
             case Cause.SELECTED:
                 return f"{self.name}: {listing(self.after)}; the mean leaves out what went badly"
             case Cause.OUTCOME:
-                return f"{self.name} {before} and {after} at seed {self.seed}, although nothing was changed"
-        return f"{self.name} {before} and {after}"
+                other = f"nothing was declared to change, but {listing(self.because)} differs"
+                why = f": {other}" if self.because else ", although nothing was changed"
+                return f"{self.name} {before} and {after} at seed {self.seed}{why}"
+            case Cause.CONTRADICTS:
+                return f"{self.name} is recorded as {before}, and the images that were right make it {after}"
+        why = reason(self.name)
+        return f"{self.name} {before} and {after}{f': {why}' if why else ''}"
 
 
 class Remark(StrEnum):
@@ -226,14 +248,15 @@ def prove(
             confounds.append(Confound(Cause.WITHIN, name, after=tuple(sorted(mine | theirs))))
         elif mine == theirs:
             same.append(name)
-        elif name in YOUNGER and {UNSAID} in (mine, theirs):
+        elif may_be_unsaid(name) and {UNSAID} in (mine, theirs):
             continue
         elif _is_declared(name, allowed):
             changed[name] = (_one(theirs), _one(mine))
-        elif not _is_declared(CIRCUMSTANCES.get(name, ""), allowed):
+        elif not any(_is_declared(setting, allowed) for setting in follows_from(name)):
             confounds.append(Confound(Cause.DIFFERS, name, tuple(theirs), tuple(mine)))
+    confounds = _without_echoes(confounds)
     confounds += _off_plan(changed, {name: _one(after[name]) for name in same}, planned or {})
-    confounds += _dirty(runs, code)
+    confounds += [*_dirty(runs, code), *_contradicted(runs)]
     missing = unsaid(runs)
     return Proof(
         status=_status(confounds, missing, idle=bool(declared) and not changed),
@@ -270,6 +293,19 @@ def _dirty(runs: Sequence[Run], code: Sequence[str]) -> list[Confound]:
     """Uncommitted changes confound unless digests say what code it was."""
     dirty = DIRTY in code and any(run.record.git_dirty for run in runs)
     return [Confound(Cause.DIRTY, DIRTY)] if dirty else []
+
+
+def _without_echoes(confounds: Sequence[Confound]) -> list[Confound]:
+    """Leave out that another version of a library has other files."""
+    echoes = {c.name.replace("packages.", "libraries.", 1) for c in confounds if c.name.startswith("packages.")}
+    return [c for c in confounds if c.name not in echoes]
+
+
+def _contradicted(runs: Sequence[Run]) -> Iterator[Confound]:
+    """Records whose accuracy is not that of their own hits: damaged, or written by hand."""
+    for run in runs:
+        for name, value, counted in contradictions(run.record):
+            yield Confound(Cause.CONTRADICTS, f"{name} of {run.id}", (f"{value:.6g}",), (f"{counted:.6g}",))
 
 
 def _values(runs: Sequence[Run], code: Sequence[str]) -> Values:
@@ -329,4 +365,4 @@ def _one(values: set[str]) -> str:
 
 
 def _shown(values: Iterable[str]) -> str:
-    return ", ".join(value.strip('"')[:40] for value in sorted(values))
+    return ", ".join(value.strip('"')[:SHOWN] for value in sorted(values))

@@ -17,7 +17,8 @@ from roadmap.config.trial import Trial
 from roadmap.data.registry import held_out
 from roadmap.launch.base import IN_HAND, UNDER_WAY, Launched, Launcher, State
 from roadmap.launch.launchers import every_launcher, find_launcher
-from roadmap.launch.preflight import initial_weights, refuse_before_training
+from roadmap.launch.local import LocalLauncher
+from roadmap.launch.preflight import initial_weights, refuse_before_training, refuse_other_threads, usual_threads
 from roadmap.launch.prepared import Launch
 from roadmap.launch.resources import Resources, shape_of, shape_text
 from roadmap.launch.selection import RunSelection, chosen_runs, find_study, runs_to_retry, seeds_in_turn
@@ -145,6 +146,7 @@ def submit_study(study: Study, runtime: Runtime, order: Order, *, out: Path) -> 
     refuse_before_training(study, runtime)
     with _deciding(launcher, study_folder(out.resolve(), study.name)):
         plan = SubmissionPlan.of(study, launcher, order, runtime, out=out)
+        _refuse_other_threads(plan, force=order.force)
         if not order.as_json:
             _print_plan(plan)
         _scripts(plan, launcher, order)
@@ -152,6 +154,16 @@ def submit_study(study: Study, runtime: Runtime, order: Order, *, out: Path) -> 
             return 0
         write_study(out.resolve(), study.name, study.question, study.regime, study.trials, header=study.header())
         return _launch(plan.folder, plan.batches, launcher, order)
+
+
+def _refuse_other_threads(plan: SubmissionPlan, *, force: bool) -> None:
+    """Refuse runs on CPUs with other threads than the study's, as far as it is known what each will have."""
+    runs = [RunFolder(plan.folder / trial.id) for trial in plan.study.trials]
+    todo = [RunFolder(plan.folder / trial.id) for trial in plan.to_launch]
+    for batch in plan.batches:
+        if batch.shape.gpus == 0:
+            threads = batch.runtime.threads or batch.shape.cpus_per_task
+            refuse_other_threads(plan.study.name, runs, todo, threads, force=force)
 
 
 def _with_whole_paths(runtime: Runtime) -> Runtime:
@@ -367,6 +379,8 @@ def retry_runs(selection: RunSelection, order: Order) -> int:
         before = {run.path.name: launcher.last_launch(run) for run in folders}
         first = before[folders[0].path.name]
         runtime = first.runtime if first else Runtime()
+        if launcher.name == LocalLauncher.name and not runtime.threads:
+            runtime = replace(runtime, threads=usual_threads(RunFolder(p.parent) for p in folder.glob("*/record.json")))
         batches = _by_shape(
             [
                 (run.trial(), _resources_again(before[s.run], launcher, order), _runtime_again(s, runtime))

@@ -119,6 +119,13 @@ def _machine_options(p: argparse.ArgumentParser) -> None:
         "--jobs", type=whole(1), default=1, metavar="N", help="runs side by side, each with cores / N threads"
     )
     p.add_argument(
+        "--threads",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="CPU threads of each run, one number for a study trained on CPUs; its share of the cores unless given",
+    )
+    p.add_argument(
         "--workers",
         type=whole(0),
         metavar="N",
@@ -247,6 +254,7 @@ def _runtime(args: argparse.Namespace) -> Runtime:
         workers=args.workers,
         loader=args.loader,
         device=args.device,
+        threads=args.threads,
         compile=args.compile,
         channels_last=not args.no_channels_last,
         gradient_checkpointing=args.gradient_checkpointing,

@@ -18,6 +18,7 @@ from roadmap.data.registry import held_out
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, HOPELESS, INTERRUPTED, SETTLED, Record
 
+NOT_PRINTED = ("resolved", "hits")  # of a record, whose file has them
 STOPPED = 130  # exit status, as of a shell whose program was interrupted
 STATE_TEXTS = {
     FINISHED: "finished",
@@ -110,7 +111,7 @@ def _print_records(study: Study, records: Sequence[Record], as_json: bool) -> No
 def _print_record(record: Record, folder: RunFolder) -> None:
     """Print the record as name and value, one a line; the file has it as JSON."""
     for key, value in record.to_json().items():
-        if value is not None and value != "" and key != "resolved":
+        if value is not None and value != "" and key not in NOT_PRINTED:
             print(f"{key:<20} {_value_text(value)}")
     print(f"{'record':<20} {folder.path / 'record.json'}")
 

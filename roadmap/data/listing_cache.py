@@ -40,7 +40,7 @@ def kept_or_made(root: Path, make: Callable[[], Listing]) -> Listing:
     path = _entry(root)
     if known := _read(path, root):
         return known
-    with _alone(path.with_name(f"{path.name[:2]}.lock")):  # few files, as none may be removed while others wait
+    with alone(path.with_name(f"{path.name[:2]}.lock")):  # few files, as none may be removed while others wait
         if known := _read(path, root):
             return known
         began = time.time_ns()
@@ -86,7 +86,7 @@ def _unchanged(kept: Listing, index: int) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """Hold the lock; where there can be none, go on without."""
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):

@@ -180,6 +180,7 @@ class Pipeline:
     device: torch.device = CPU  # where `decoded` is augmented
     decoded: ArrayImages | None = None  # the training images in memory, where the recipe's pipeline is tensor
     loader: LoaderName = "threads"  # of what such a recipe cannot have in memory
+    loaded: tuple[Split, Split] | None = field(default=None, repr=False)  # train and test before any resizing
     _views: dict[tuple[str, int, int], Passes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -196,7 +197,7 @@ class Pipeline:
     ) -> Pipeline:
         """Raises DataError, also where the training split is smaller than one global batch."""
         check_loader(loader)
-        train, test = open_data(trial.data, data_dir=data_dir, download=download)
+        loaded = train, test = open_data(trial.data, data_dir=data_dir, download=download)
         if trial.recipe.crop != "resized" and isinstance(train, ArrayImages) and isinstance(test, ArrayImages):
             # A resize that comes first and draws nothing is done once, not once a sample.
             train, test = (s.resized(trial.data.image_size, trial.recipe.interpolation) for s in (train, test))
@@ -209,7 +210,7 @@ class Pipeline:
                 f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of "
                 f"{trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch"
             )
-        return cls(trial, train, test, kept, held_out, workers, pin_memory, device, images, loader)
+        return cls(trial, train, test, kept, held_out, workers, pin_memory, device, images, loader, loaded)
 
     def sampler(self, *, start: int = 0, rank: int = 0, world_size: int = 1) -> GroupSampler:
         return GroupSampler(len(self.train_indices), self.trial.recipe, self.trial.seed, start, rank, world_size)

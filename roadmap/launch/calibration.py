@@ -87,9 +87,9 @@ def calibrate(
 
 
 def _threads(runtime: Runtime, jobs: int) -> int:
-    """Threads of each run: alone it follows its environment, side by side the cores are shared out."""
-    given = os.environ.get("OMP_NUM_THREADS") if jobs == 1 else None
-    return int(given or runtime.threads or max(1, cores() // jobs))
+    """Threads of each run: as given, alone by its environment, side by side the cores are shared out."""
+    around = os.environ.get("OMP_NUM_THREADS") if jobs == 1 else None
+    return int(runtime.threads or around or max(1, cores() // jobs))
 
 
 def _mean(costs: Sequence[Cost]) -> Cost:

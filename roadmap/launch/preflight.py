@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from roadmap.config.data import Data
 from roadmap.config.errors import RoadmapError, listing
 from roadmap.config.model import TimmSpec
-from roadmap.config.runtime import Runtime, refuse_sparse_evaluation
+from roadmap.config.runtime import Runtime, cores, refuse_sparse_evaluation
+from roadmap.launch.local import gpu_of
+from roadmap.runs.folder import RunFolder
+from roadmap.runs.record import FINISHED, INTERRUPTED, Record
 from roadmap.study.expand import Study
 
 
@@ -56,6 +61,55 @@ def _check_data(data: Data, runtime: Runtime) -> None:
         check_images(data, data_dir=runtime.data_dir)
     else:
         open_data(data, data_dir=runtime.data_dir, download=runtime.download)
+
+
+def threads_here(runtime: Runtime, *, jobs: int = 1) -> int | None:
+    """CPU threads of each of `jobs` runs side by side on this machine; None where a GPU computes."""
+    if runtime.device == "cuda" or (runtime.device == "auto" and gpu_of(0)):
+        return None
+    if runtime.threads or jobs > 1:
+        return runtime.threads or max(1, cores() // jobs)
+    torch = sys.modules.get("torch")  # once it is in memory the environment decides nothing more
+    return torch.get_num_threads() if torch else int(os.environ.get("OMP_NUM_THREADS") or cores())
+
+
+def refuse_other_threads(
+    name: str, runs: Iterable[RunFolder], todo: Sequence[RunFolder], threads: int | None, *, force: bool = False
+) -> None:
+    """Refuse to add runs with another number of CPU threads to those that a study has, finished or begun.
+
+    On a CPU it decides the order of sums: the same trial gives other bits. Of `todo`, which is
+    trained now, only what goes on from where it stopped counts, with `force` nothing does. Raises
+    RoadmapError.
+    """
+    left = {run.path for run in todo}
+    known = [(run.path in left, record) for run in runs if (record := run.record())]
+    staying = [r for again, r in known if r.status in (FINISHED, INTERRUPTED) and not again]
+    going_on = [r for again, r in known if r.status == INTERRUPTED and again and not force]
+    others = _threads_of([*staying, *going_on])
+    if threads is None or not others or threads in others:
+        return
+    usual = others[0]
+    jobs = max(1, cores() // usual)
+    side_by_side = f" or --jobs {jobs}" if cores() // jobs == usual else ""
+    raise RoadmapError(
+        f"study {name} has runs of {listing(map(str, others))} CPU threads, and this call would "
+        f"train with {threads}; legal: one number for all of a study, for sums are rounded otherwise with another; "
+        f"give --threads {usual}{side_by_side}, or train all of them anew with --force"
+    )
+
+
+def usual_threads(runs: Iterable[RunFolder]) -> int:
+    """The CPU threads of a study's runs, finished or begun; 0 where they have none, or several numbers."""
+    records = [record for run in runs if (record := run.record())]
+    known = _threads_of([record for record in records if record.status in (FINISHED, INTERRUPTED)])
+    return known[0] if len(known) == 1 else 0
+
+
+def _threads_of(records: Iterable[Record]) -> list[int]:
+    """The numbers of threads of those that were trained on a CPU, sorted."""
+    machines = [record.hardware for record in records if record.hardware.device == "cpu"]
+    return sorted({machine.threads for machine in machines if machine.threads})
 
 
 def _check_timm(study: Study) -> None:

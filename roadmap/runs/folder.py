@@ -4,6 +4,8 @@ runs/<study>/study.json            the planned trials, so that a missing one is 
 runs/<study>/<trial>/trial.json    the resolved trial with its fingerprint
                      metrics.jsonl one line an epoch; losses.jsonl the loss of each iteration
                      attempts.jsonl one line each time the run was started
+                     data.jsonl    one line each time it opened its data: their digests
+                     previous/<n>/ what `--force` set aside
                      heartbeat.json where the run is now, and its time so far
                      record.json   how it ended
                      checkpoints/  see roadmap.train.checkpoints

@@ -12,7 +12,18 @@ from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
 DECIDING = ("config", "model", "data", "train")  # the folders whose code can decide what a run computes
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "torchcodec", "convnext-roadmap")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pillow",
+    "torchcodec",
+    "scikit-learn",
+    "scipy",
+    "datasets",
+    "convnext-roadmap",
+)
 
 
 @functools.cache

@@ -50,12 +50,22 @@ NO_HARDWARE = Hardware()
 
 
 class Formats(NamedTuple):
-    """In which formats a run computed; the fields are None where its writer did not know of them.
+    """In which formats and by which arithmetic a run computed.
+
+    The fields are None where its writer did not know of them, and where there is no such thing.
+
 
     autocast     bfloat16, float16 or none
     residual     of the residual stream, as observed; several names joined where blocks differ
     matmul, convolution   arithmetic of float32 on the GPU: ieee or tf32
     cpu_capability        the instructions that torch's own CPU kernels use
+    matmul_precision      of float32 matrix products, as torch calls it; on some CPUs it decides too
+    reduced_reduction     which of bf16 and fp16 may be summed in their own format on a GPU
+    onednn                whether torch's CPU kernels may be oneDNN's
+    denormals             whether numbers below the normal ones are kept
+    build                 digest of how torch was built: compiler, BLAS, CUDA
+    cuda, cudnn, driver   versions, where a GPU computed
+    environment           the variables that are set of those that decide arithmetic
     """
 
     autocast: str | None = None
@@ -66,6 +76,15 @@ class Formats(NamedTuple):
     cudnn_deterministic: bool | None = None
     deterministic: bool | None = None
     cpu_capability: str | None = None
+    matmul_precision: str | None = None
+    reduced_reduction: str | None = None
+    onednn: bool | None = None
+    denormals: bool | None = None
+    build: str | None = None
+    cuda: str | None = None
+    cudnn: str | None = None
+    driver: str | None = None
+    environment: Mapping[str, str] | None = None
 
     @classmethod
     def from_json(cls, content: object) -> Formats | None:
@@ -92,12 +111,16 @@ class Record:
     precision to hardware   how it was computed, and by which code (`roadmap.runs.provenance`)
     waiting_share  the part of training's time, 0 to 1, that the slowest rank waited for images
     skipped_updates  of fp16: iterations whose scaled gradients were not finite, so that none was applied
+    data_contents  {train, validation, test: digest of images and labels} (`roadmap.data.digest`)
+    libraries      what torch and the others are beside their versions (`roadmap.runs.libraries`)
     configuration  SHA-256 of all that decides the outcome but the seed
     resolved       that content: {'model': {...}, 'recipe': {...}, 'data': {...}, 'seed': 0, ...}
     metrics        {one of METRIC_KEYS: value} on the test split (validation_...: on that), percent
                    or nats, after epoch `accuracy_epoch`
+    hits           {split: which images' top-1 was right, a bit each} (`roadmap.runs.hits`)
     curves         {name: a value for each epoch}, where they were gathered
     earlier        of attempts before the last one, what was not as in the last: {name: value}
+    previous       what `--force` set aside, oldest first: status, metrics, finished_at of each
     extra          what a newer version wrote and this one does not know
     """
 
@@ -136,12 +159,16 @@ class Record:
     git_dirty: bool | None = None
     code_digest: str | None = None
     packages: Mapping[str, str] | None = None
+    libraries: Mapping[str, Any] | None = None
+    data_contents: Mapping[str, str] | None = None
     hardware: Hardware = NO_HARDWARE
     configuration: str | None = None
     resolved: Mapping[str, Any] | None = None
     attempts: int | None = None
     earlier: Sequence[Mapping[str, Any]] = ()
+    previous: Sequence[Mapping[str, Any]] = ()
     metrics: Mapping[str, float | None] = field(default_factory=dict)
+    hits: Mapping[str, Any] | None = None
     curves: Mapping[str, Sequence[Any]] | None = None
     accuracy_epoch: int | None = None
     iterations: int | None = None

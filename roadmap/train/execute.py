@@ -22,6 +22,7 @@ from roadmap.config.errors import RoadmapError
 from roadmap.config.model import TimmSpec
 from roadmap.config.runtime import Runtime, cores
 from roadmap.config.trial import Trial
+from roadmap.data.digest import data_digests
 from roadmap.data.encoded import decoder_difference
 from roadmap.data.loader import Stream
 from roadmap.data.pipeline import Pipeline
@@ -30,6 +31,7 @@ from roadmap.model.build import save_timm
 from roadmap.model.complexity import complexity
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, file_digest, read_lines, write_json
+from roadmap.runs.libraries import libraries
 from roadmap.runs.provenance import git_state, package_versions
 from roadmap.runs.record import (
     DIVERGED,
@@ -52,6 +54,8 @@ from roadmap.train.loop import Trainer
 from roadmap.train.progress import Reporter
 from roadmap.train.updates import Diverged
 
+DATA = "data.jsonl"  # what each attempt was trained on
+
 
 def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> Record:
     """Train the folder's trial to its end and return its record; a finished one is returned as it is, unless `force`.
@@ -63,6 +67,8 @@ def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> Reco
     trial = folder.trial()
     ranks = Ranks.start(runtime.device)
     runtime = runtime.on(ranks.device.type)
+    if runtime.threads and ranks.device.type == "cpu":
+        torch.set_num_threads(runtime.threads)  # the environment may say another number
     record = folder.record()
     if record and not force and _is_settled(record, runtime):
         return record
@@ -86,6 +92,7 @@ def set_aside(folder: RunFolder) -> None:
     """Move what an earlier run left into previous/<n>/: repeating a trial loses nothing."""
     names = (
         "record.json",
+        DATA,
         "metrics.jsonl",
         "losses.jsonl",
         "attempts.jsonl",
@@ -102,6 +109,14 @@ def set_aside(folder: RunFolder) -> None:
     target.mkdir(parents=True)
     for path in present:
         path.rename(target / path.name)
+
+
+def previous_results(folder: RunFolder) -> tuple[dict[str, Any], ...]:
+    """How the runs ended that were set aside, oldest first: a trial that was drawn again says so."""
+    numbered = [p for p in (folder.path / "previous").glob("*/record.json") if p.parent.name.isdecimal()]
+    records = [RunFolder(p.parent).record() for p in sorted(numbered, key=lambda p: int(p.parent.name))]
+    ended = [record for record in records if record]
+    return tuple({"status": r.status, "metrics": dict(r.metrics), "finished_at": r.finished_at} for r in ended)
 
 
 def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> Record:
@@ -121,6 +136,7 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) ->
         peak_memory_bytes=peak_memory(ranks),
         finished_at=_now(),
     )
+    record = record.replace(earlier=(*record.earlier, *_earlier_data(folder, record)))
     if record.status == FAILED and ranks.world_size > 1:
         with _deaf():
             return _end_of_failed_rank(folder, ranks, record)
@@ -206,6 +222,9 @@ def _train_on(
 ) -> dict[str, Any]:
     trial = pipeline.trial
     decoded = _compare_decoder(pipeline, ranks)
+    contents = data_digests(pipeline) if ranks.is_main else None
+    if contents:
+        folder.append(DATA, contents)
     trainer = Trainer(trial, pipeline, ranks, runtime, init=initial_weights(trial, runtime))
     store = CheckpointStore(folder.checkpoints)
     state = _load(store, trial, ranks)
@@ -224,7 +243,7 @@ def _train_on(
     results = _results(trainer)
     if ranks.is_main:
         keep_network(folder, trainer)
-    return {**results, **decoded}
+    return {**results, **decoded, "data_contents": contents}
 
 
 def _compare_decoder(pipeline: Pipeline, ranks: Ranks) -> dict[str, int]:
@@ -318,6 +337,7 @@ def _results(trainer: Trainer) -> dict[str, Any]:
     measured = {**result.test.to_json(), "validation_top1": validation}
     return {
         "metrics": {name: measured[name] for name in METRIC_KEYS if measured.get(name) is not None},
+        "hits": result.hits() or None,
         "test_images": result.test.weights.images,
         "accuracy_epoch": result.epoch,
         "images_per_second": trainer.images_per_second,
@@ -362,6 +382,7 @@ def _describe(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -
         # All that decides the outcome, as it was resolved: what two runs differ in is proven from their records alone.
         resolved=trial.identity(),
         earlier=_earlier_circumstances(folder, ranks, trial, runtime),
+        previous=previous_results(folder),
         **{**_made_by(trial, ranks, runtime), "formats": _formats(trial, ranks)},
     )
 
@@ -371,6 +392,7 @@ def _made_by(trial: Trial, ranks: Ranks, runtime: Runtime) -> dict[str, Any]:
     return {
         **git_state(),
         "packages": package_versions(),
+        "libraries": libraries().to_json(),
         "world_size": ranks.world_size,
         "device_batch": runtime.micro_batch or trial.recipe.group_size,
         "precision": precision_of(trial.recipe, ranks.device),
@@ -402,9 +424,17 @@ def _earlier_circumstances(
 
 
 def _comparable(circumstances: Mapping[str, Any]) -> dict[str, Any]:
-    """Circumstances without what of the hardware decides no outcome: cores and threads."""
+    """Circumstances without what of the hardware decides no outcome: cores, and threads beside a GPU."""
     hardware = circumstances["hardware"] or {}
-    return {**circumstances, "hardware": (hardware.get("device"), hardware.get("cpu"))}
+    threads = hardware.get("threads") if hardware.get("device") == "cpu" else None
+    return {**circumstances, "hardware": (hardware.get("device"), hardware.get("cpu"), threads)}
+
+
+def _earlier_data(folder: RunFolder, record: Record) -> tuple[dict[str, Any], ...]:
+    """What attempts before the last one were trained on, where it was something else."""
+    lines = read_lines(folder.path / DATA)[0]
+    others = [line for line in lines if line != record.data_contents] if record.data_contents else []
+    return tuple({"data_contents": line} for k, line in enumerate(others) if line not in others[:k])
 
 
 def _note_attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> None:

@@ -7,7 +7,11 @@ float32, which torch would otherwise choose apart for convolutions (TF32) and ma
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+import re
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +23,24 @@ from roadmap.model.network import ModernizableResNet
 from roadmap.model.residual import Residual
 from roadmap.runs.record import Formats
 
+SUBNORMAL = 1e-40  # of float32, which is 0 where such numbers are flushed
+# Variables by which the libraries below torch choose other instructions, other algorithms or coarser numbers.
+ARITHMETIC = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "KMP_DETERMINISTIC_REDUCTION",
+    "MKL_CBWR",
+    "MKL_DYNAMIC",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_CUDNN_V8_API_DISABLED",
+)
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -49,6 +71,7 @@ def set_float32_arithmetic(recipe: Recipe, device: torch.device) -> None:
 def formats_of(spec: AnySpec, recipe: Recipe, image_size: int, device: torch.device) -> Formats:
     """What decides how numbers are held and multiplied, read where it is set, not where it is asked for."""
     dtype = AUTOCAST[precision_of(recipe, device)]
+    on_gpu = device.type == "cuda"
     seen = ("float32",) if dtype is None else observed_residual(spec, recipe.residual, image_size, device.type, dtype)
     return Formats(
         autocast="none" if dtype is None else _name(dtype),
@@ -59,7 +82,51 @@ def formats_of(spec: AnySpec, recipe: Recipe, image_size: int, device: torch.dev
         cudnn_deterministic=torch.backends.cudnn.deterministic,
         deterministic=torch.are_deterministic_algorithms_enabled(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        matmul_precision=torch.get_float32_matmul_precision(),
+        reduced_reduction=_reduced_reduction(device),
+        onednn=torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled),
+        denormals=bool(torch.tensor([SUBNORMAL]).mul(1.0).ne(0)),
+        build=_build(),
+        cuda=torch.version.cuda if on_gpu else None,
+        cudnn=_cudnn() if on_gpu else None,
+        driver=driver_version() if on_gpu else None,
+        environment={name: os.environ[name] for name in ARITHMETIC if name in os.environ},
     )
+
+
+def _reduced_reduction(device: torch.device) -> str | None:
+    """'bf16 and fp16', one of them, or 'none'; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    matmul = torch.backends.cuda.matmul
+    allowed = {
+        "bf16": matmul.allow_bf16_reduced_precision_reduction,
+        "fp16": matmul.allow_fp16_reduced_precision_reduction,
+    }
+    return " and ".join(name for name, is_allowed in allowed.items() if is_allowed) or "none"
+
+
+def _cudnn() -> str | None:
+    version = torch.backends.cudnn.version()
+    return None if version is None else str(version)
+
+
+@lru_cache
+def _build() -> str:
+    """Digest of torch's own account of how it was built, without what it found on this machine."""
+    lines = torch.__config__.show().splitlines()
+    built = [line for line in lines if "CPU capability usage" not in line]
+    return hashlib.sha256("\n".join(built).encode()).hexdigest()[:16]
+
+
+@lru_cache
+def driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
+    """The release of NVIDIA's driver, None where the kernel does not tell it."""
+    try:
+        first = path.read_text().partition("\n")[0]
+    except OSError:
+        return None
+    return next((word for word in first.split() if re.fullmatch(r"\d+(\.\d+)+", word)), None)
 
 
 def _name(dtype: torch.dtype) -> str:

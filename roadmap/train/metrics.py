@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from roadmap.runs.hits import TEST, VALIDATION, Hits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """One network's scores on `images` images: top1 and top5 in %, loss the mean cross-entropy."""
+    """One network's scores on `images` images: top1 and top5 in %, loss the mean cross-entropy.
+
+    hits: of each image; None where only the numbers were kept.
+    """
 
     top1: float
     top5: float
     loss: float
     images: int
+    hits: Hits | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +34,11 @@ class Evaluation:
     def preferred(self) -> Scores:
         """What an epoch is chosen by: the moving average's scores where it is on."""
         return self.ema or self.weights
+
+    def with_hits(self, hits: Hits | None) -> Evaluation:
+        """The same with the hits of what is preferred."""
+        preferred = replace(self.preferred, hits=hits)
+        return replace(self, ema=preferred) if self.ema else replace(self, weights=preferred)
 
     def to_json(self) -> dict[str, float]:
         """top1, top5, loss, images and, with a moving average, ema_top1, ema_top5, ema_loss."""
@@ -88,11 +99,22 @@ class EpochScores:
     test: Evaluation
     validation: Evaluation | None
 
+    def hits(self) -> dict[str, dict[str, Any]]:
+        """{split: the hits of what is preferred, as JSON}."""
+        splits = {TEST: self.test, VALIDATION: self.validation}
+        kept = {name: split.preferred.hits for name, split in splits.items() if split}
+        return {name: hits.to_json() for name, hits in kept.items() if hits}
+
     def to_json(self) -> dict[str, Any]:
         validation = self.validation.to_json() if self.validation else None
-        return {"epoch": self.epoch, "test": self.test.to_json(), "validation": validation}
+        return {"epoch": self.epoch, "test": self.test.to_json(), "validation": validation, "hits": self.hits()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> EpochScores:
-        validation = Evaluation.from_json(values["validation"]) if values["validation"] else None
-        return cls(epoch=values["epoch"], test=Evaluation.from_json(values["test"]), validation=validation)
+        """Read what `to_json` wrote; an older checkpoint has no hits."""
+        kept = {name: Hits.from_json(content) for name, content in values.get("hits", {}).items()}
+        test = Evaluation.from_json(values["test"]).with_hits(kept.get(TEST))
+        if not values["validation"]:
+            return cls(epoch=values["epoch"], test=test, validation=None)
+        validation = Evaluation.from_json(values["validation"]).with_hits(kept.get(VALIDATION))
+        return cls(epoch=values["epoch"], test=test, validation=validation)

@@ -23,7 +23,7 @@ from roadmap.runs.io import RunError
 from roadmap.runs.provenance import git_state
 from roadmap.train.distributed import Ranks
 from roadmap.train.evaluate import evaluate
-from roadmap.train.execute import execute
+from roadmap.train.execute import execute, previous_results, set_aside
 from roadmap.train.loop import Trainer
 from tests.helpers.small_runs import child, exit_codes, hash_of, in_child, make_run, make_trial, train
 
@@ -92,6 +92,28 @@ def test_a_finished_trial_is_not_trained_again_unless_forced_and_then_nothing_is
     assert again.finished_at >= first.finished_at
     assert hash_of(folder) == before, "the same trial trained again gives the same bits"
     assert json.loads((folder.path / "previous" / "1" / "record.json").read_text()) == first.to_json()
+    (before,) = again.previous
+    assert (before["status"], before["metrics"]) == ("finished", dict(first.metrics))
+
+
+def test_results_that_were_set_aside_are_told_in_their_order(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, make_trial())
+    for k in range(11):
+        folder.write_record({"status": "finished", "top1": float(k)})
+        set_aside(folder)
+    (folder.path / "previous" / "4" / "record.json").unlink()  # one that was killed left none
+    assert [one["metrics"]["top1"] for one in previous_results(folder)] == [0, 1, 2, 4, 5, 6, 7, 8, 9, 10]
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_with_other_threads_or_other_data_says_so(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, make_trial(epochs=1))
+    start = {"time": "", "from_iteration": 0, "hardware": {"device": "cpu", "cpu": "another", "cores": 2, "threads": 7}}
+    folder.append("attempts.jsonl", start)
+    folder.append("data.jsonl", {"train": "pixels-all:other"})
+    record = train(folder)
+    hardware, data = record.earlier  # type: ignore[attr-defined]
+    assert hardware["hardware"]["threads"] == 7 and data == {"data_contents": {"train": "pixels-all:other"}}
 
 
 def test_a_failing_run_leaves_a_record_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

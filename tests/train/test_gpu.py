@@ -13,6 +13,7 @@ from roadmap.bench.benchmarks import batches, trainer
 from roadmap.config.runtime import Runtime, cores
 from roadmap.data.pipeline import Pipeline
 from roadmap.model.block import Block
+from roadmap.runs.hits import contradictions
 from roadmap.train.checkpoints import CheckpointStore, CheckpointWriter
 from roadmap.train.loop import CHECK_EVERY_ON_GPU, Trainer
 from tests.helpers.convnext import ladder
@@ -43,6 +44,14 @@ def test_every_step_trains_in_bf16(step: object, tmp_path: Path) -> None:
     assert record.formats.residual == "float32"
     assert record.hardware.device == torch.cuda.get_device_name()
     assert record.peak_memory_bytes > 0
+
+
+def test_a_gpu_runs_record_names_its_libraries_and_counts_its_hits(tmp_path: Path) -> None:
+    record = train(make_run(tmp_path, make_trial(epochs=1)), device="cuda")
+    assert record.formats.cuda == torch.version.cuda  # type: ignore[attr-defined]
+    assert record.formats.cudnn == str(torch.backends.cudnn.version())  # type: ignore[attr-defined]
+    assert record.formats.driver and record.formats.reduced_reduction  # type: ignore[attr-defined]
+    assert set(record.hits) == {"test", "validation"} and not list(contradictions(record))  # type: ignore
 
 
 def test_a_gpu_run_in_fp32_agrees_with_the_cpu(tmp_path: Path) -> None:

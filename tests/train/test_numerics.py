@@ -21,7 +21,7 @@ from roadmap.ladder import Step
 from roadmap.train.cadence import Cadence, StopSignal
 from roadmap.train.checkpoints import CheckpointStore, CheckpointWriter
 from roadmap.train.distributed import Ranks
-from roadmap.train.formats import formats_of, set_float32_arithmetic
+from roadmap.train.formats import driver_version, formats_of, set_float32_arithmetic
 from roadmap.train.loop import Diverged, Trainer
 from tests.helpers.convnext import ladder
 from tests.helpers.small_runs import make_run, make_trial, train
@@ -162,7 +162,7 @@ def test_a_run_records_its_formats_and_the_updates_left_out(precision: str, tmp_
     record = train(folder)
     assert record == folder.record() and record.formats is not None
     name = {"bf16": "bfloat16", "fp16": "float16"}[precision]
-    assert record.formats[:4] == (name, name, "ieee", "ieee") and None not in record.formats
+    assert record.formats[:4] == (name, name, "ieee", "ieee") and None not in record.formats[:8]
     assert record.skipped_updates == (0 if precision == "fp16" else None)
 
 
@@ -185,6 +185,32 @@ def test_convolutions_and_products_of_float32_have_one_arithmetic_on_a_gpu(tf32:
     assert (formats.matmul, formats.convolution, formats.residual) == (expected, expected, "float32")
     on_cpu = formats_of(trial.model, trial.recipe, trial.data.image_size, torch.device("cpu"))
     assert (on_cpu.matmul, on_cpu.convolution) == ("ieee", "ieee")
+
+
+def test_the_drivers_release_is_read_where_the_kernel_tells_it(tmp_path: Path) -> None:
+    told = tmp_path / "version"
+    told.write_text(
+        "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.15  Thu Jan 23 22:50:36 UTC 2025\nGCC version:\n"
+    )
+    assert driver_version(told) == "570.86.15"
+    assert driver_version(tmp_path / "none") is None
+
+
+def test_arithmetic_that_was_set_otherwise_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, cpu = make_trial(), torch.device("cpu")
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    torch.set_flush_denormal(True)
+    try:
+        found = formats_of(trial.model, trial.recipe, trial.data.image_size, cpu)
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.set_flush_denormal(False)
+    plain = formats_of(trial.model, trial.recipe, trial.data.image_size, cpu)
+    assert (found.matmul_precision, found.denormals, found.environment) == ("medium", False, {"MKL_CBWR": "COMPATIBLE"})
+    assert (plain.matmul_precision, plain.denormals) == ("highest", True) and plain.build == found.build
+    assert (plain.cuda, plain.cudnn, plain.driver) == (None, None, None)
 
 
 # Recomputed and compiled passes ---------------------------------------------------------------------------------------
