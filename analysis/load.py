@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from analysis.cells import Content, study_of
 from analysis.study import Cell, CellId, Comparison, Latency, LatencyTable, Prediction, Run, Study
 from roadmap.config.errors import RoadmapError
-from roadmap.runs.io import read_lines
+from roadmap.runs.io import parse_json, read_lines, read_whole
 from roadmap.runs.metric import METRICS
-from roadmap.runs.record import FAILED, MISSING, Record
+from roadmap.runs.record import FAILED, MISSING, Record, damage_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,19 +176,24 @@ def _rounded(value: Any) -> Any:
 def _read_record(path: str) -> dict[str, Any] | None:
     """The record's content, None where there is none, or a failed one that says what is wrong."""
     try:
-        with open(path, "rb") as f:
-            content = f.read()
+        content = read_whole(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as e:
         return _damaged(f"record.json cannot be read: {e.strerror}")
     try:
-        record = _DECODER.decode(content.decode())
+        record = parse_json(content, _finite)
     except (ValueError, RecursionError) as e:
         return _damaged(f"record.json is damaged: {e}")
-    if not isinstance(record, dict) or not isinstance(record.get("status"), str):
-        return _damaged("record.json is damaged: it has no status")
-    return record
+    if damage := damage_of(record):
+        return _damaged(f"record.json is damaged: {damage}")
+    whole: dict[str, Any] = record
+    return whole
+
+
+def _finite(content: bytes) -> Any:
+    """A JSON document's value in which what is not finite is None. Raises ValueError."""
+    return _DECODER.decode(content.decode())
 
 
 def _damaged(error: str) -> dict[str, Any]:
