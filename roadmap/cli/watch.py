@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from roadmap.api import find_metric
 from roadmap.launch.base import UNDER_WAY, State
 from roadmap.launch.status import RunState, counts, study_states
+from roadmap.runs.changes import ChangedFiles
 from roadmap.study.find import find_study
 
 if TYPE_CHECKING:
@@ -51,12 +52,13 @@ def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> i
     asked = find_metric(metric)
     folder = find_study(name, runs).run_folder()
     console = Console(width=None if sys.stdout.isatty() else WIDE)
+    look = _Look(folder, asked)
     quiet = 0
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
-            states = study_states(folder, every=ASK_EVERY)
-            height = console.height if console.is_terminal else None
-            shown = _filling(folder, states, asked, console.width, height)
+            look.again()
+            states = look.states
+            shown = _filling(look, console.width, console.height if console.is_terminal else None)
             if live is None:
                 console.print(shown)
             else:
@@ -69,21 +71,41 @@ def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> i
             time.sleep(every)
 
 
-def _filling(
-    folder: Path, states: Sequence[RunState], metric: Metric, width: int, height: int | None
-) -> RenderableType:
+class _Look:
+    """What is known of a study; another look reads only what has changed, and counts again only
+    where a record has.
+    """
+
+    def __init__(self, folder: Path, metric: Metric) -> None:
+        from analysis.load import LiveStudy
+
+        self.metric = metric
+        self.states: Sequence[RunState] = ()
+        self.rows: Sequence[Result] = ()
+        self.study: Study | None = None
+        self._folder, self._live, self._files = folder, LiveStudy(folder), ChangedFiles()
+
+    def again(self) -> None:
+        """Look at the study as it is now."""
+        from analysis.results.analyse import analyse
+
+        self.states = study_states(self._folder, every=ASK_EVERY, files=self._files)
+        study = self._live.now()
+        if study is not self.study:
+            self.rows = [row for row in analyse(study, self.metric).results if row.runs.planned]
+            self.study = study
+
+
+def _filling(look: _Look, width: int, height: int | None) -> RenderableType:
     """A table with one row a cell: its mean as a bar, n of N, and what its runs are doing."""
     from rich.console import Group
     from rich.text import Text
 
-    from analysis.load import gather
-    from analysis.results.analyse import analyse
-
-    study = gather(folder)
-    runs_of = _runs_by_cell(study, states)
-    found = [row for row in analyse(study, metric).results if row.runs.planned]
+    assert look.study is not None
+    found, states = look.rows, look.states
+    runs_of = _runs_by_cell(look.study, states)
     shown = _fitting(found, runs_of, height)
-    table = _table(f"{study.name}: {study.question}", metric)
+    table = _table(f"{look.study.name}: {look.study.question}", look.metric)
     bar_width = max(6, min(30, width - 110))
     name_width = max(20, width - bar_width - OTHER_COLUMNS)
     bar = _Bar(found, bar_width)

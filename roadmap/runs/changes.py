@@ -36,7 +36,15 @@ class _Kept:
     settled: bool
 
 
-class ChangedFiles:
+class Files:
+    """Files that are read each time."""
+
+    def read(self, path: str, reader: Callable[[str], T]) -> T:
+        """`reader(path)`; what it raises is raised."""
+        return reader(path)
+
+
+class ChangedFiles(Files):
     """What readers make of files, made anew only where a file has changed."""
 
     def __init__(self, tick: float = TICK) -> None:
@@ -45,10 +53,10 @@ class ChangedFiles:
         self._newest: dict[int, int] = {}  # of each device the latest time at which a file changed
 
     def read(self, path: str, reader: Callable[[str], T]) -> T:
-        """`reader(path)`, now or of an earlier call; what it raises is raised each time.
+        """`reader(path)` of now or of an earlier call; what it raises is raised each time.
 
-        reader: the same function each time. Its value must not be changed by whoever gets it; while
-        the file says the same, it is the same object. It is asked too where there is no file.
+        reader: the same function each time; it is asked, too, where there is no file. Its value is
+        not to be changed: while the file says the same, it is the same object.
         """
         signature = self._signature(path)
         key = (reader, path)

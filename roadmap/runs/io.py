@@ -131,7 +131,7 @@ def read_last_lines(path: str) -> Iterator[dict[str, Any]]:
         os.close(handle)
 
 
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+def read_lines(path: Path | str) -> tuple[list[dict[str, Any]], int]:
     """All whole lines of a JSONL file, and how many were torn or damaged."""
     try:
         lines = read_whole(os.fspath(path)).splitlines()
