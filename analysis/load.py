@@ -195,8 +195,7 @@ def _latency(path: str) -> dict[str, Any]:
         return {}
     except ValueError as e:
         raise RoadmapError(
-            f"report.latency {path} is damaged ({e}); "
-            "legal: what `roadmap bench --study` wrote; measure it again"
+            f"report.latency {path} is damaged ({e}); legal: what `roadmap bench --study` wrote; measure it again"
         ) from e
     return {key: content[key] for key in ("hardware", "batch", "precision", "git_commit", "cells")}
 

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,11 +53,11 @@ def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> i
     asked = find_metric(metric)
     folder = find_study(name, runs).run_folder()
     console = Console(width=None if sys.stdout.isatty() else WIDE)
-    look = _Look(folder, asked)
+    looks = _Looks(folder, asked)
     quiet = 0
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
-            look.again()
+            look = looks.now()
             states = look.states
             shown = _filling(look, console.width, console.height if console.is_terminal else None)
             if live is None:
@@ -71,29 +72,40 @@ def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> i
             time.sleep(every)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Look:
-    """What is known of a study; another look reads only what has changed, and counts again only
-    where a record has.
-    """
+    """What is known of a study at one time: rows of cells that have runs, and where each run is."""
+
+    study: Study
+    metric: Metric
+    rows: Sequence[Result]
+    states: Sequence[RunState]
+
+
+class _Looks:
+    """Looks at a study: each reads what has changed, and counts again only where a record has."""
 
     def __init__(self, folder: Path, metric: Metric) -> None:
         from analysis.load import LiveStudy
 
-        self.metric = metric
-        self.states: Sequence[RunState] = ()
-        self.rows: Sequence[Result] = ()
-        self.study: Study | None = None
-        self._folder, self._live, self._files = folder, LiveStudy(folder), ChangedFiles()
+        self._folder, self._metric = folder, metric
+        self._live, self._files = LiveStudy(folder), ChangedFiles()
+        self._last: _Look | None = None
 
-    def again(self) -> None:
-        """Look at the study as it is now."""
+    def now(self) -> _Look:
+        """The study as it is now."""
+        states = study_states(self._folder, every=ASK_EVERY, files=self._files)
+        study = self._live.now()
+        if self._last is not None and self._last.study is study:
+            self._last = replace(self._last, states=states)
+        else:
+            self._last = _Look(study=study, metric=self._metric, rows=self._rows(study), states=states)
+        return self._last
+
+    def _rows(self, study: Study) -> list[Result]:
         from analysis.results.analyse import analyse
 
-        self.states = study_states(self._folder, every=ASK_EVERY, files=self._files)
-        study = self._live.now()
-        if study is not self.study:
-            self.rows = [row for row in analyse(study, self.metric).results if row.runs.planned]
-            self.study = study
+        return [row for row in analyse(study, self._metric).results if row.runs.planned]
 
 
 def _filling(look: _Look, width: int, height: int | None) -> RenderableType:
@@ -101,7 +113,6 @@ def _filling(look: _Look, width: int, height: int | None) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    assert look.study is not None
     found, states = look.rows, look.states
     runs_of = _runs_by_cell(look.study, states)
     shown = _fitting(found, runs_of, height)

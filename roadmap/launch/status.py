@@ -13,7 +13,7 @@ from typing import Any
 
 from roadmap.launch.base import MAX_AGE, JobReport, Phase, State
 from roadmap.launch.launchers import every_launcher
-from roadmap.runs.changes import ChangedFiles
+from roadmap.runs.changes import EACH_TIME, ChangedFiles, Files
 from roadmap.runs.folder import read_record
 from roadmap.runs.io import RunError, read_json, read_last_lines
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, HOPELESS, INTERRUPTED, Record
@@ -114,7 +114,7 @@ def study_states(
         planned = files.read(f"{study}/study.json", _planned)
     present = {p["id"]: _evidence(study, p["id"], files) for p in planned}
     finished = {run for run, evidence in present.items() if evidence.status == FINISHED}
-    reports = job_reports(study, list(present), finished=finished, max_age=every)
+    reports = job_reports(study, list(present), finished=finished, max_age=every, files=files)
     return [_judge(p, present[p["id"]], reports.get(p["id"]), files) for p in planned]
 
 
@@ -125,12 +125,17 @@ def _planned(path: str) -> Sequence[Mapping[str, Any]]:
 
 
 def job_reports(
-    study: Path, runs: Sequence[str], *, finished: Collection[str] = (), max_age: float = MAX_AGE
+    study: Path,
+    runs: Sequence[str],
+    *,
+    finished: Collection[str] = (),
+    max_age: float = MAX_AGE,
+    files: Files = EACH_TIME,
 ) -> dict[str, JobReport]:
     """The latest job of each run that any launcher has launched."""
     latest: dict[str, JobReport] = {}
     for launcher in every_launcher():
-        for run, report in launcher.where(study, runs, finished=finished, max_age=max_age).items():
+        for run, report in launcher.where(study, runs, finished=finished, max_age=max_age, files=files).items():
             if run not in latest or report.submitted >= latest[run].submitted:
                 latest[run] = report
     return latest

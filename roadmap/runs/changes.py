@@ -44,11 +44,13 @@ class Files:
         return reader(path)
 
 
+EACH_TIME = Files()
+
+
 class ChangedFiles(Files):
     """What readers make of files, made anew only where a file has changed."""
 
-    def __init__(self, tick: float = TICK) -> None:
-        self.tick = tick
+    def __init__(self) -> None:
         self._kept: dict[tuple[Callable[[str], Any], str], _Kept] = {}
         self._newest: dict[int, int] = {}  # of each device the latest time at which a file changed
 
@@ -86,4 +88,4 @@ class ChangedFiles(Files):
             return True, now
         since = kept.since if kept is not None and kept.signature == signature else now
         device, *_, changed = signature
-        return self._newest[device] - changed > self.tick * 1e9 or now - since > self.tick, since
+        return self._newest[device] - changed > TICK * 1e9 or now - since > TICK, since

@@ -68,10 +68,10 @@ def read_whole(path: str) -> bytes:
     """A small file's content, without what a file object costs beside it. Raises OSError."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        content = os.read(handle, CHUNK)
+        first, parts = os.read(handle, CHUNK), []
         while part := os.read(handle, CHUNK):
-            content += part
-        return content
+            parts.append(part)
+        return b"".join([first, *parts]) if parts else first
     finally:
         os.close(handle)
 
