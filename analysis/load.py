@@ -114,7 +114,7 @@ class Gathered:
 
     header: Content
     planned: Sequence[Content]
-    records: Mapping[str, Content]
+    records: Mapping[str, dict[str, Any]]
 
 
 def gather(folder: Path, *, curves: bool = False) -> Study:
@@ -149,7 +149,7 @@ def _gathered(folder: Path, files: Files, *, curves: bool) -> Gathered:
     }
     with os.scandir(root) as entries:
         names = [entry.name for entry in entries if entry.is_dir()]
-    records: dict[str, Content] = {}
+    records: dict[str, dict[str, Any]] = {}
     for name in names:
         content = files.read(f"{root}/{name}/record.json", _read_record)
         if content is not None:

@@ -11,7 +11,6 @@ from typing import IO, Any
 
 from roadmap.config.errors import RoadmapError
 
-
 CHUNK = 1 << 16  # bytes read at once: a record or a heartbeat is less
 
 
