@@ -40,6 +40,7 @@ results: setup reference
 
 reference: setup
 	python -m roadmap.cli.counts
+	python -m roadmap.cli.names
 	for r in resnet50 resnet200; do \
 	  roadmap report --paper --regime $$r --out results/reference/$$r || exit 1; done
 

@@ -10,19 +10,23 @@ needs, so that tables and figures can be made again without runs/:
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.cells import Content, study_of
 from analysis.study import Cell, CellId, Comparison, Latency, LatencyTable, Prediction, Run, Study
 from roadmap.config.errors import RoadmapError
-from roadmap.runs.io import read_lines
+from roadmap.runs.changes import ChangedFiles, Files
+from roadmap.runs.io import parse_json, read_lines, read_whole
 from roadmap.runs.metric import METRICS
-from roadmap.runs.record import FAILED, MISSING, Record
+from roadmap.runs.record import FAILED, MISSING, VERSION, Record, damage_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +45,35 @@ _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 def open_study(folder: Path, *, curves: bool = False) -> Study:
     """Read a study from its run folders where they are, else from its committed results."""
-    committed = (folder / RECORDS).exists() and not (folder / "study.json").exists()
-    return load_results(folder) if committed else gather(folder, curves=curves)
+    return load_results(folder) if _committed(folder) else gather(folder, curves=curves)
+
+
+def _committed(folder: Path) -> bool:
+    """Whether a folder holds the results of a study and not its runs."""
+    return (folder / RECORDS).exists() and not (folder / "study.json").exists()
+
+
+class LiveStudy:
+    """A study whose runs may go on: each look reads what has changed since the one before."""
+
+    def __init__(self, folder: Path, *, curves: bool = False) -> None:
+        self.folder, self.curves = folder, curves
+        self._files = ChangedFiles()
+        self._gathered: Gathered | None = None
+        self._study: Study | None = None
+
+    def now(self) -> Study:
+        """The study as its files are now: the same object for as long as they say the same.
+
+        Raises RoadmapError where they cannot be read.
+        """
+        if _committed(self.folder):
+            return self._files.read(f"{self.folder}/{RECORDS}", _load_lines)
+        with _collector_paused():
+            gathered = _gathered(self.folder, self._files, curves=self.curves)
+            if self._study is None or gathered != self._gathered:
+                self._study, self._gathered = _study(self.folder, gathered), gathered
+            return self._study
 
 
 def load_runs(path: Path | str) -> pd.DataFrame:
@@ -77,40 +108,72 @@ def _tidy(run: Run) -> dict[str, Any]:
 # Run folders -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Gathered:
+    """What the files below a study's folder say. planned: its runs' labels; records: by run."""
+
+    header: Content
+    planned: Sequence[Content]
+    records: Mapping[str, dict[str, Any]]
+
+
 def gather(folder: Path, *, curves: bool = False) -> Study:
     """Read runs/<study>: study.json and every record.json below it, with `curves` also
     metrics.jsonl.
 
     Raises RoadmapError where there is no usable study.json.
     """
-    header, planned = _header(folder)
-    if latency := _latency(folder):
-        header["latency"] = latency
-    if prediction := _prediction(folder):
-        header["prediction"] = prediction
+    with _collector_paused():
+        return _study(folder, _gathered(folder, Files(), curves=curves))
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep the garbage collector from walking over all that has been read, again and again: no cycle
+    is in it."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+def _gathered(folder: Path, files: Files, *, curves: bool) -> Gathered:
     root = os.fspath(folder)
+    header, planned = files.read(f"{root}/study.json", _header)
+    beside = {
+        "latency": files.read(f"{root}/latency.json", _latency),
+        "prediction": files.read(f"{root}/prediction.json", _prediction),
+    }
     with os.scandir(root) as entries:
         names = [entry.name for entry in entries if entry.is_dir()]
     records: dict[str, dict[str, Any]] = {}
     for name in names:
-        content = _read_record(f"{root}/{name}/record.json")
+        content = files.read(f"{root}/{name}/record.json", _read_record)
         if content is not None:
-            records[name] = {**content, "curves": _curves(folder / name)} if curves else content
-    runs = [_planned_record(labels, records.pop(labels["id"], None)) for labels in planned]
+            drawn = {"curves": files.read(f"{root}/{name}/metrics.jsonl", _curves)} if curves else {}
+            records[name] = {**content, **drawn} if drawn else content
+    return Gathered({**header, **{key: value for key, value in beside.items() if value}}, planned, records)
+
+
+def _study(folder: Path, gathered: Gathered) -> Study:
+    records = dict(gathered.records)
+    runs = [_planned_record(labels, records.pop(labels["id"], None)) for labels in gathered.planned]
     for name in sorted(records):
         runs.append(_planned_record(_labels_of_unplanned(folder / name, records[name]), records[name]))
-    return study_of(header, runs)
+    return study_of(gathered.header, runs)
 
 
-def _header(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _header(path: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The content of study.json, and its planned runs' labels."""
-    path = folder / "study.json"
     advice = (
         "legal: a study folder that `roadmap run` made, or results/<study> with its records.jsonl; "
         "check the study's name and --out"
     )
     try:
-        header = json.loads(path.read_bytes())
+        header = parse_json(read_whole(path))
         planned = [_labels(trial) for trial in header.pop("trials")]
         _ = [header[key] for key in ("name", "question", "regime")]
     except OSError as e:
@@ -124,25 +187,23 @@ def _labels(trial: Content) -> dict[str, Any]:
     return {label: trial[label] for label in LABELS}
 
 
-def _latency(folder: Path) -> dict[str, Any]:
+def _latency(path: str) -> dict[str, Any]:
     """latency.json without what the runs' records say too."""
     try:
-        content = json.loads((folder / "latency.json").read_bytes())
+        content = parse_json(read_whole(path))
     except FileNotFoundError:
         return {}
     except ValueError as e:
         raise RoadmapError(
-            f"report.latency {folder / 'latency.json'} is damaged ({e}); "
-            "legal: what `roadmap bench --study` wrote; measure it again"
+            f"report.latency {path} is damaged ({e}); legal: what `roadmap bench --study` wrote; measure it again"
         ) from e
     return {key: content[key] for key in ("hardware", "batch", "precision", "git_commit", "cells")}
 
 
-def _prediction(folder: Path) -> dict[str, Any]:
+def _prediction(path: str) -> dict[str, Any]:
     """prediction.json as one: of a run that was predicted more than once, the last counts."""
-    path = folder / "prediction.json"
     try:
-        launches = json.loads(path.read_bytes())
+        launches = parse_json(read_whole(path))
         seconds = {run: float(value) for launch in launches for run, value in launch["seconds"].items()}
         measured = dict.fromkeys(f"{launch['where']}, {launch['iterations']} iterations" for launch in launches)
     except FileNotFoundError:
@@ -155,9 +216,11 @@ def _prediction(folder: Path) -> dict[str, Any]:
     return {"seconds": seconds, "measured": list(measured)}
 
 
-def _curves(folder: Path) -> dict[str, list[Any]]:
-    """What a run noted at each epoch's end, on the split that it watched: {name: values}."""
-    lines, _ = read_lines(folder / "metrics.jsonl")
+def _curves(path: str) -> dict[str, list[Any]]:
+    """What a run noted in metrics.jsonl at each epoch's end, on the split that it watched: {name:
+    values}.
+    """
+    lines, _ = read_lines(path)
     curves: dict[str, list[Any]] = {}
     for name in (*CURVES, *AVERAGED_CURVES):
         values = [_rounded(line.get(name)) for line in lines]
@@ -176,19 +239,24 @@ def _rounded(value: Any) -> Any:
 def _read_record(path: str) -> dict[str, Any] | None:
     """The record's content, None where there is none, or a failed one that says what is wrong."""
     try:
-        with open(path, "rb") as f:
-            content = f.read()
+        content = read_whole(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as e:
         return _damaged(f"record.json cannot be read: {e.strerror}")
     try:
-        record = _DECODER.decode(content.decode())
+        record = parse_json(content, _finite)
     except (ValueError, RecursionError) as e:
         return _damaged(f"record.json is damaged: {e}")
-    if not isinstance(record, dict) or not isinstance(record.get("status"), str):
-        return _damaged("record.json is damaged: it has no status")
-    return record
+    if damage := damage_of(record):
+        return _damaged(f"record.json is damaged: {damage}")
+    whole: dict[str, Any] = record
+    return whole
+
+
+def _finite(content: bytes) -> Any:
+    """A JSON document's value in which what is not finite is None. Raises ValueError."""
+    return _DECODER.decode(content.decode())
 
 
 def _damaged(error: str) -> dict[str, Any]:
@@ -205,7 +273,11 @@ def _planned_record(planned: Content, content: dict[str, Any] | None) -> Record:
     theirs = content.get("fingerprint", planned["fingerprint"])
     if theirs != planned["fingerprint"]:
         content = _damaged(f"record.json is of trial {str(theirs)[:10]}, not {str(planned['fingerprint'])[:10]}")
-    return Record.from_json({**content, **planned})
+    used_up = {**content} if content.get("version") != VERSION else content  # an older one is changed as it is read
+    record = Record.from_json(used_up)
+    for label, value in planned.items():
+        setattr(record, label, value)
+    return record
 
 
 def _labels_of_unplanned(folder: Path, content: Content) -> dict[str, Any]:
@@ -299,10 +371,13 @@ def load_results(folder: Path) -> Study:
 
     Raises RoadmapError where it is damaged: a committed file is whole, or it is no evidence.
     """
-    path = folder / RECORDS
+    return _load_lines(f"{folder}/{RECORDS}")
+
+
+def _load_lines(path: str) -> Study:
     advice = "legal: what `roadmap report` wrote; restore it from git or report the study again"
     try:
-        return _from_lines(path.read_bytes().splitlines())
+        return _from_lines(read_whole(path).splitlines())
     except OSError as e:
         raise RoadmapError(f"report.study {path} cannot be read: {e.strerror}; {advice}") from e
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
@@ -310,7 +385,7 @@ def load_results(folder: Path) -> Study:
 
 
 def _from_lines(lines: Sequence[bytes]) -> Study:
-    header, *contents = [json.loads(line) for line in lines]
+    header, *contents = map(parse_json, lines)
     if header.pop("format") not in READABLE:
         raise ValueError(f"format is unknown, this program reads {' and '.join(map(str, READABLE))}")
     for content in contents:

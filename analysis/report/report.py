@@ -105,9 +105,9 @@ def _trained_ends(study: Study, metric: Metric) -> set[CellId]:
     return ends & trained
 
 
-def live_page(source: Path, refresh: int, metric: Metric = TOP1) -> str:
-    """The page of a study as it is now, which fetches itself again every `refresh` seconds; nothing is written."""
-    return page(_content(open_study(source, curves=True), metric), refresh=refresh)
+def live_page(study: Study, refresh: int, metric: Metric = TOP1) -> str:
+    """The page of a study, which fetches itself again every `refresh` seconds; nothing is written."""
+    return page(_content(study, metric), refresh=refresh)
 
 
 def compare_studies(a: Path, b: Path, out: Path, metric: Metric = TOP1) -> Path:

@@ -7,7 +7,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from analysis.load import LiveStudy
 from analysis.report.report import live_page
+from analysis.study import Study
 from roadmap.config.errors import RoadmapError
 from roadmap.runs.metric import TOP1, Metric
 
@@ -18,16 +20,21 @@ class Pages:
     """The newest page of a study; two readers at once wait for one making."""
 
     def __init__(self, source: Path, refresh: int, metric: Metric = TOP1) -> None:
-        self.source, self.refresh, self.metric = source, refresh, metric
-        self._made, self._content = -float("inf"), b""
+        self.refresh, self.metric = refresh, metric
+        self._live = LiveStudy(source, curves=True)
+        self._shown: Study | None = None
+        self._looked, self._content = -float("inf"), b""
         self._lock = threading.Lock()
 
     def newest(self) -> bytes:
         """The page, at most `refresh` seconds old."""
         with self._lock:
-            if time.monotonic() - self._made >= self.refresh:
-                self._content = live_page(self.source, self.refresh, self.metric).encode()
-                self._made = time.monotonic()
+            if time.monotonic() - self._looked >= self.refresh:
+                study = self._live.now()
+                if study is not self._shown:
+                    self._content = live_page(study, self.refresh, self.metric).encode()
+                    self._shown = study
+                self._looked = time.monotonic()
             return self._content
 
 

@@ -188,8 +188,10 @@ def seed_order(run: Run) -> tuple[str, Any]:
 def common_words(study: Study) -> str:
     """What is set on every network of a study that compares networks: it need not stand in each
     row."""
+    if study.design != "models":  # asked for each row of a study that may have thousands of runs
+        return ""
     texts = {run.cell.change for run in study.runs}
-    return texts.pop() if study.design == "models" and len(texts) == 1 else ""
+    return texts.pop() if len(texts) == 1 else ""
 
 
 def _named(asked: _Asked, cell: Cell, kind: Kind | None, runs: Sequence[Run]) -> Result:

@@ -12,6 +12,7 @@ where they differ the two are compared unpaired, and a note says so.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -314,8 +315,21 @@ def _values(runs: Sequence[Run], code: Sequence[str]) -> Values:
     for run in runs:
         for name, value in _described(run):
             if name not in CODE or name in code:
-                values.setdefault(name, set()).add(json.dumps(value, sort_keys=True))
+                values.setdefault(name, set()).add(_text(value))
     return values
+
+
+def _text(value: Any) -> str:
+    """A value as JSON. Most are words and numbers that a thousand runs share: one is written once."""
+    return _ENCODER.encode(value) if isinstance(value, (list, dict)) else _text_of_plain(value)
+
+
+_ENCODER = json.JSONEncoder(sort_keys=True)
+
+
+@functools.lru_cache(maxsize=10_000, typed=True)
+def _text_of_plain(value: object) -> str:
+    return _ENCODER.encode(value)
 
 
 def _with_timms_defaults(mine: Values, theirs: Values) -> Values:

@@ -207,19 +207,3 @@ def find_ladder_and_regime(ladder: str | None, regime: str | None) -> tuple[Ladd
     """
     found = find_ladder(ladder) if ladder else find_ladder()
     return found, found.find_regime(regime or found.default_regime)
-
-
-def list_names(ladder: str | None) -> int:
-    """Print the names of steps, regimes, recipes, data sets and ladders."""
-    from roadmap.config.recipes import RECIPES
-    from roadmap.data.registry import NAMED
-    from roadmap.ladder import known_ladders
-
-    found, _ = find_ladder_and_regime(ladder, None)
-    print(f"steps of {found.name}")
-    for step in found.order(side_steps=True):
-        print(f"  {step.id or '':<3} {step.name:<24} {step.title}")
-    names = {"regimes": found.regimes, "recipes": RECIPES, "data sets": NAMED, "ladders": known_ladders()}
-    for title, table in names.items():
-        print(f"{title}\n  {listing(table)}")
-    return 0

@@ -227,7 +227,7 @@ def _study(args: argparse.Namespace) -> Study:
 
 def run(args: argparse.Namespace) -> int:
     if args.list:
-        from roadmap.cli.ladder import list_names
+        from roadmap.cli.names import list_names
 
         return list_names(args.ladder)
     if args.dry_run:

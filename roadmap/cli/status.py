@@ -11,14 +11,15 @@ from pathlib import Path
 from roadmap.launch.base import MAX_AGE, UNDER_WAY, State
 from roadmap.launch.selection import RunSelection, chosen_runs, find_study
 from roadmap.launch.status import RunState, counts, job_reports, study_states
+from roadmap.runs.changes import ChangedFiles
 from roadmap.runs.folder import RunFolder
 
 
 def show_status(name: str | None, *, out: Path, watch: bool, every: float, as_json: bool) -> int:
     """One line a run and the counts; `watch` shows it again until every run has ended."""
-    folder = find_study(name, out)
+    folder, files = find_study(name, out), ChangedFiles()
     while True:
-        states = study_states(folder, every=min(every, MAX_AGE))
+        states = study_states(folder, every=min(every, MAX_AGE), files=files)
         if as_json:
             answer = {"study": folder.name, "runs": [s.to_json() for s in states], "counts": counts(states)}
             print(json.dumps(answer), flush=True)
@@ -115,9 +116,10 @@ def _print_log(run: str, path: Path, count: int) -> int:
 def _follow(folder: Path, run: RunState, path: Path, at: int) -> int:
     """Print what a log has after its first `at` bytes, until its run has ended."""
     planned = [{"id": run.run, "step": run.step, "change": run.change, "seed": run.seed}]
+    files = ChangedFiles()
     while True:
         # The state before the log, so that nothing written before the end is missed.
-        state = study_states(folder, planned)[0].state
+        state = study_states(folder, planned, files=files)[0].state
         if path.exists():
             with open(path, "rb") as f:
                 f.seek(at)

@@ -6,12 +6,14 @@ import contextlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roadmap.api import find_metric
 from roadmap.launch.base import UNDER_WAY, State
 from roadmap.launch.status import RunState, counts, study_states
+from roadmap.runs.changes import ChangedFiles
 from roadmap.study.find import find_study
 
 if TYPE_CHECKING:
@@ -51,12 +53,13 @@ def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> i
     asked = find_metric(metric)
     folder = find_study(name, runs).run_folder()
     console = Console(width=None if sys.stdout.isatty() else WIDE)
+    looks = _Looks(folder, asked)
     quiet = 0
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
-            states = study_states(folder, every=ASK_EVERY)
-            height = console.height if console.is_terminal else None
-            shown = _filling(folder, states, asked, console.width, height)
+            look = looks.now()
+            states = look.states
+            shown = _filling(look, console.width, console.height if console.is_terminal else None)
             if live is None:
                 console.print(shown)
             else:
@@ -69,21 +72,51 @@ def watch_study(name: str | None, *, metric: str, runs: Path, every: float) -> i
             time.sleep(every)
 
 
-def _filling(
-    folder: Path, states: Sequence[RunState], metric: Metric, width: int, height: int | None
-) -> RenderableType:
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What is known of a study at one time: rows of cells that have runs, and where each run is."""
+
+    study: Study
+    metric: Metric
+    rows: Sequence[Result]
+    states: Sequence[RunState]
+
+
+class _Looks:
+    """Looks at a study: each reads what has changed, and counts again only where a record has."""
+
+    def __init__(self, folder: Path, metric: Metric) -> None:
+        from analysis.load import LiveStudy
+
+        self._folder, self._metric = folder, metric
+        self._live, self._files = LiveStudy(folder), ChangedFiles()
+        self._last: _Look | None = None
+
+    def now(self) -> _Look:
+        """The study as it is now."""
+        states = study_states(self._folder, every=ASK_EVERY, files=self._files)
+        study = self._live.now()
+        if self._last is not None and self._last.study is study:
+            self._last = replace(self._last, states=states)
+        else:
+            self._last = _Look(study=study, metric=self._metric, rows=self._rows(study), states=states)
+        return self._last
+
+    def _rows(self, study: Study) -> list[Result]:
+        from analysis.results.analyse import analyse
+
+        return [row for row in analyse(study, self._metric).results if row.runs.planned]
+
+
+def _filling(look: _Look, width: int, height: int | None) -> RenderableType:
     """A table with one row a cell: its mean as a bar, n of N, and what its runs are doing."""
     from rich.console import Group
     from rich.text import Text
 
-    from analysis.load import gather
-    from analysis.results.analyse import analyse
-
-    study = gather(folder)
-    runs_of = _runs_by_cell(study, states)
-    found = [row for row in analyse(study, metric).results if row.runs.planned]
+    found, states = look.rows, look.states
+    runs_of = _runs_by_cell(look.study, states)
     shown = _fitting(found, runs_of, height)
-    table = _table(f"{study.name}: {study.question}", metric)
+    table = _table(f"{look.study.name}: {look.study.question}", look.metric)
     bar_width = max(6, min(30, width - 110))
     name_width = max(20, width - bar_width - OTHER_COLUMNS)
     bar = _Bar(found, bar_width)

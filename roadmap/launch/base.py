@@ -22,6 +22,7 @@ from roadmap.config.errors import RoadmapError
 from roadmap.config.runtime import Runtime
 from roadmap.launch.prepared import Launch
 from roadmap.launch.resources import Resources
+from roadmap.runs.changes import EACH_TIME, Files
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
 from roadmap.runs.record import DIVERGED, FAILED, HOPELESS
@@ -128,12 +129,18 @@ class Launcher(ABC):
 
     @abstractmethod
     def where(
-        self, study: Path, runs: Sequence[str], *, finished: Collection[str] = (), max_age: float = MAX_AGE
+        self,
+        study: Path,
+        runs: Sequence[str],
+        *,
+        finished: Collection[str] = (),
+        max_age: float = MAX_AGE,
+        files: Files = EACH_TIME,
     ) -> Mapping[str, JobReport]:
         """The latest job of each of these runs that this launcher has launched, by run.
 
         Of `finished` runs only what costs no question to the cluster. `max_age`: seconds an earlier
-        answer holds.
+        answer holds. `files`: by which the run folders are read.
         """
 
     def resources(self, given: Mapping[str, object], *, profile: str | None = None, offline: bool = False) -> Resources:

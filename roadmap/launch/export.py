@@ -24,6 +24,7 @@ from roadmap.config.runtime import Runtime, limit_threads
 from roadmap.launch.base import MAX_AGE, JobReport, Launched, Launcher, Phase
 from roadmap.launch.prepared import LAUNCH, Launch
 from roadmap.launch.resources import Resources
+from roadmap.runs.changes import EACH_TIME, Files
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import read_lines, write_bytes
 
@@ -120,30 +121,56 @@ class ExportLauncher(Launcher):
         return list(exported.values())
 
     def where(
-        self, study: Path, runs: Sequence[str], *, finished: Collection[str] = (), max_age: float = MAX_AGE
+        self,
+        study: Path,
+        runs: Sequence[str],
+        *,
+        finished: Collection[str] = (),
+        max_age: float = MAX_AGE,
+        files: Files = EACH_TIME,
     ) -> Mapping[str, JobReport]:
         """The index of each run that was last launched so; its folder alone tells whether it began."""
-        wanted = [x for x in exported_runs(study) if x.run in runs]
-        reports = [self._report(RunFolder(study / x.run), x.index) for x in wanted]
+        asked = set(runs)
+        exported = files.read(_lines(study), _exported)
+        wanted = [x for x in exported if x.run in asked]
+        reports = [self._report(study, x, files.read(f"{study}/{x.run}/{LAUNCH}", _launched)) for x in wanted]
         return {x.run: report for x, report in zip(wanted, reports, strict=True) if report}
 
-    def _report(self, run: RunFolder, index: int) -> JobReport | None:
+    def _report(self, study: Path, exported: ExportedRun, launched: tuple[str, float]) -> JobReport | None:
         """None where another launcher has launched the run since."""
-        launch = Launch.read(run)
-        if launch is None or launch.launcher != self.name:
+        launcher, submitted = launched
+        if launcher != self.name:
             return None
         return JobReport(
             launcher=self.name,
             phase=Phase.HANDED_OVER,
-            log=run.log,
-            reason=f"exported as index {index}",
-            submitted=(run.path / LAUNCH).stat().st_mtime,
+            log=RunFolder(study / exported.run).log,
+            reason=f"exported as index {exported.index}",
+            submitted=submitted,
         )
+
+
+def _launched(path: str) -> tuple[str, float]:
+    """By which launcher a launch.json says that its run was launched last, and when.
+
+    ("", 0) where there is none.
+    """
+    file = Path(path)
+    launch = Launch.read(RunFolder(file.parent))
+    return (launch.launcher, file.stat().st_mtime) if launch else ("", 0.0)
 
 
 def exported_runs(study: Path) -> list[ExportedRun]:
     """The lines of a study's runs.jsonl, in the order of their indexes."""
-    lines, _ = read_lines(study / ExportLauncher.name / LINES)
+    return _exported(_lines(study))
+
+
+def _lines(study: Path) -> str:
+    return f"{study}/{ExportLauncher.name}/{LINES}"
+
+
+def _exported(path: str) -> list[ExportedRun]:
+    lines, _ = read_lines(path)
     return [ExportedRun(**{**line, "argv": tuple(line["argv"])}) for line in lines]
 
 

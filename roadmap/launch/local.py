@@ -28,6 +28,7 @@ from roadmap.config.runtime import Runtime, cores, limit_threads
 from roadmap.launch.base import MAX_AGE, JobReport, Launched, Launcher
 from roadmap.launch.prepared import unfinished_record
 from roadmap.launch.resources import Resources
+from roadmap.runs.changes import EACH_TIME, Files
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import FAILED, FINISHED, INTERRUPTED, Record
 
@@ -65,7 +66,13 @@ class LocalLauncher(Launcher):
         return [Launched(runs=names, job="", text=f"trained {len(names)} runs")]
 
     def where(
-        self, study: Path, runs: Sequence[str], *, finished: Collection[str] = (), max_age: float = MAX_AGE
+        self,
+        study: Path,
+        runs: Sequence[str],
+        *,
+        finished: Collection[str] = (),
+        max_age: float = MAX_AGE,
+        files: Files = EACH_TIME,
     ) -> Mapping[str, JobReport]:
         """Nothing: there is no queue, and heartbeats tell who trains."""
         return {}

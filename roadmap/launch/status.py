@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from roadmap.launch.base import MAX_AGE, JobReport, Phase, State
 from roadmap.launch.launchers import every_launcher
-from roadmap.runs.folder import RunFolder
-from roadmap.runs.io import RunError, read_json
+from roadmap.runs.changes import EACH_TIME, ChangedFiles, Files
+from roadmap.runs.folder import read_record
+from roadmap.runs.io import RunError, read_json, read_last_lines
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, HOPELESS, INTERRUPTED, Record
 
 OWN_WORDS = (FAILED, DIVERGED, HOPELESS)  # of a run that has ended without finishing, as it says itself
@@ -55,7 +57,7 @@ class RunState:
 class Evidence:
     """What is known of a run before it is judged. recorded: time of its record, in epoch seconds."""
 
-    folder: RunFolder
+    folder: str
     record: Record | None
     recorded: float
     heartbeat: Mapping[str, Any]
@@ -95,65 +97,113 @@ class Evidence:
 
 
 def study_states(
-    study: Path, planned: Sequence[Mapping[str, Any]] | None = None, *, every: float = MAX_AGE
+    study: Path,
+    planned: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    every: float = MAX_AGE,
+    files: ChangedFiles | None = None,
 ) -> list[RunState]:
     """The state of each planned trial of a study.
 
     planned: (id, step, change, seed) of each, study.json's unless given. every: seconds between two
-    questions to a cluster.
+    questions to a cluster. files: of earlier looks at the study, so that only what has changed since
+    is read.
     """
+    files = files or ChangedFiles()
     if planned is None:
-        planned = (read_json(study / "study.json") or {"trials": []})["trials"]
-    present = {p["id"]: _files_of(RunFolder(study / p["id"])) for p in planned}
+        planned = files.read(f"{study}/study.json", _planned)
+    present = {p["id"]: _evidence(study, p["id"], files) for p in planned}
     finished = {run for run, evidence in present.items() if evidence.status == FINISHED}
-    reports = job_reports(study, list(present), finished=finished, max_age=every)
-    return [_judge(p, _with_report(present[p["id"]], reports.get(p["id"]))) for p in planned]
+    reports = job_reports(study, list(present), finished=finished, max_age=every, files=files)
+    return [_judge(p, present[p["id"]], reports.get(p["id"]), files) for p in planned]
+
+
+def _planned(path: str) -> Sequence[Mapping[str, Any]]:
+    """The trials of study.json."""
+    trials: Sequence[Mapping[str, Any]] = (read_json(path) or {"trials": []})["trials"]
+    return trials
 
 
 def job_reports(
-    study: Path, runs: Sequence[str], *, finished: Collection[str] = (), max_age: float = MAX_AGE
+    study: Path,
+    runs: Sequence[str],
+    *,
+    finished: Collection[str] = (),
+    max_age: float = MAX_AGE,
+    files: Files = EACH_TIME,
 ) -> dict[str, JobReport]:
     """The latest job of each run that any launcher has launched."""
     latest: dict[str, JobReport] = {}
     for launcher in every_launcher():
-        for run, report in launcher.where(study, runs, finished=finished, max_age=max_age).items():
+        for run, report in launcher.where(study, runs, finished=finished, max_age=max_age, files=files).items():
             if run not in latest or report.submitted >= latest[run].submitted:
                 latest[run] = report
     return latest
 
 
-def _files_of(folder: RunFolder) -> Evidence:
-    path = folder.path / "record.json"
-    recorded = path.stat().st_mtime if path.exists() else 0.0
-    return Evidence(folder, _record(folder), recorded, _heartbeat(folder), None)
+def _evidence(study: Path, run: str, files: ChangedFiles) -> Evidence:
+    folder = f"{study}/{run}"
+    record, recorded = files.read(f"{folder}/record.json", _record)
+    return Evidence(folder, record, recorded, files.read(f"{folder}/heartbeat.json", _object), None)
 
 
-def _record(folder: RunFolder) -> Record | None:
+def _record(path: str) -> tuple[Record | None, float]:
+    """A record, or a failed one that says why it cannot be read, and when it was written."""
     try:
-        return folder.record()
+        record = read_record(path)
+        return record, os.stat(path).st_mtime if record else 0.0
+    except FileNotFoundError:  # set aside since it was read
+        return None, 0.0
     except RunError as e:
-        return Record(status=FAILED, error=str(e))
+        return Record(status=FAILED, error=str(e)), os.stat(path).st_mtime
 
 
-def _heartbeat(folder: RunFolder) -> Mapping[str, Any]:
+def _object(path: str) -> Mapping[str, Any]:
+    """A file's JSON object; empty where there is none or the file is damaged."""
     try:
-        return folder.heartbeat() or {}
+        content = read_json(path)
     except RunError:
         return {}
+    return content if isinstance(content, dict) else {}
 
 
-def _with_report(e: Evidence, report: JobReport | None) -> Evidence:
-    return Evidence(e.folder, e.record, e.recorded, e.heartbeat, report)
+@dataclass(frozen=True)
+class Progress:
+    """What a run has noted of its epochs: the last one's line, and the top-1 of the last evaluated one."""
+
+    last: Mapping[str, Any]
+    top1: float | None
 
 
-def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
+def _progress(path: str) -> Progress:
+    """From the end of metrics.jsonl: it grows with each epoch, and not each epoch is evaluated."""
+    last: Mapping[str, Any] | None = None
+    for line in read_last_lines(path):
+        last = last or line
+        if "top1" in line:
+            return Progress(last, line["top1"])
+    return Progress(last or {}, None)
+
+
+def _epochs(path: str) -> int:
+    """How many epochs the trial has, by its file as it is: a look at a study checks no fingerprints."""
+    recipe = _object(path).get("recipe")
+    return _count(recipe.get("epochs")) if isinstance(recipe, dict) else 0
+
+
+def _count(value: object) -> int:
+    """A number of epochs; 0 for what is none."""
+    return int(value) if isinstance(value, (int, float)) else 0
+
+
+def _judge(planned: Mapping[str, Any], known: Evidence, job: JobReport | None, files: ChangedFiles) -> RunState:
+    e = replace(known, report=job) if job else known
     state, detail = _state(e)
-    trial, metrics = _trial_json(e.folder), e.folder.metrics()
-    last: Mapping[str, Any] = metrics[-1] if metrics else {}
-    top1 = next((line["top1"] for line in reversed(metrics) if "top1" in line), None)  # not each epoch is evaluated
+    progress = files.read(f"{e.folder}/metrics.jsonl", _progress)
+    last = progress.last
     live: Mapping[str, Any] = e.heartbeat if state == State.RUNNING and e.training else {}
     # A run that no launcher has launched has neither job nor node.
-    report = e.report or JobReport(launcher="", phase=Phase.HANDED_OVER, log=e.folder.log)
+    report = e.report or JobReport(launcher="", phase=Phase.HANDED_OVER, log=Path(e.folder, "log.txt"))
     return RunState(
         run=planned["id"],
         step=planned["step"],
@@ -162,9 +212,9 @@ def _judge(planned: Mapping[str, Any], e: Evidence) -> RunState:
         state=state,
         detail=detail,
         requeued=max(0, report.starts - (state != State.REQUEUED)),
-        epoch=max(int(last.get("epoch", 0)), int(live.get("epoch", 0))),
-        epochs=int(trial.get("recipe", {}).get("epochs", 0)),
-        top1=e.record.metrics.get("top1") if e.record and state == State.DONE else top1,
+        epoch=max(_count(last.get("epoch")), _count(live.get("epoch"))),
+        epochs=(e.record.epochs if e.record else None) or files.read(f"{e.folder}/trial.json", _epochs),
+        top1=e.record.metrics.get("top1") if e.record and state == State.DONE else progress.top1,
         images_per_second=_rate(e, live, last),
         waiting_share=_waiting(e, live, last),
         seconds_left=live.get("seconds_left"),
@@ -186,14 +236,6 @@ def _waiting(e: Evidence, live: Mapping[str, Any], last: Mapping[str, Any]) -> f
     if live:
         return live.get("waiting_share")
     return e.record.waiting_share if e.record and e.record.images_per_second else last.get("waiting_share")
-
-
-def _trial_json(folder: RunFolder) -> Mapping[str, Any]:
-    """The trial's file as it is: a look at a study checks no fingerprints."""
-    try:
-        return read_json(folder.path / "trial.json") or {}
-    except RunError:
-        return {}
 
 
 def _state(e: Evidence) -> tuple[State, str]:
@@ -227,7 +269,7 @@ def _without_job(e: Evidence, reason: str) -> tuple[State, str]:
         return State.LOST, "its process is gone"
     if e.status == INTERRUPTED:
         return State.STOPPED, e.error
-    if (e.folder.path / "attempts.jsonl").exists():
+    if os.path.exists(f"{e.folder}/attempts.jsonl"):
         return State.STOPPED, "no record"
     return State.NEW, reason
 

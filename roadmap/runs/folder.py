@@ -28,7 +28,17 @@ from typing import Any
 from roadmap.config.trial import Trial
 from roadmap.runs.io import RunError, read_json, read_lines, write_bytes, write_json
 from roadmap.runs.lease import hold
-from roadmap.runs.record import Record
+from roadmap.runs.record import Record, damage_of
+
+
+def read_record(path: Path | str) -> Record | None:
+    """The record in a file, None where there is none. Raises RunError on one that is damaged."""
+    content = read_json(path)
+    if content is None:
+        return None
+    if damage := damage_of(content):
+        raise RunError(f"{path} is damaged: {damage}; legal: what this program wrote; move it away")
+    return Record.from_json(content)
 
 
 @dataclass(frozen=True)
@@ -82,8 +92,8 @@ class RunFolder:
             )
 
     def record(self) -> Record | None:
-        content = read_json(self.path / "record.json")
-        return None if content is None else Record.from_json(content)
+        """None where there is none. Raises RunError on one that is damaged."""
+        return read_record(self.path / "record.json")
 
     def write_record(self, record: Record | Mapping[str, Any]) -> None:
         """Write a record, or one of the few values that are known of a run that never began."""

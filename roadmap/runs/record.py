@@ -89,7 +89,7 @@ class Formats(NamedTuple):
     @classmethod
     def from_json(cls, content: object) -> Formats | None:
         """Build it from JSON's object; anything else says nothing."""
-        return cls(**{name: content.get(name) for name in cls._fields}) if isinstance(content, dict) else None
+        return cls(*map(content.get, cls._fields)) if isinstance(content, dict) else None
 
     def to_json(self) -> dict[str, Any]:
         return self._asdict()
@@ -237,6 +237,13 @@ def upgrade(content: dict[str, Any]) -> None:
         measured = {name: content.pop(name, None) for name in METRIC_KEYS}
         content["metrics"] = {name: value for name, value in measured.items() if value is not None}
         content["version"] = VERSION
+
+
+def damage_of(content: object) -> str:
+    """Why this content of a record.json is no record; empty where it is one."""
+    if not isinstance(content, dict) or not isinstance(content.get("status"), str):
+        return "it has no status"
+    return "" if isinstance(content.get("metrics") or {}, dict) else "its metrics have no names"
 
 
 def with_neutral(resolved: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -29,8 +29,12 @@ def test_every_planned_trial_is_counted_whatever_became_of_it(tmp_path: Path) ->
     assert (study.name, study.question, study.regime) == ("ladder", "Which steps help?", "micro")
 
 
+WITHOUT_NAMES = b'{"status": "finished", "version": 2, "metrics": [1]}'
+
+
 @pytest.mark.parametrize(
-    "content", [b'{"status": "fini', b"", b"[]", b'"x"', b"{}", b'{"status": 3}', b"\xff\xfe{}", b"[" * 200_000]
+    "content",
+    [b'{"status": "fini', b"", b"[]", b'"x"', b"{}", b'{"status": 3}', b"\xff\xfe{}", b"[" * 200_000, WITHOUT_NAMES],
 )
 def test_a_damaged_record_is_a_failed_run_that_says_so(tmp_path: Path, content: bytes) -> None:
     trials = [make_trial("gelu", seed) for seed in range(2)]

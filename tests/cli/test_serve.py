@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from analysis.report.serve import HOST, server
+from analysis.study import Study
 from roadmap.config.errors import RoadmapError
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.metric import Metric
@@ -91,12 +92,12 @@ def test_a_served_page_shows_a_record_that_has_changed(tmp_path: Path) -> None:
 def test_the_page_is_made_once_within_its_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    def make(source: Path, refresh: int, metric: Metric) -> str:
+    def make(study: Study, refresh: int, metric: Metric) -> str:
         made.append(1)
         return f"page {len(made)}"
 
     monkeypatch.setattr("analysis.report.serve.live_page", make)
-    with serving(tmp_path, refresh=600) as port:
+    with serving(small_study(tmp_path), refresh=600) as port:
         assert [fetch(port)[1] for _ in range(3)] == ["page 1"] * 3
 
 
@@ -120,8 +121,8 @@ REQUESTS = [
 def test_only_the_page_is_served_and_only_under_loopbacks_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, host: str, status: int
 ) -> None:
-    monkeypatch.setattr("analysis.report.serve.live_page", lambda source, refresh, metric: "the page")
-    with serving(tmp_path) as port:
+    monkeypatch.setattr("analysis.report.serve.live_page", lambda study, refresh, metric: "the page")
+    with serving(small_study(tmp_path)) as port:
         found, body, _ = fetch(port, path, host)
     assert found == status
     assert (body == "the page") == (status == 200)

@@ -193,3 +193,27 @@ def test_runs_are_chosen_by_id_step_seed_job_and_failure(study: Path) -> None:
     assert names(failed=True) == [ids[1]]
     with pytest.raises(RunError, match="no run of study study; legal: a run's id or its beginning, a step"):
         names(words=("nothing",))
+
+
+WITHOUT_NAMES = '{"status": "finished", "version": 2, "metrics": [1]}'
+DAMAGE = [
+    *(("record.json", text) for text in ("[]", '"x"', '{"status": 3}', WITHOUT_NAMES)),
+    *((name, text) for name in ("heartbeat.json", "trial.json") for text in ("[]", "3", '{"recipe": 3}')),
+    *(("metrics.jsonl", text) for text in ("[]", "3", '{"epoch": "x"}', '{"epoch": 2}\n{"epo')),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), DAMAGE, ids=" ".join)
+def test_a_damaged_file_of_one_run_hides_no_other(name: str, text: str, study: Path) -> None:
+    (study / state(study).run / name).write_text(text)
+    RunFolder(study / state(study, 1).run).write_record({"status": "finished"})
+    assert state(study).state == ("failed" if name == "record.json" else "new")
+    assert ("record.json" in state(study).detail) == (name == "record.json")
+    assert state(study, 1).state == "done"
+
+
+def test_the_last_epoch_and_the_last_accuracy_are_shown(study: Path) -> None:
+    run = RunFolder(study / state(study).run)
+    for epoch, more in enumerate(({"top1": 10.0}, {"top1": 20.0}, {}, {}), start=1):
+        run.append_epoch({"epoch": epoch, **more}, [1.0])
+    assert (state(study).epoch, state(study).top1) == (4, 20.0)

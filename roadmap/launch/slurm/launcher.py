@@ -17,6 +17,7 @@ from roadmap.launch.resources import Resources
 from roadmap.launch.slurm import preemption_test, reports, submit
 from roadmap.launch.slurm.queue import Cluster, SlurmError
 from roadmap.launch.slurm.resources import SlurmResources, resources
+from roadmap.runs.changes import EACH_TIME, Files
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import read_json
 
@@ -39,12 +40,18 @@ class SlurmLauncher(Launcher):
         return [_launched(s) for s in done]
 
     def where(
-        self, study: Path, runs: Sequence[str], *, finished: Collection[str] = (), max_age: float = MAX_AGE
+        self,
+        study: Path,
+        runs: Sequence[str],
+        *,
+        finished: Collection[str] = (),
+        max_age: float = MAX_AGE,
+        files: Files = EACH_TIME,
     ) -> Mapping[str, JobReport]:
         """One squeue and one sacct for all jobs, at most every `max_age` seconds."""
         if not (study / "slurm").exists():
             return {}
-        return reports.job_reports(study, runs, finished=finished, max_age=max_age)
+        return reports.job_reports(study, runs, finished=finished, max_age=max_age, files=files)
 
     def resources(
         self, given: Mapping[str, object], *, profile: str | None = None, offline: bool = False

@@ -12,6 +12,7 @@ from roadmap.launch.base import JobReport, Phase, State
 from roadmap.launch.slurm.job import CANCELLED, JOBS
 from roadmap.launch.slurm.queue import Seen, jobs_of
 from roadmap.launch.slurm.submit import Submission, latest_jobs
+from roadmap.runs.changes import EACH_TIME, Files
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import read_lines
 
@@ -68,10 +69,12 @@ class JobFiles:
         return f"{last['why']}; not requeued: {last['said']}" if last.get("event") == "kept" else ""
 
 
-def job_reports(study: Path, runs: Sequence[str], *, finished: Collection[str], max_age: float) -> dict[str, JobReport]:
+def job_reports(
+    study: Path, runs: Sequence[str], *, finished: Collection[str], max_age: float, files: Files = EACH_TIME
+) -> dict[str, JobReport]:
     """The latest job of each of these runs; Slurm is asked once for all that have not finished."""
-    submitted = latest_jobs(study)
-    jobs = {run: _files_of(study / run, *submitted[run]) for run in runs if run in submitted}
+    submitted = latest_jobs(study, files)
+    jobs = {run: _files_of(study / run, *submitted[run], files) for run in runs if run in submitted}
     asked = [files.job for run, files in jobs.items() if files.job and run not in finished]
     seen = jobs_of(asked, study / "slurm" / QUEUE, max_age=max_age)
     reports = {run: _judge(files, seen) for run, files in jobs.items() if run not in finished}
@@ -80,9 +83,13 @@ def job_reports(study: Path, runs: Sequence[str], *, finished: Collection[str], 
     return reports
 
 
-def _files_of(path: Path, submission: Submission, job: str) -> JobFiles:
-    events = [e for e in read_lines(path / JOBS)[0] if e["job"] == job]
+def _files_of(path: Path, submission: Submission, job: str, files: Files) -> JobFiles:
+    events = [e for e in files.read(f"{path}/{JOBS}", _events) if e["job"] == job]
     return JobFiles(RunFolder(path), submission, job, events)
+
+
+def _events(path: str) -> Sequence[Mapping[str, Any]]:
+    return read_lines(path)[0]
 
 
 def _report(

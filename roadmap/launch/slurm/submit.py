@@ -28,6 +28,7 @@ from roadmap.launch.slurm import submitit_adapter
 from roadmap.launch.slurm.job import CANCELLED, RunJob
 from roadmap.launch.slurm.queue import Seen, SlurmError, ask, clean_environment, live_jobs, past_jobs
 from roadmap.launch.slurm.resources import SlurmResources
+from roadmap.runs.changes import EACH_TIME, Files
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, read_json, write_json
 
@@ -71,22 +72,21 @@ class Submission:
         """When it was submitted, in seconds since the epoch."""
         return (self.folder / "submission.json").stat().st_mtime
 
-    def job_of(self, trial: str) -> str:
-        """The id of this trial's job; empty where the submission was never answered."""
-        if not self.job:
-            return ""
-        return self.job if self.single else f"{self.job}_{self.trials.index(trial)}"
+    def job_at(self, index: int) -> str:
+        """The id of the job of its trial at this place; empty where the submission was never answered."""
+        return f"{self.job}_{index}" if self.job and not self.single else self.job
 
 
-def submissions(study: Path) -> list[Submission]:
+def submissions(study: Path, files: Files = EACH_TIME) -> list[Submission]:
     """All submissions of a study, the oldest first."""
-    contents = [(path.parent, read_json(path)) for path in sorted((study / "slurm").glob("*/submission.json"))]
+    paths = sorted((study / "slurm").glob("*/submission.json"))
+    contents = [(path.parent, files.read(str(path), read_json)) for path in paths]
     return [Submission(folder, tuple(c["trials"]), str(c.get("job") or "")) for folder, c in contents]
 
 
-def latest_jobs(study: Path) -> dict[str, tuple[Submission, str]]:
+def latest_jobs(study: Path, files: Files = EACH_TIME) -> dict[str, tuple[Submission, str]]:
     """For each submitted trial its last submission and job id."""
-    return {trial: (s, s.job_of(trial)) for s in submissions(study) for trial in s.trials}
+    return {trial: (s, s.job_at(i)) for s in submissions(study, files) for i, trial in enumerate(s.trials)}
 
 
 def adopt(study: Path, *, wait: float = 20) -> list[Submission]:
