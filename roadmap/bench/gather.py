@@ -100,6 +100,7 @@ def _record(trial: Trial) -> Record:
         seed=trial.seed,
         data=trial.data.title,
         data_name=trial.data.name,
+        data_digest="",
         image_size=trial.data.image_size,
         train_images=1167,
         test_images=500,

@@ -31,8 +31,8 @@ from roadmap.train.distributed import Ranks
 from roadmap.train.loop import Trainer
 
 METHOD = (
-    "ConvNeXt-T with the 300-epoch recipe and EMA on random images, wall time: a training iteration over the forward and "
-    "backward of the same network. Beside it, an iteration as it is usually written: AdamW as it comes, timm's "
+    "ConvNeXt-T with the 300-epoch recipe and EMA on random images, wall time: a training iteration over the forward "
+    "and backward of the same network. Beside it, an iteration as it is usually written: AdamW as it comes, timm's "
     "ModelEmaV2, the loss read each time."
 )
 LAST, EMA = "separate-downsampling", 0.9999
@@ -70,20 +70,20 @@ def trainer(step: str, device: str, batch: int, *, settings: Mapping[str, Any] |
     return made
 
 
-def batches(device: torch.device, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(device: torch.device, batch: int, pixels: int = IMAGE_SIZE) -> Iterator[tuple[Tensor, Tensor]]:
     """The same random batch for ever; a copy each time, as mixup works in place."""
-    images = torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE, device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, pixels, pixels, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(IMAGENET_CLASSES, (batch,), device=device)
     while True:
         yield images.clone(), labels
 
 
-def iteration(device: str, pairs: int, batch: int | None = None) -> Iterator[Finding]:
+def iteration(device: str, pairs: int, *, batch: int | None = None, pixels: int = IMAGE_SIZE) -> Iterator[Finding]:
     """Time a training iteration with EMA; compare what it does first."""
     batch = batch or BATCH[device]
-    yield from same_updates(device, batch)
+    yield from same_updates(device, batch, pixels)
     ours = trainer(LAST, device, batch, ema_decay=EMA)
-    stream = batches(ours.ranks.device, batch)
+    stream = batches(ours.ranks.device, batch, pixels)
     images, labels = next(stream)
     bare = ("forward + backward", forward_backward(ours, images))
     name = f"ConvNeXt-T, batch {batch}"
@@ -124,13 +124,12 @@ def as_usually_written(
     return act, ema
 
 
-def same_updates(device: str, batch: int) -> Iterator[Check]:
+def same_updates(device: str, batch: int, pixels: int = IMAGE_SIZE) -> Iterator[Check]:
     """How far the changes by a few iterations are from those as usually written, without draws at random."""
-    # Of a high rate and a short average, so that both have moved by more than rounding.
-    draws = {**NO_DRAWS, "ema_decay": 0.5}
+    draws = {**NO_DRAWS, "ema_decay": 0.5}  # a short average, which moves by more than rounding
     ours = trainer(LAST, device, batch, settings={"drop_path_rate": 0.0}, **draws)
     theirs, before = deepcopy(ours.model), [p.detach().clone() for p in ours.model.parameters()]
-    stream = batches(ours.ranks.device, batch)
+    stream = batches(ours.ranks.device, batch, pixels)
     act, average = as_usually_written(theirs, ours.recipe, *next(stream))
     for _ in range(COMPARED):
         ours.step(stream)

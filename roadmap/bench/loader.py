@@ -31,10 +31,10 @@ from roadmap.ladder.convnext import convnext_spec
 METHOD = (
     "Seconds of processor time of one thread for the same number of images, without workers. The JPEG files are made: "
     "blobs of all sizes, as large as photographs. timm: `create_loader` with its prefetcher, so uint8 until its "
-    "PrefetchLoader normalizes and erases, here on the CPU. Same operations on both sides: crop (224 px: random resized; "
-    "32 px: padded, by torchvision's RandomCrop in timm's chain), flip, RandAugment, erasing, normalization. `tensor` in "
-    "memory decodes once, before the clock starts; how many passes' time that takes is a row of its own. `tensor` from "
-    "files is the same pipeline for sets that memory cannot hold."
+    "PrefetchLoader normalizes and erases, here on the CPU. Same operations on both sides: crop (224 px: random "
+    "resized; 32 px: padded, by torchvision's RandomCrop in timm's chain), flip, RandAugment, erasing, normalization. "
+    "`tensor` in memory decodes once, before the clock starts; how many passes' time that takes is a row of its own. "
+    "`tensor` from files is the same pipeline for sets that memory cannot hold."
 )
 EPOCHS = 100_000  # no stream of a benchmark ends
 PIXELS = 1e-4  # of normalized values: float32 in another order

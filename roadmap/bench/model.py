@@ -16,8 +16,8 @@ from roadmap.model.state_dict_formats import recognize, to_ours
 from roadmap.model.weights import load_weights
 
 METHOD = (
-    "Forward and backward of random images of 224 px, wall time, in training mode without stochastic depth: step 0 beside "
-    "torchvision's `resnet50`, step 9 beside timm's `convnext_tiny`, with the twin's weights in both."
+    "Forward and backward of random images of 224 px, wall time, in training mode without stochastic depth: step 0 "
+    "beside torchvision's `resnet50`, step 9 beside timm's `convnext_tiny`, with the twin's weights in both."
 )
 IMAGE_SIZE = 224
 BATCH = {"cpu": 4, "cuda": 64}
@@ -25,11 +25,12 @@ LOGITS, GRADIENTS = 1e-4, 1e-2  # of the twin's norm: float32 sums in another or
 FORMATS = {"nchw": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
-def networks(device: str, pairs: int) -> Iterator[Finding]:
+def networks(device: str, pairs: int, *, batch: int | None = None, pixels: int = IMAGE_SIZE) -> Iterator[Finding]:
     """Compare and time both twins in both memory formats."""
     import timm
     import torchvision
 
+    batch = batch or BATCH[device]
     twins: tuple[tuple[str, str, Callable[[], nn.Module], str, Callable[[], nn.Module]], ...] = (
         ("first", "step 0", lambda: build_model(0), "torchvision resnet50", torchvision.models.resnet50),
         (
@@ -41,20 +42,28 @@ def networks(device: str, pairs: int) -> Iterator[Finding]:
         ),
     )
     for key, name, make, twin, make_twin in twins:
-        ours, theirs = make(), make_twin()
+        ours, theirs = make(), opened(make_twin())
         load_weights(ours, theirs.state_dict())
         for label, memory_format in FORMATS.items():
             a, b = (m.to(device).to(memory_format=memory_format).train() for m in (ours, theirs))
-            images = torch.randn(BATCH[device], 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
+            images = torch.randn(batch, 3, pixels, pixels, device=device)
             images = images.contiguous(memory_format=memory_format)
             yield from compared(f"{name} and {twin}, {label}", a, b, images)
             yield interleaved(
                 f"{key}-{label}",
-                f"forward + backward, {label}, batch {BATCH[device]}",
+                f"forward + backward, {label}, batch {batch}",
                 (name, forward_backward(a, images)),
                 (twin, forward_backward(b, images)),
                 pairs=pairs,
             )
+
+
+def opened(model: nn.Module) -> nn.Module:
+    """The network with LayerScale at 1: as initialized, at 1e-6, its blocks would not show in the logits."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("gamma"):
+            nn.init.ones_(parameter)
+    return model
 
 
 def forward_backward(model: nn.Module, images: Tensor) -> Callable[[], None]:
@@ -83,6 +92,7 @@ def compared(name: str, ours: nn.Module, theirs: nn.Module, images: Tensor) -> I
         model.zero_grad(set_to_none=True)
 
 
+@torch.no_grad()
 def apart(found: Tensor, expected: Tensor) -> float:
     """The norm of the difference as a part of the norm of what is expected."""
     return float((found.flatten() - expected.flatten()).norm() / expected.norm().clamp_min(1e-12))

@@ -293,7 +293,8 @@ def bench(args: argparse.Namespace) -> int:
     if args.study and args.parts:
         part = args.parts[0]
         raise RoadmapError(
-            f"bench PART {part!r} is given beside --study; legal: one of them; leave out --study, which measures latency"
+            f"bench PART {part!r} is given beside --study; legal: one of them; leave out --study, which "
+            "measures latency"
         )
     if args.study:
         return measure_latency(args.study, args.device, rounds=args.pairs, runs=args.runs, as_json=args.json)

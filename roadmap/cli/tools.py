@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -66,16 +67,17 @@ def asked_parts(words: Sequence[str]) -> Sequence[str]:
 
 
 def means_of(folder: Path) -> dict[tuple[str, str], tuple[float, float]]:
-    """Mean and standard deviation of each cell of a study's run folders, as its report has them."""
+    """Mean and standard deviation of each cell of a study's run folders, by what its report is made of."""
     from analysis.load import open_study
-    from analysis.results.analyse import analyse
+    from analysis.stats.comparisons import summarize
+    from roadmap.runs.metric import TOP1
 
-    study, found = open_study(folder), {}
-    for result in analyse(study).results:
-        if result.cell is not None and result.score.mean is not None and result.score.std is not None:
-            cell = study.cells[result.cell.id]
-            found[cell.step, cell.change] = (result.score.mean, result.score.std)
-    return found
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for run in open_study(folder).runs:
+        if run.finished(TOP1):
+            values[run.cell.step, run.cell.change].append(run.value(TOP1))
+    summaries = {cell: summarize(scores) for cell, scores in values.items()}
+    return {cell: (s.mean, s.std) for cell, s in summaries.items() if s.mean is not None and s.std is not None}
 
 
 def _show_finding(part: str, file: TextIO, finding: Finding) -> None:
