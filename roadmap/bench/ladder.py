@@ -44,8 +44,9 @@ ACCURACY = 5.0  # points between the means: threads sum in another order, and tr
 METHOD = (
     f"`roadmap run` of {len(STEPS)} steps of the embedded ladder on the digits, {EPOCHS} epochs and one seed each, on "
     f"{CORES} cores: `--jobs {SLOTS}`, a thread each, beside `--jobs 1` with {CORES} threads; from the first run's "
-    "begin to the last one's end, so without imports, and as whole commands. A further run's fixed cost is what a run "
-    "of one epoch takes twice less what one of two epochs takes. Predicted is what `roadmap calibrate` just before said."
+    "begin to the last one's end, so without imports, and as whole commands. A further run's fixed cost is what a "
+    "run of one epoch takes twice less what one of two epochs takes. Predicted is what `roadmap calibrate` said just "
+    "before."
 )
 OWN_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 

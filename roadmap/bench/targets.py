@@ -65,7 +65,6 @@ TARGETS = (
     _least("C6", "loader", "224-threads", "224 px, `tensor` from files, times timm's `create_loader`", 1.2),
     _least("C6", "loader", "224-pil", "224 px, `pil`, times timm's `create_loader`", 1.2),
     _least("C6", "loader", "32-tensor", "32 px, `tensor` in memory, times timm's `create_loader`", 8.0),
-    _least("C6", "loader", "32-pil", "32 px, `pil`, times timm's `create_loader`", 8.0),
     Target(
         id="C7",
         part="ladder",
