@@ -56,7 +56,7 @@ def test_outputs_that_differ_are_said_and_end_it_with_1(
 
 
 def test_all_is_every_part_and_parts_come_in_their_order() -> None:
-    assert asked_parts(["all"]) == PARTS == tuple(asked_parts(reversed(PARTS)))
+    assert asked_parts(["all"]) == PARTS == tuple(asked_parts(PARTS[::-1]))
 
 
 def test_an_unknown_part_is_refused_with_the_nearest(command: Command) -> None:
