@@ -18,11 +18,11 @@ BATCH = 256
 
 def loops(device: str, pairs: int) -> Iterator[Finding]:
     """How many times as fast as each loop our iteration is."""
-    for key, step, label, theirs in (
-        ("plain-loop", "baseline", "a plain AMP loop (NCHW, loss read each iteration)", _plain_loop),
-        ("timm-loop", LAST, "an AMP loop with channels_last, EMA V2 and unfused AdamW", _timm_loop),
+    for key, step, average, label, theirs in (
+        ("plain-loop", "baseline", None, "a plain AMP loop (NCHW, loss read each iteration)", _plain_loop),
+        ("timm-loop", LAST, EMA, "an AMP loop with channels_last, EMA V2 and unfused AdamW", _timm_loop),
     ):
-        ours = trainer(step, device, BATCH, **({"ema_decay": EMA} if step == LAST else {}))
+        ours = trainer(step, device, BATCH, ema_decay=average)
         stream = batches(ours.ranks.device, BATCH)
         sides = (label, theirs(device, BATCH)), ("ours", partial(ours.step, stream))
         yield interleaved(key, f"{step}, batch {BATCH}", *sides, pairs=pairs)
