@@ -131,14 +131,17 @@ def command(words: Sequence[str], place: Path, *, threads: int | None = None) ->
     environment |= dict.fromkeys(OWN_THREADS, str(threads)) if threads else {}
     environment |= {"PYTHONPATH": str(Path(roadmap.__file__).parents[1]), "OMP_WAIT_POLICY": "PASSIVE"}
     two = sorted(os.sched_getaffinity(0))[:CORES]
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "roadmap", *words],
         cwd=place,
         env=environment,
-        check=True,
         capture_output=True,
+        text=True,
         preexec_fn=partial(os.sched_setaffinity, 0, two),
     )
+    if done.returncode:
+        last = (done.stderr.splitlines() or ["it said nothing"])[-1]
+        raise RoadmapError(f"bench.ladder `roadmap {words[0]}` ended with {done.returncode}; legal: 0; {last}")
 
 
 def _predicted(folder: Path) -> float:

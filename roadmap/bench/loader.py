@@ -7,6 +7,7 @@ are compared; with them on, the distributions of what comes out.
 from __future__ import annotations
 
 import contextlib
+import io
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -104,18 +105,18 @@ def _at_size(size: Size, root: Path, device: torch.device, pairs: int) -> Iterat
     expected = theirs.centres()
     for key in size.pipelines:
         name = PIPELINES[key]
-        with contextlib.closing(Pass(open_pipeline(key, root, size, device, **NO_DRAWS))) as plain:
+        open_ = partial(open_pipeline, key, root, size, device)
+        with contextlib.closing(Pass(open_(**NO_DRAWS))) as plain:
             pixels = plain.apart(expected)
         yield Check(name=f"{size.pixels} px, {name}: pixels without draws", apart=pixels, allowed=PIXELS)
-        with contextlib.closing(Pass(open_pipeline(key, root, size, device))) as ours:
+        with contextlib.closing(Pass(open_())) as ours:
             drawn = deviations(features(ours()), features(theirs()))
             yield Check(name=f"{size.pixels} px, {name}: standard errors apart", apart=drawn, allowed=DEVIATIONS)
             sides = ("timm create_loader", theirs), (name, ours)
             yield interleaved(f"{size.pixels}-{key}", label, *sides, pairs=pairs, warmup=1, timer=timer)
             if key == "tensor":
-                opening = ("decoding all once", partial(open_pipeline, key, root, size, device))
-                once = ("a pass from memory", ours)
-                yield interleaved(f"{size.pixels}-decoding", label, opening, once, pairs=DECODINGS, timer=timer)
+                opening, memory = ("decoding all once", open_), ("a pass from memory", ours)
+                yield interleaved(f"{size.pixels}-decoding", label, opening, memory, pairs=DECODINGS, timer=timer)
 
 
 @contextlib.contextmanager
@@ -135,31 +136,39 @@ def _one_thread() -> Iterator[None]:
 def open_pipeline(key: str, root: Path, size: Size, device: torch.device, **recipe: Any) -> Pipeline:
     """The images with `pipeline: pil`, or `tensor`: in memory, or by `threads` as where memory cannot hold them."""
     trial = size.trial(pipeline="pil" if key == "pil" else "tensor", **recipe)
-    pipeline = Pipeline.open(trial, data_dir=root, device=device)
+    with contextlib.redirect_stderr(io.StringIO()):  # it says that it decodes
+        pipeline = Pipeline.open(trial, data_dir=root, device=device)
     return replace(pipeline, decoded=None) if key == "threads" else pipeline
 
 
 class Pass:
-    """One epoch's batches (N, C, S, S) at each call, from a stream that lasts."""
+    """One epoch's batches (N, C, S, S) at each call.
+
+    A stream from memory lasts over the calls, as it does in a run. Any other is opened for each and
+    read to its end: threads that decode ahead would work on in the time of the other side.
+    """
 
     def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline, self.epoch = pipeline, 0
-        self.sampler = pipeline.sampler()
-        self.stream = pipeline.stream(self.sampler)
+        self.pipeline, self.sampler = pipeline, pipeline.sampler()
+        self.once = replace(self.sampler, recipe=replace(self.sampler.recipe, epochs=1))
+        self.lasting = pipeline.stream(self.sampler) if pipeline.decoded is not None else None
 
     def __call__(self) -> list[Tensor]:
-        self.epoch += 1
-        return [next(self.stream)[0] for _ in range(self.sampler.iterations_per_epoch)]
+        if self.lasting is None:
+            with self.pipeline.stream(self.once) as stream:
+                return [images for images, _ in stream]
+        return [next(self.lasting)[0] for _ in range(self.sampler.iterations_per_epoch)]
 
     def apart(self, expected: Tensor) -> float:
-        """The largest difference from these images, which are in the order of their files."""
-        order = torch.from_numpy(self.sampler.order(self.epoch))
+        """The largest difference of the first epoch from these images, which are in the order of their files."""
+        order = torch.from_numpy(self.sampler.order(0))
         found = torch.cat(self()).cpu()
         return float((found - expected[order[: len(found)]]).abs().max())
 
     def close(self) -> None:
         """End stream and pipeline."""
-        self.stream.close()
+        if self.lasting is not None:
+            self.lasting.close()
         self.pipeline.close()
 
 
