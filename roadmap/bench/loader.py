@@ -43,6 +43,8 @@ DEVIATIONS = 5.0  # standard errors between two means over images that are drawn
 NO_DRAWS: Mapping[str, Any] = {"crop": "none", "hflip": 0.0, "augmentation": "none", "random_erasing": 0.0}
 PIPELINES = {"tensor": "`tensor` in memory", "threads": "`tensor` from files", "pil": "`pil`"}
 DECODINGS = 3  # of a whole set
+RAMPS = 256  # images by which crops and flips are compared
+PLACES_ALONE: Mapping[str, Any] = {"augmentation": "none", "random_erasing": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,12 @@ def loader(device: str, pairs: int, scratch: Path, sizes: tuple[Size, ...] = (CI
     """Compare every pipeline at every size."""
     for size in sizes:
         root = size.files.write(Path(tempfile.mkdtemp(dir=scratch)))
+        ramps = replace(size.files, count=RAMPS, ramps=True).write(Path(tempfile.mkdtemp(dir=scratch)))
         with _one_thread():
+            for key in size.pipelines:
+                apart = places_apart(key, ramps, size, torch.device(device))
+                name = f"{size.pixels} px, {PIPELINES[key]}: crops and flips, standard errors apart"
+                yield Check(name=name, apart=apart, allowed=DEVIATIONS)
             yield from _at_size(size, root, torch.device(device), pairs)
 
 
@@ -111,7 +118,9 @@ def _at_size(size: Size, root: Path, device: torch.device, pairs: int) -> Iterat
         yield Check(name=f"{size.pixels} px, {name}: pixels without draws", apart=pixels, allowed=PIXELS)
         with contextlib.closing(Pass(open_())) as ours:
             drawn = deviations(features(ours()), features(theirs()))
-            yield Check(name=f"{size.pixels} px, {name}: standard errors apart", apart=drawn, allowed=DEVIATIONS)
+            yield Check(
+                name=f"{size.pixels} px, {name}: all draws, standard errors apart", apart=drawn, allowed=DEVIATIONS
+            )
             sides = ("timm create_loader", theirs), (name, ours)
             yield interleaved(f"{size.pixels}-{key}", label, *sides, pairs=pairs, warmup=1, timer=timer)
             if key == "tensor":
@@ -228,6 +237,29 @@ def features(batches: list[Tensor]) -> Tensor:
     across, down = images.diff(dim=3).abs().mean((1, 2, 3)), images.diff(dim=2).abs().mean((1, 2, 3))
     columns = images.mean((1, 2, 3)), images.std((1, 2, 3)), across, down, images.std(1).mean((1, 2))
     return torch.stack(columns, 1)
+
+
+def places(batches: list[Tensor]) -> Tensor:
+    """(N, 5): from where an image of a ramp was cut, how large the part was, and whether it was flipped."""
+    images = torch.cat(batches).cpu()
+    red, green = images[:, 0], images[:, 1]
+    columns = [f(channel) for channel in (red, green) for f in (_means, _spreads)]
+    return torch.stack([*columns, _means(red.diff(dim=2))], 1)
+
+
+def _means(channel: Tensor) -> Tensor:
+    return channel.mean((1, 2))
+
+
+def _spreads(channel: Tensor) -> Tensor:
+    return channel.std((1, 2))
+
+
+def places_apart(key: str, ramps: Path, size: Size, device: torch.device, **less: Any) -> float:
+    """How far our crops and flips of ramps are from timm's, in standard errors; less: what else is left out of ours."""
+    theirs = TimmPass(ramps, size, replace(size.trial().recipe, **PLACES_ALONE), device)
+    with contextlib.closing(Pass(open_pipeline(key, ramps, size, device, **{**PLACES_ALONE, **less}))) as ours:
+        return deviations(places(ours()), places(theirs()))
 
 
 def deviations(found: Tensor, expected: Tensor) -> float:

@@ -13,12 +13,16 @@ CLASSES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Photographs:
-    """count images of width x height in `train`, a few in `test`, as JPEG of this quality with 4:2:0 chroma."""
+    """count images of width x height in `train`, a few in `test`, as JPEG of this quality with 4:2:0 chroma.
+
+    ramps: images whose red and green say where a pixel was, in place of scenes.
+    """
 
     count: int
     width: int
     height: int
     quality: int
+    ramps: bool = False
 
     def write(self, root: Path) -> Path:
         """Write train/CLASS/*.jpg and test/CLASS/*.jpg; returns `root`."""
@@ -28,7 +32,8 @@ class Photographs:
                 (root / split / f"class-{label}").mkdir(parents=True)
             for k in range(count):
                 path = root / split / f"class-{k % CLASSES}" / f"{k:05d}.jpg"
-                scene(rng, self.width, self.height).save(path, quality=self.quality, subsampling=2)
+                image = ramp(self.width, self.height) if self.ramps else scene(rng, self.width, self.height)
+                image.save(path, quality=self.quality, subsampling=2)
         return root
 
 
@@ -42,3 +47,9 @@ def scene(rng: np.random.Generator, width: int, height: int) -> Image.Image:
         pixels += strength * (blobs / 127.5 - 1)
         size, strength = size // 2, strength / 2
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def ramp(width: int, height: int) -> Image.Image:
+    """Red grows from left to right, green from top to bottom: what is cut out of it tells from where."""
+    red, green = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([red, green, np.full_like(red, 128)], -1).astype(np.uint8))

@@ -39,7 +39,7 @@ def bench_options(p: argparse.ArgumentParser) -> None:
     device_option(p)
     p.add_argument("--study", metavar="STUDY", help="instead: the latency of each network of a study, for its table")
     runs_option(p)
-    text = "measurements of each pair; a part whose pairs are short takes more"
+    text = "pairs that are timed; of short ones more, of whole ladders 5 at most"
     p.add_argument("--pairs", type=whole(1), default=7, metavar="N", help=text)
     p.add_argument("--out", type=Path, metavar="DIR", help="where the files and their page go; RUNS/bench unless given")
     json_option(p)

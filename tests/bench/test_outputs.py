@@ -100,14 +100,25 @@ def test_loader_compares_pixels_and_distributions(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("less", [{"random_erasing": 0.0}, {"augmentation": "none"}, {"crop": "none"}], ids=str)
+@pytest.mark.parametrize("less", [{"random_erasing": 0.0}, {"augmentation": "none"}], ids=str)
 def test_loader_notices_an_operation_that_is_left_out(tmp_path: Path, less: dict[str, Any]) -> None:
-    size = replace(SMALL[1], files=replace(SMALL[1].files, count=512))
+    size = replace(SMALL[0], files=replace(SMALL[0].files, count=2048))
     root, cpu = size.files.write(tmp_path / "images"), torch.device("cpu")
     theirs = loader.features(loader.TimmPass(root, size, size.trial().recipe, cpu)())
     open_ = partial(loader.open_pipeline, "tensor", root, size, cpu)
     whole, without = (loader.features(loader.Pass(open_(**recipe))()) for recipe in ({}, less))
     assert loader.deviations(whole, theirs) <= loader.DEVIATIONS < loader.deviations(without, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", SMALL, ids=lambda size: str(size.pixels))
+@pytest.mark.parametrize("less", [{"crop": "none"}, {"hflip": 0.0}], ids=str)
+def test_loader_notices_a_crop_or_flip_that_is_left_out(
+    tmp_path: Path, size: loader.Size, less: dict[str, Any]
+) -> None:
+    ramps = replace(size.files, count=loader.RAMPS, ramps=True).write(tmp_path / "ramps")
+    apart = partial(loader.places_apart, "tensor", ramps, size, torch.device("cpu"))
+    assert apart() <= loader.DEVIATIONS < apart(**less)
 
 
 def test_fewer_images_are_no_distribution_to_compare() -> None:
