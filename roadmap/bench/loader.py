@@ -64,7 +64,7 @@ class Size:
 
     def trial(self, **recipe: Any) -> Trial:
         """A trial whose training stream is measured; it is never trained."""
-        ours = {"epochs": EPOCHS, "batch_size": self.batch, "group_size": self.batch, **recipe}
+        ours = {"epochs": EPOCHS, "warmup_epochs": 0, "batch_size": self.batch, "group_size": self.batch, **recipe}
         model = convnext_spec(9, num_classes=CLASSES)
         return Trial(
             model=model,
