@@ -83,8 +83,10 @@ gpu-ladder:
 	python3 -m roadmap run --study experiments/cifar10.yaml --data-dir "$(CIFAR)" --jobs 4
 	python3 -m roadmap report cifar10 --out results/cifar10
 
+# The harness beside its peers, about 15 minutes on two cores that do nothing else. PARTS="loader ladder" measures those alone.
+PARTS ?= all
 bench: setup
-	roadmap bench --device cpu --out results/bench
+	roadmap bench $(PARTS) --device cpu --out results/bench
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

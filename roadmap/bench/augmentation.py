@@ -12,8 +12,7 @@ import platform
 import random
 import re
 import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from unittest import mock
@@ -24,6 +23,7 @@ from PIL import Image
 from timm.data.auto_augment import AugmentOp
 from torch import Tensor
 
+from roadmap.bench.pairs import seconds_of_work
 from roadmap.config.data import Data
 from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import find_recipe
@@ -135,13 +135,6 @@ def chains() -> Iterator[tuple[str, Recipe, Data]]:
         yield f"padded crop, flip, RandAugment ({kernel}), erasing", policy, data
     resized = replace(modern, augmentation="rand-m9-mstd0.5-inc1", random_erasing=0.25, crop="resized")
     yield "resized crop, flip, RandAugment, erasing", resized, data
-
-
-def seconds_of_work(act: Callable[[], object]) -> float:
-    """Processor time of one call."""
-    started = time.process_time()
-    act()
-    return time.process_time() - started
 
 
 def speed(title: str, recipe: Recipe, data: Data, *, batch: int = 2048, share: int = 8, pairs: int = 9) -> Speed:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from roadmap.cli.cluster_options import cluster_verbs, given_resources, launcher_options, resource_options
-from roadmap.cli.measuring_options import calibrate_options, sanity_options
+from roadmap.cli.measuring_options import bench_options, calibrate_options, sanity_options
 from roadmap.cli.parser import (
     USER_ERROR,
     Parser,
@@ -18,7 +18,6 @@ from roadmap.cli.parser import (
     json_option,
     ladder_option,
     minutes,
-    runs_option,
     set_option,
     whole,
 )
@@ -92,7 +91,7 @@ def parser() -> Parser:
     sanity_verb = verbs.add_parser("sanity", help="checks before a long study: known networks, the first epochs")
     sanity_options(sanity_verb)
     _machine_options(sanity_verb)
-    _bench_verb(verbs.add_parser("bench", help="what the harness costs here, as ratios of interleaved pairs"))
+    bench_options(verbs.add_parser("bench", help="the harness beside its peers here, as ratios of interleaved pairs"))
     _predict_verb(verbs.add_parser("predict", help="a trained network's answer for a folder of images, as CSV"))
     verbs.add_parser("schema", help="the JSON Schema of study files, by which editors complete and check them")
     cluster_verbs(verbs)
@@ -186,15 +185,6 @@ def _step_options(p: Parser) -> None:
     ladder_option(p)
     p.add_argument("--regime", metavar="NAME", help="a regime of the ladder, such as micro; its first unless given")
     set_option(p)
-    json_option(p)
-
-
-def _bench_verb(p: Parser) -> None:
-    device_option(p)
-    p.add_argument("--study", metavar="STUDY", help="instead: the latency of each network of a study, for its table")
-    runs_option(p)
-    p.add_argument("--pairs", type=whole(1), default=7, metavar="N", help="measurements of each pair")
-    p.add_argument("--out", type=Path, metavar="DIR", help="where the ratios go; RUNS/bench unless given")
     json_option(p)
 
 
@@ -308,9 +298,16 @@ def diff(args: argparse.Namespace) -> int:
 def bench(args: argparse.Namespace) -> int:
     from roadmap.cli.tools import measure_latency, run_bench
 
+    if args.study and args.parts:
+        part = args.parts[0]
+        raise RoadmapError(
+            f"bench PART {part!r} is given beside --study; legal: one of them; leave out --study, which "
+            "measures latency"
+        )
     if args.study:
         return measure_latency(args.study, args.device, rounds=args.pairs, runs=args.runs, as_json=args.json)
-    return run_bench(args.device, pairs=args.pairs, out=args.out or args.runs / "bench", as_json=args.json)
+    out = args.out or args.runs / "bench"
+    return run_bench(args.parts, args.device, pairs=args.pairs, out=out, as_json=args.json)
 
 
 def predict(args: argparse.Namespace) -> int:

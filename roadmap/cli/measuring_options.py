@@ -1,4 +1,4 @@
-"""Options of calibrate and sanity, but for those of the machine, which are the same as `run`'s.
+"""Options of bench, calibrate and sanity, but for those of the machine, which are the same as `run`'s.
 
 Imports nothing heavy, so that --help stays quick.
 """
@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from roadmap.cli.parser import json_option, whole
+from roadmap.bench.targets import PARTS, USUAL
+from roadmap.cli.parser import device_option, json_option, runs_option, whole
 from roadmap.cli.study_options import study_options
 
 ITERATIONS, FIRST_EPOCHS = 50, 3
@@ -27,6 +28,20 @@ def _asked_study(p: argparse.ArgumentParser) -> None:
     study_options(p)
     text = "a study's name, its file or its folder; the same as --study"
     p.add_argument("study", nargs="?", action=_Study, default=argparse.SUPPRESS, metavar="STUDY", help=text)
+    json_option(p)
+
+
+def bench_options(p: argparse.ArgumentParser) -> None:
+    """Add them to the verb: which parts, or a study instead, and how often each pair is timed."""
+    parts = ", ".join(PARTS)
+    text = f"what is measured: {parts}, or all; {' and '.join(USUAL)} unless given"
+    p.add_argument("parts", nargs="*", metavar="PART", help=text)
+    device_option(p)
+    p.add_argument("--study", metavar="STUDY", help="instead: the latency of each network of a study, for its table")
+    runs_option(p)
+    text = "pairs that are timed; of short ones more, of whole ladders 5 at most"
+    p.add_argument("--pairs", type=whole(1), default=7, metavar="N", help=text)
+    p.add_argument("--out", type=Path, metavar="DIR", help="where the files and their page go; RUNS/bench unless given")
     json_option(p)
 
 

@@ -2,45 +2,96 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
+from roadmap.bench.targets import PARTS, USUAL
 from roadmap.cli.console import print_json
-from roadmap.config.errors import RoadmapError
+from roadmap.config.errors import RoadmapError, listing, nearest
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import read_json, write_json
 from roadmap.study.find import STUDY_JSON, find_study
 
 if TYPE_CHECKING:
+    from roadmap.bench.pairs import Finding
     from roadmap.train.distributed import Ranks
 
+ALL = "all"  # of the parts of `bench`
 MOST_CLASSES = 5  # named for each image unless another number is asked for
 
 
 # bench --------------------------------------------------------------------------------------------
 
 
-def run_bench(device: str, *, pairs: int, out: Path, as_json: bool) -> int:
-    """Time the harness beside its peers, and write the ratios to `out`/<cpu or gpu>.json."""
-    from roadmap.bench.benchmarks import all_pairs
+def run_bench(words: Sequence[str], device: str, *, pairs: int, out: Path, as_json: bool) -> int:
+    """Measure parts of the harness beside their peers, one after another, and write each one's file and the page.
+
+    Returns 1 where the two sides' outputs differ.
+    """
+    parts = asked_parts(words)
+    from roadmap.bench.page import write_page
+    from roadmap.bench.parts import Bench, measure, write
     from roadmap.train.distributed import Ranks
 
     ranks = Ranks.start(device)
-    ratios = []
-    for r in all_pairs(ranks.device.type, pairs):
-        ratios.append(asdict(r))
-        interval = f"{r.ratio:.3f} ({r.low:.3f} to {r.high:.3f}, n = {r.pairs})"
-        line = f"{r.a} / {r.b}: {interval}; {r.name}; {r.a_seconds:.4f} s and {r.b_seconds:.4f} s"
-        print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
-    path = out / ("gpu.json" if ranks.device.type == "cuda" else "cpu.json")
-    out.mkdir(parents=True, exist_ok=True)
-    content = {**_machine(ranks), "ratios": ratios}
-    write_json(path, content)
-    _answer(content, path, as_json)
-    return 0
+    bench = Bench(device=ranks.device.type, pairs=pairs, gather=means_of)
+    contents = []
+    for part in parts:
+        show = functools.partial(_show_finding, part, sys.stderr if as_json else sys.stdout)
+        content = {**measure(part, bench, show), **_machine(ranks)}
+        contents.append(content)
+        path = write(out, part, ranks.device.type, content)
+        if not as_json:
+            print(f"{path}, {content['took_seconds']:.0f} s", flush=True)
+        write_page(out)
+    if as_json:
+        print_json(contents)
+    agree = all(check["agrees"] for content in contents for check in content["checks"])
+    return 0 if agree else 1
+
+
+def asked_parts(words: Sequence[str]) -> Sequence[str]:
+    """The parts to measure, in their order; `all` is every one. Raises RoadmapError for another word."""
+    legal = (*PARTS, ALL)
+    for word in words:
+        if word not in legal:
+            raise RoadmapError(f"PART {word!r} is unknown; legal: {listing(legal)}; {nearest(word, legal)}")
+    if ALL in words:
+        return PARTS
+    return [part for part in PARTS if part in (words or USUAL)]
+
+
+def means_of(folder: Path) -> dict[tuple[str, str], tuple[float, float]]:
+    """Mean and standard deviation of each cell of a study's run folders, by what its report is made of."""
+    from analysis.load import open_study
+    from analysis.stats.comparisons import summarize
+    from roadmap.runs.metric import TOP1
+
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for run in open_study(folder).runs:
+        if run.finished(TOP1):
+            values[run.cell.step, run.cell.change].append(run.value(TOP1))
+    summaries = {cell: summarize(scores) for cell, scores in values.items()}
+    return {cell: (s.mean, s.std) for cell, s in summaries.items() if s.mean is not None and s.std is not None}
+
+
+def _show_finding(part: str, file: TextIO, finding: Finding) -> None:
+    """Print a line for a finding as it comes."""
+    from roadmap.bench.pairs import Check
+
+    if isinstance(finding, Check):
+        agrees = "as it may be" if finding.agrees else "OUTPUTS DIFFER"
+        text = f"{finding.name}: {finding.apart:.2g} of {finding.allowed:g} allowed, {agrees}"
+    else:
+        f = finding
+        interval = f"{f.value:.3f}{f' {f.unit}' if f.unit else ''} ({f.low:.3f} to {f.high:.3f}, n = {f.pairs})"
+        text = f"{f.a} / {f.b}: {interval}; {f.name}; {f.a_seconds:.4f} s and {f.b_seconds:.4f} s"
+    print(f"{part}: {text}", file=file, flush=True)
 
 
 def measure_latency(name: str, device: str, *, rounds: int, runs: Path, as_json: bool) -> int:

@@ -226,7 +226,7 @@ def fails(*_: object) -> None:
 def test_a_checkpoint_of_convnext_t_with_its_average_stops_training_for_less_than_a_third_of_a_second(
     tmp_path: Path,
 ) -> None:
-    from roadmap.bench.benchmarks import trainer
+    from roadmap.bench.iteration import trainer
 
     ours = trainer("separate-downsampling", "cpu", 2, ema_decay=0.9999)
     for p in ours.model.parameters():

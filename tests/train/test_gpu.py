@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from roadmap.bench.benchmarks import batches, trainer
+from roadmap.bench.iteration import batches, trainer
 from roadmap.config.runtime import Runtime, cores
 from roadmap.data.pipeline import Pipeline
 from roadmap.model.block import Block
