@@ -129,8 +129,7 @@ def gather(folder: Path, *, curves: bool = False) -> Study:
 
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Keep the garbage collector from walking over all that has been read, again and again: no cycle
-    is in it."""
+    """Keep the garbage collector from walking again and again over what is read: it has no cycles."""
     running = gc.isenabled()
     gc.disable()
     try:
