@@ -6,7 +6,7 @@ its configuration says.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -72,15 +72,15 @@ def _cells(
 
     Each identity is given once (`taken`).
     """
-    configurations: dict[Label, Counter[str]] = {}
+    configurations: dict[Label, Counter[str]] = defaultdict(Counter)
     for record in records:
-        counted = configurations.setdefault((record.step, record.change), Counter())
+        counted = configurations[record.step, record.change]
         if record.configuration:
             counted[record.configuration] += 1
     roles: dict[Label, str] = {}
     for c in compared:
         for label in (_label(c["child"]), _label(c["parent"])):
-            configurations.setdefault(label, Counter())
+            _ = configurations[label]
         if Kind(c["kind"]) is Kind.A_A:
             roles[_label(c["child"])] = c["kind"]
     cells: dict[Label, Cell] = {}

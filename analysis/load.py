@@ -17,6 +17,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ FORMAT = 3
 READABLE = (1, 2, FORMAT)  # 1 held records of version 1, which `Record.from_json` brings up to date; 1 and 2 no cells
 RECORDS = "records.jsonl"
 LABELS = ("id", "fingerprint", "regime", "step", "change", "seed")
+_labels_in = itemgetter(*LABELS)
 CURVES = ("epoch", "train_loss", *(metric.curve for metric in METRICS.values()))
 AVERAGED_CURVES = tuple(metric.averaged_curve for metric in METRICS.values())
 
@@ -129,8 +131,7 @@ def gather(folder: Path, *, curves: bool = False) -> Study:
 
 @contextlib.contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Keep the garbage collector from walking over all that has been read, again and again: no cycle
-    is in it."""
+    """Keep the garbage collector from walking again and again over what is read: it has no cycles."""
     running = gc.isenabled()
     gc.disable()
     try:
@@ -184,7 +185,7 @@ def _header(path: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _labels(trial: Content) -> dict[str, Any]:
-    return {label: trial[label] for label in LABELS}
+    return dict(zip(LABELS, _labels_in(trial), strict=True))
 
 
 def _latency(path: str) -> dict[str, Any]:

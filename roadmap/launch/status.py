@@ -13,7 +13,7 @@ from typing import Any
 
 from roadmap.launch.base import MAX_AGE, JobReport, Phase, State
 from roadmap.launch.launchers import every_launcher
-from roadmap.runs.changes import EACH_TIME, ChangedFiles, Files
+from roadmap.runs.changes import EACH_TIME, Files
 from roadmap.runs.folder import read_record
 from roadmap.runs.io import RunError, read_json, read_last_lines
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, HOPELESS, INTERRUPTED, Record
@@ -101,15 +101,14 @@ def study_states(
     planned: Sequence[Mapping[str, Any]] | None = None,
     *,
     every: float = MAX_AGE,
-    files: ChangedFiles | None = None,
+    files: Files = EACH_TIME,
 ) -> list[RunState]:
     """The state of each planned trial of a study.
 
     planned: (id, step, change, seed) of each, study.json's unless given. every: seconds between two
-    questions to a cluster. files: of earlier looks at the study, so that only what has changed since
-    is read.
+    questions to a cluster. files: by which the run folders are read; `ChangedFiles` of earlier looks
+    read what has changed since.
     """
-    files = files or ChangedFiles()
     if planned is None:
         planned = files.read(f"{study}/study.json", _planned)
     present = {p["id"]: _evidence(study, p["id"], files) for p in planned}
@@ -141,7 +140,7 @@ def job_reports(
     return latest
 
 
-def _evidence(study: Path, run: str, files: ChangedFiles) -> Evidence:
+def _evidence(study: Path, run: str, files: Files) -> Evidence:
     folder = f"{study}/{run}"
     record, recorded = files.read(f"{folder}/record.json", _record)
     return Evidence(folder, record, recorded, files.read(f"{folder}/heartbeat.json", _object), None)
@@ -150,12 +149,13 @@ def _evidence(study: Path, run: str, files: ChangedFiles) -> Evidence:
 def _record(path: str) -> tuple[Record | None, float]:
     """A record, or a failed one that says why it cannot be read, and when it was written."""
     try:
-        record = read_record(path)
-        return record, os.stat(path).st_mtime if record else 0.0
-    except FileNotFoundError:  # set aside since it was read
+        recorded = os.stat(path).st_mtime
+    except (FileNotFoundError, NotADirectoryError):
         return None, 0.0
+    try:
+        return read_record(path), recorded
     except RunError as e:
-        return Record(status=FAILED, error=str(e)), os.stat(path).st_mtime
+        return Record(status=FAILED, error=str(e)), recorded
 
 
 def _object(path: str) -> Mapping[str, Any]:
@@ -196,7 +196,7 @@ def _count(value: object) -> int:
     return int(value) if isinstance(value, (int, float)) else 0
 
 
-def _judge(planned: Mapping[str, Any], known: Evidence, job: JobReport | None, files: ChangedFiles) -> RunState:
+def _judge(planned: Mapping[str, Any], known: Evidence, job: JobReport | None, files: Files) -> RunState:
     e = replace(known, report=job) if job else known
     state, detail = _state(e)
     progress = files.read(f"{e.folder}/metrics.jsonl", _progress)

@@ -38,8 +38,7 @@ class Hardware(NamedTuple):
         """Build it from JSON's object; anything else says nothing of the hardware."""
         if not isinstance(content, dict):
             return NO_HARDWARE
-        get = content.get
-        return cls(device=get("device"), cpu=get("cpu"), cores=get("cores"), threads=get("threads"))
+        return cls(*map(content.get, cls._fields))
 
     def to_json(self) -> dict[str, Any]:
         """All four, None where not known."""

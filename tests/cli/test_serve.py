@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from analysis.report.serve import HOST, server
+from analysis.load import RECORDS, LiveStudy, gather, to_lines
+from analysis.report.serve import HOST, Pages, server
 from analysis.study import Study
 from roadmap.config.errors import RoadmapError
 from roadmap.runs.folder import RunFolder
@@ -99,6 +100,34 @@ def test_the_page_is_made_once_within_its_age(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("analysis.report.serve.live_page", make)
     with serving(small_study(tmp_path), refresh=600) as port:
         assert [fetch(port)[1] for _ in range(3)] == ["page 1"] * 3
+
+
+def test_the_page_is_made_again_where_a_record_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Study] = []
+
+    def make(study: Study, refresh: int, metric: Metric) -> str:
+        made.append(study)
+        return "the page"
+
+    monkeypatch.setattr("analysis.report.serve.live_page", make)
+    folder = small_study(tmp_path)
+    pages = Pages(folder, refresh=0)
+    for _ in range(3):
+        pages.newest()
+    assert len(made) == 1
+    trial = make_trial("gelu", 0)
+    RunFolder(folder / trial.id).write_record(make_record(trial, top1=63.21))
+    pages.newest()
+    assert [run.record.metrics["top1"] for run in made[-1].runs if run.id == trial.id] == [63.21]
+
+
+def test_committed_results_are_looked_at_again_too(tmp_path: Path) -> None:
+    lines = to_lines(gather(small_study(tmp_path)))
+    live = LiveStudy(tmp_path)
+    (tmp_path / RECORDS).write_bytes(lines)
+    assert live.now() is live.now()
+    (tmp_path / RECORDS).write_bytes(lines.replace(b"84.1", b"48.1"))
+    assert 48.1 in [run.record.metrics["top1"] for run in live.now().runs]
 
 
 REQUESTS = [

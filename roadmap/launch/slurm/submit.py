@@ -73,7 +73,7 @@ class Submission:
         return (self.folder / "submission.json").stat().st_mtime
 
     def job_at(self, index: int) -> str:
-        """The id of the job of its trial at this place; empty where the submission was never answered."""
+        """The id of the job of the trial at this place; empty where Slurm never answered."""
         return f"{self.job}_{index}" if self.job and not self.single else self.job
 
 
