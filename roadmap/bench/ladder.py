@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 import roadmap
 from roadmap.bench.pairs import Check, Finding, of_pairs, seconds
@@ -29,7 +31,6 @@ from roadmap.config.trial import Trial
 from roadmap.data.registry import resolve_data
 from roadmap.ladder.convnext import convnext_spec
 from roadmap.runs.folder import RunFolder
-from roadmap.runs.io import file_digest
 from roadmap.runs.record import FINISHED, Record
 from roadmap.study.cost import PREDICTION
 from roadmap.train.execute import execute
@@ -103,8 +104,17 @@ def _same_results(slots: Sequence[Ran], after: Sequence[Ran], scratch: Path) -> 
     yield Check(name="mean accuracy, points", apart=mean, allowed=ACCURACY)
     alone = run(["--jobs", "1"], STEPS[-1:], Path(tempfile.mkdtemp(dir=scratch)), threads=1)
     (name,) = alone.records
-    apart = {file_digest(ran.folder / name / "weights.safetensors") for ran in (alone, *slots)}
-    yield Check(name="weights of a slot that differ from a run alone with one thread", apart=len(apart) - 1, allowed=0)
+    expected_weights = _weights(alone, name)
+    apart = sum(not _same_weights(_weights(ran, name), expected_weights) for ran in slots)
+    yield Check(name="runs in a slot whose weights are not those of a run alone, to the bit", apart=apart, allowed=0)
+
+
+def _weights(ran: Ran, name: str) -> dict[str, Tensor]:
+    return load_file(ran.folder / name / "weights.safetensors")
+
+
+def _same_weights(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 # Commands -------------------------------------------------------------------------------------------------------------
