@@ -56,15 +56,19 @@ class PixelBatch(NamedTuple):
     noise: Tensor | None = None
 
 
-def collate(samples: Sequence[Sample]) -> PixelBatch:
-    """The samples in one piece of memory each for pixels, labels and noise."""
-    pixels = torch.from_numpy(np.stack([sample.pixels for sample in samples]))
-    labels = torch.tensor([sample.label for sample in samples])
-    erased = [(k, sample.erased) for k, sample in enumerate(samples) if sample.erased]
-    if not erased:
-        return PixelBatch(pixels, labels)
-    rectangles = [(k, e.top, e.left, e.noise.shape[1], e.noise.shape[2]) for k, e in erased]
-    return PixelBatch(pixels, labels, rectangles, torch.cat([e.noise.flatten() for _, e in erased]))
+def collate(samples: Iterable[Sample], count: int) -> PixelBatch:
+    """The samples, so many, as a batch; each is written into its place before the next one is made."""
+    pixels, labels, rectangles, noise = np.empty(0, dtype=np.uint8), [], [], []
+    for k, (image, label, erased) in enumerate(samples):
+        if k == 0:
+            pixels = np.empty((count, *image.shape), dtype=np.uint8)
+        pixels[k] = image
+        labels.append(label)
+        if erased:
+            rectangles.append((k, erased.top, erased.left, erased.noise.shape[1], erased.noise.shape[2]))
+            noise.append(erased.noise.flatten())
+    whole = torch.cat(noise) if noise else None
+    return PixelBatch(torch.from_numpy(pixels), torch.tensor(labels), rectangles, whole)
 
 
 class _Eraser:

@@ -114,6 +114,33 @@ def _death_of_a_worker(iterator: object) -> DataError | None:
     )
 
 
+Collate = Callable[[Iterator[Any], int], Any]  # of items, which are made one after another, and their number
+
+
+def _torchs_collate(items: Iterator[Any], _count: int) -> Any:
+    return default_collate(list(items))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class _Batches(Dataset[Any]):
+    """Batches of a data set's items; a DataError is given in place of one.
+
+    torch raises a worker's exception anew with its trace for a text; a value arrives as it is.
+    """
+
+    def __init__(self, dataset: Dataset[Any], collate: Collate) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __getitems__(self, keys: Sequence[Any]) -> Any:
+        try:
+            return self.collate((self.dataset[key] for key in keys), len(keys))
+        except DataError as e:
+            return e
+
+
 def open_loader(
     dataset: Dataset[Any],
     batches: Iterable[Sequence[Any]],
@@ -121,18 +148,17 @@ def open_loader(
     workers: int,
     pin_memory: bool,
     lasting: bool = False,
-    collate: Callable[[list[Any]], Any] = default_collate,
+    collate: Collate = _torchs_collate,
 ) -> DataLoader[Any]:
     """A loader of these batches of keys, which gives a DataError in place of a batch.
 
     lasting: its workers stay for another pass.
     """
-    whole = functools.partial(_collate, collate)
-    common: dict[str, Any] = {"batch_sampler": batches, "collate_fn": whole, "pin_memory": pin_memory}
+    common: dict[str, Any] = {"batch_sampler": batches, "collate_fn": _as_it_is, "pin_memory": pin_memory}
     if not workers:
-        return DataLoader(_Caught(dataset), **common)
+        return DataLoader(_Batches(dataset, collate), **common)
     return DataLoader(
-        _Caught(dataset),
+        _Batches(dataset, collate),
         **common,
         num_workers=workers,
         prefetch_factor=min(4, max(1, QUEUED_BATCHES // workers)),
@@ -141,31 +167,6 @@ def open_loader(
         # A process that was itself spawned would spawn its workers, each of which would import torch and timm again.
         multiprocessing_context=_ForkContext() if sys.platform == "linux" else None,
     )
-
-
-# Errors ---------------------------------------------------------------------------------------------------------------
-
-
-class _Caught(Dataset[Any]):
-    """A data set whose DataErrors are items.
-
-    torch raises a worker's exception anew with its trace for a text; a value arrives as it is.
-    """
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self.dataset[key]
-        except DataError as e:
-            return e
-
-
-def _collate(collate: Callable[[list[Any]], Any], items: list[Any]) -> Any:
-    """The items as a batch, or the first error among them."""
-    error = next((item for item in items if isinstance(item, DataError)), None)
-    return collate(items) if error is None else error
 
 
 # Workers --------------------------------------------------------------------------------------------------------------

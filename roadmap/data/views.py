@@ -89,8 +89,9 @@ def open_views(views: Views, *, batch: int, held: bool, workers: int, device: to
     chunks = [range(first, min(first + batch, len(views))) for first in range(0, len(views), batch)]
     finish, on_gpu = Finish.of(views.chain, device), device.type == "cuda"
     if not held or not chunks:
-        lasting = {"workers": workers, "lasting": workers > 0, "pin_memory": on_gpu}
-        return LoadedViews(open_loader(views, chunks, collate=collate, **lasting), finish)
+        lasting = workers > 0
+        loader = open_loader(views, chunks, workers=workers, pin_memory=on_gpu, lasting=lasting, collate=collate)
+        return LoadedViews(loader, finish)
     pixels, labels = _decoded(views, chunks, workers)
     if has_room(device, pixels.nbytes):
         pixels = pixels.to(device)
@@ -105,8 +106,9 @@ def _decoded(views: Views, chunks: Sequence[range], workers: int) -> tuple[Tenso
     labels = torch.empty(len(views), dtype=torch.int64)
     loader = open_loader(views, chunks, workers=workers, pin_memory=False, collate=collate)
     with contextlib.closing(Stream(loader)) as stream:
+        drawn: Iterator[Any] = iter(stream)
         # Copied one by one: a worker's batch keeps a file open for as long as it is held.
-        for chunk, batch in zip(chunks, stream, strict=True):
+        for chunk, batch in zip(chunks, drawn, strict=True):
             pixels[chunk.start : chunk.stop] = batch.pixels
             labels[chunk.start : chunk.stop] = batch.labels
     return pixels, labels

@@ -45,7 +45,7 @@ def one_after_another(split: Split, recipe: Recipe, data: Data) -> Tensor:
 
 def in_a_batch(split: Split, transform: Any) -> tuple[PixelBatch, Tensor]:
     samples = Samples(split, np.arange(len(split)), transform, SEED)
-    drawn = collate([samples[EPOCH, index] for index in range(len(split))])
+    drawn = collate((samples[EPOCH, index] for index in range(len(split))), len(split))
     return drawn, Finish.of(samples.chain, CPU)(drawn)[0]
 
 
@@ -69,7 +69,7 @@ def test_a_batch_equals_its_images_one_after_another_to_the_bit(
 @pytest.mark.parametrize("crop", ["padded", "none"])
 @pytest.mark.parametrize("augmentation", ["none", "rand-m9-mstd0.5-inc1"])
 @pytest.mark.parametrize("name", ["digits", "cifar10"])
-def test_what_draws_nothing_may_be_done_once_before_the_draws(name: str, augmentation: str, crop: str) -> None:
+def test_what_draws_nothing_may_be_done_once_before_the_draws(name: str, augmentation: str, crop: Any) -> None:
     data = replace(NAMED[name], image_size=24)
     recipe = replace(find_recipe("cifar-adamw"), crop=crop, augmentation=augmentation)
     split, prepare = grey_or_colour(data), before_draws(recipe, data)
@@ -114,7 +114,7 @@ def test_images_of_several_sizes_in_a_row_are_the_images() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("crop", ["padded", "resized"])
 def test_a_folder_in_memory_gives_the_stream_of_its_files(
-    image_folder: Any, monkeypatch: pytest.MonkeyPatch, crop: str, workers: int
+    image_folder: Any, monkeypatch: pytest.MonkeyPatch, crop: Any, workers: int
 ) -> None:
     from PIL import Image
 
@@ -196,8 +196,8 @@ def test_one_batch_is_ahead_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPat
 
 def test_an_error_comes_after_the_batches_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     finish = finishing(_Streams().install(monkeypatch), monkeypatch)
-    stream = Stream([1, 2, DataError("damaged")], finish._ahead)  # type: ignore[arg-type]
-    assert [next(stream), next(stream)] == [1, 2]  # type: ignore[comparison-overlap]
+    stream = Stream([1, 2, DataError("damaged")], finish._ahead)
+    assert [next(stream), next(stream)] == [1, 2]
     with pytest.raises(DataError, match="damaged"):
         next(stream)
 
