@@ -81,16 +81,21 @@ class HeldImages:
         return np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1))])
 
 
-def in_a_row(images: Iterable[np.ndarray], limit: int) -> tuple[np.ndarray, np.ndarray] | None:
+def in_a_row(
+    images: Iterable[np.ndarray], *, limit: int, expected: float = 1 << 20
+) -> tuple[np.ndarray, np.ndarray] | None:
     """The pixels of all images one after another, and their shapes; None where they take more than `limit` bytes."""
-    pixels, shapes, end = np.empty(limit, dtype=np.uint8), [], 0  # memory that is never written is never taken
+    pixels, shapes, end = np.empty(min(limit, int(expected)), dtype=np.uint8), [], 0
     for image in images:
-        if end + image.size > limit:
+        start, end = end, end + image.size
+        if end > limit:
             return None
-        pixels[end : end + image.size] = image.reshape(-1)
+        if end > len(pixels):
+            pixels.resize(min(limit, end + end // 4), refcheck=False)
+        pixels[start:end] = image.reshape(-1)
         shapes.append(image.shape)
-        end += image.size
-    return pixels[:end], np.array(shapes)
+    pixels.resize(end, refcheck=False)
+    return pixels, np.array(shapes)
 
 
 def decode_all(split: Split, data: Data, prepare: Prepare | None) -> ArrayImages | HeldImages | None:
@@ -99,7 +104,9 @@ def decode_all(split: Split, data: Data, prepare: Prepare | None) -> ArrayImages
         return split
     number = f"{len(split)} training images"
     estimate = _estimated_bytes(split, prepare)
-    packed = in_a_row(_decoded(split, prepare), HELD_BYTES) if estimate <= HELD_BYTES else None
+    packed = None
+    if estimate <= HELD_BYTES:
+        packed = in_a_row(_decoded(split, prepare), limit=HELD_BYTES, expected=estimate)
     if packed is None:
         _say(data, f"{number} are decoded at each use: all take more than {HELD_BYTES / 2**30:.3g} GiB")
         return None

@@ -231,7 +231,7 @@ def _from_stream(dataset: Any, name: str, mode: str) -> Split:
             labels.append(int(label))
             yield np.asarray(image.convert(mode))
 
-    held = in_a_row(pixels(), HELD_BYTES)
+    held = in_a_row(pixels(), limit=HELD_BYTES)
     if held is None:
         raise DataError(
             f"data {name!r} is a stream of more than {HELD_BYTES >> 30} GiB; legal: streams that fit in "

@@ -104,7 +104,7 @@ def test_workers_hand_over_bytes_and_floats_only_of_what_is_erased() -> None:
 def test_images_of_several_sizes_in_a_row_are_the_images() -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 256, (3 + k, 9 - k, 3), dtype=np.uint8) for k in range(5)]
-    row = in_a_row(arrays, limit=1000)
+    row = in_a_row(arrays, limit=1000, expected=50)
     assert row is not None and in_a_row(arrays, limit=400) is None
     held = HeldImages(*row, labels=range(5))
     assert len(held) == 5 and len(held.pixels) == sum(a.size for a in arrays)
