@@ -30,6 +30,9 @@ def decode(content: bytes, mode: str, decoder: str = REFERENCE) -> Image.Image:
 
 def _pillow(content: bytes, mode: str) -> Image.Image:
     with Image.open(io.BytesIO(content)) as opened:
+        if opened.format == "JPEG" and opened.mode == mode:
+            opened.load()
+            return opened  # what `convert` would copy
         return opened.convert(mode)
 
 

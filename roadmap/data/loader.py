@@ -16,28 +16,29 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from roadmap.config.errors import DataError
+from roadmap.data.batch import Batch
 
-Batch = tuple[Tensor, Tensor]
-QUEUED_BATCHES = 32  # about as many are ready at most, one a worker at least: 128 images of 224 pixels take 77 MB
+QUEUED_BATCHES = 32  # about as many are ready at most, one a worker at least: 128 images of 224 pixels take 19 MB
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Stream:
     """The batches of a loader, in order. Raises DataError, also for a worker's.
 
+    finish: what makes them of those that the loader gives, one after another.
     waited: seconds spent inside `next` since the last `take_waited`.
     """
 
-    def __init__(self, loader: Iterable[Batch | DataError]) -> None:
+    def __init__(self, loader: Iterable[Any], finish: Callable[[Iterator[Any]], Iterator[Any]] = iter) -> None:
         self._iterator, self.waited = iter(loader), 0.0
+        self._batches: Iterator[Batch | DataError] = finish(self._iterator)
 
     def __iter__(self) -> Stream:
         return self
@@ -45,7 +46,7 @@ class Stream:
     def __next__(self) -> Batch:
         began = time.monotonic()
         try:
-            batch = next(self._iterator)
+            batch = next(self._batches)
         finally:
             self.waited += time.monotonic() - began
         if isinstance(batch, DataError):
@@ -82,7 +83,7 @@ class Stream:
     def close(self) -> None:
         """End the loader's workers, and the stream."""
         end_workers(self._iterator)
-        self._iterator = iter(())
+        self._iterator = self._batches = iter(())
 
 
 def end_workers(iterator: object) -> None:
@@ -113,18 +114,51 @@ def _death_of_a_worker(iterator: object) -> DataError | None:
     )
 
 
+Collate = Callable[[Iterator[Any], int], Any]  # of items, which are made one after another, and their number
+
+
+def _torchs_collate(items: Iterator[Any], _count: int) -> Any:
+    return default_collate(list(items))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class _Batches(Dataset[Any]):
+    """Batches of a data set's items; a DataError is given in place of one.
+
+    torch raises a worker's exception anew with its trace for a text; a value arrives as it is.
+    """
+
+    def __init__(self, dataset: Dataset[Any], collate: Collate) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __getitems__(self, keys: Sequence[Any]) -> Any:
+        try:
+            return self.collate((self.dataset[key] for key in keys), len(keys))
+        except DataError as e:
+            return e
+
+
 def open_loader(
-    dataset: Dataset[Any], batches: Iterable[Sequence[Any]], *, workers: int, pin_memory: bool, lasting: bool = False
+    dataset: Dataset[Any],
+    batches: Iterable[Sequence[Any]],
+    *,
+    workers: int,
+    pin_memory: bool,
+    lasting: bool = False,
+    collate: Collate = _torchs_collate,
 ) -> DataLoader[Any]:
     """A loader of these batches of keys, which gives a DataError in place of a batch.
 
     lasting: its workers stay for another pass.
     """
-    common: dict[str, Any] = {"batch_sampler": batches, "collate_fn": _collate, "pin_memory": pin_memory}
+    common: dict[str, Any] = {"batch_sampler": batches, "collate_fn": _as_it_is, "pin_memory": pin_memory}
     if not workers:
-        return DataLoader(_Caught(dataset), **common)
+        return DataLoader(_Batches(dataset, collate), **common)
     return DataLoader(
-        _Caught(dataset),
+        _Batches(dataset, collate),
         **common,
         num_workers=workers,
         prefetch_factor=min(4, max(1, QUEUED_BATCHES // workers)),
@@ -133,31 +167,6 @@ def open_loader(
         # A process that was itself spawned would spawn its workers, each of which would import torch and timm again.
         multiprocessing_context=_ForkContext() if sys.platform == "linux" else None,
     )
-
-
-# Errors ---------------------------------------------------------------------------------------------------------------
-
-
-class _Caught(Dataset[Any]):
-    """A data set whose DataErrors are items.
-
-    torch raises a worker's exception anew with its trace for a text; a value arrives as it is.
-    """
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self.dataset[key]
-        except DataError as e:
-            return e
-
-
-def _collate(items: Sequence[Any]) -> Any:
-    """The items as a batch, or the first error among them."""
-    error = next((item for item in items if isinstance(item, DataError)), None)
-    return default_collate(list(items)) if error is None else error
 
 
 # Workers --------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from timm.data import create_transform
-from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
@@ -26,17 +25,22 @@ from roadmap.config.recipe import Recipe
 from roadmap.config.runtime import LoaderName
 from roadmap.config.seeds import ORDER, SAMPLE, derive
 from roadmap.config.trial import Trial
+from roadmap.data.batch import Chain, Finish, FirstChannel, Sample, collate
+from roadmap.data.held import HELD_BYTES, ArrayImages, HeldImages, Prepare, Split, decode_all
 from roadmap.data.loader import Stream, open_loader
-from roadmap.data.readers import ArrayImages, Split, cut_validation, open_data
-from roadmap.data.tensor_stream import SampleKey, TensorBatches, decode_all
+from roadmap.data.readers import cut_validation, open_data
+from roadmap.data.tensor_stream import SampleKey, TensorBatches
 from roadmap.data.thread_stream import ThreadBatches, check_loader
-from roadmap.data.views import HELD_BYTES, Passes, Views, open_views
+from roadmap.data.views import Passes, Views, open_views
 
 CPU = torch.device("cpu")
 
 
-def train_transform(recipe: Recipe, data: Data) -> Any:
-    """PIL -> (C, H, W): the recipe's crop, flip, policy and erasing, by timm's transforms."""
+def train_transform(recipe: Recipe, data: Data, *, prepared: bool = False) -> Any:
+    """PIL -> (C, H, W): the recipe's crop, flip, policy and erasing, by timm's transforms.
+
+    prepared: of images that are what `before_draws` makes of them.
+    """
     policy = None if recipe.augmentation == "none" else recipe.augmentation
     grey_as_rgb = policy is not None
     chain = create_transform(
@@ -53,13 +57,13 @@ def train_transform(recipe: Recipe, data: Data) -> Any:
     )
     steps = [t for t in chain.transforms if not isinstance(t, transforms.ColorJitter)]
     if recipe.crop != "resized":
-        steps[:1] = _fixed_crop(recipe, data)
+        steps[:1] = _fixed_crop(recipe, data, prepared=prepared)
     return transforms.Compose(_in_channels(steps, data, policy=grey_as_rgb))
 
 
-def _fixed_crop(recipe: Recipe, data: Data) -> list[Any]:
+def _fixed_crop(recipe: Recipe, data: Data, *, prepared: bool) -> list[Any]:
     """The centre as evaluation sees it, or a crop of it, padded: in place of the resized crop."""
-    centre = _centre(recipe, data)
+    centre = [] if prepared else _centre(recipe, data)
     if recipe.crop == "padded":
         return [*centre, transforms.RandomCrop(data.image_size, padding=data.image_size // 8)]
     return centre
@@ -70,9 +74,9 @@ def _centre(recipe: Recipe, data: Data) -> list[Any]:
     return [transforms.Resize(data.image_size, interpolation=interpolation), transforms.CenterCrop(data.image_size)]
 
 
-def _before_draws(recipe: Recipe, data: Data) -> Any:
-    """PIL -> PIL: what comes first with `pipeline: tensor` and draws nothing."""
-    return transforms.Compose([] if recipe.crop == "resized" else _centre(recipe, data))
+def before_draws(recipe: Recipe, data: Data) -> Prepare | None:
+    """PIL -> PIL: what comes first and draws nothing, so that it is done once where images are held in memory."""
+    return None if recipe.crop == "resized" else transforms.Compose(_centre(recipe, data))
 
 
 def eval_transform(recipe: Recipe, data: Data) -> Any:
@@ -95,12 +99,7 @@ def _spread(values: tuple[float, ...], as_rgb: bool) -> tuple[float, ...]:
 
 def _in_channels(steps: list[Any], data: Data, *, policy: bool = False) -> list[Any]:
     """The steps, around which grey images become RGB for timm's policies and one channel again."""
-    return [transforms.Grayscale(3), *steps, _FirstChannel()] if data.in_chans == 1 and policy else steps
-
-
-class _FirstChannel:
-    def __call__(self, x: Tensor) -> Tensor:
-        return x[:1]
+    return [transforms.Grayscale(3), *steps, FirstChannel()] if data.in_chans == 1 and policy else steps
 
 
 def seed_all(seed: int) -> None:
@@ -112,20 +111,20 @@ def seed_all(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
-class Samples(Dataset[tuple[Tensor, int]]):
+class Samples(Dataset[Sample]):
     """Augmented training images by key (epoch, index into `indices`)."""
 
     def __init__(self, split: Split, indices: np.ndarray, transform: Any, seed: int) -> None:
-        self.split, self.indices, self.transform, self.seed = split, indices, transform, seed
+        self.split, self.indices, self.chain, self.seed = split, indices, Chain(transform), seed
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: SampleKey) -> tuple[Tensor, int]:
+    def __getitem__(self, key: SampleKey) -> Sample:
         epoch, position = key
         index = int(self.indices[position])
         seed_all(derive(self.seed, SAMPLE, epoch, index))
-        return self.transform(self.split.image(index)), int(self.split.labels[index])
+        return self.chain.sample(self.split.image(index), int(self.split.labels[index]))
 
 
 @dataclass(frozen=True)
@@ -176,10 +175,9 @@ class Pipeline:
     train_indices: np.ndarray
     validation_indices: np.ndarray
     workers: int = 0
-    pin_memory: bool = False
-    device: torch.device = CPU  # where `decoded` is augmented
-    decoded: ArrayImages | None = None  # the training images in memory, where the recipe's pipeline is tensor
-    loader: LoaderName = "threads"  # of what such a recipe cannot have in memory
+    device: torch.device = CPU  # where batches go
+    decoded: ArrayImages | HeldImages | None = None  # the training images in memory, as `before_draws` makes them
+    loader: LoaderName = "threads"  # of what a recipe with pipeline tensor does not have in memory in one size
     loaded: tuple[Split, Split] | None = field(default=None, repr=False)  # train and test before any resizing
     _views: dict[tuple[str, int, int], Passes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -191,7 +189,6 @@ class Pipeline:
         data_dir: Path | None = None,
         download: bool = False,
         workers: int = 0,
-        pin_memory: bool = False,
         device: torch.device = CPU,
         loader: LoaderName = "threads",
     ) -> Pipeline:
@@ -201,34 +198,40 @@ class Pipeline:
         if trial.recipe.crop != "resized" and isinstance(train, ArrayImages) and isinstance(test, ArrayImages):
             # A resize that comes first and draws nothing is done once, not once a sample.
             train, test = (s.resized(trial.data.image_size, trial.recipe.interpolation) for s in (train, test))
-        images = None
-        if trial.recipe.pipeline == "tensor":
-            images = decode_all(train, trial.data, _before_draws(trial.recipe, trial.data))
         kept, held_out = cut_validation(train.labels, trial.data.validation, trial.data.split_seed)
         if len(kept) < trial.recipe.batch_size:
             raise DataError(
                 f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of "
                 f"{trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch"
             )
-        return cls(trial, train, test, kept, held_out, workers, pin_memory, device, images, loader, loaded)
+        decoded = decode_all(train, trial.data, before_draws(trial.recipe, trial.data))
+        return cls(trial, train, test, kept, held_out, workers, device, decoded, loader, loaded)
 
     def sampler(self, *, start: int = 0, rank: int = 0, world_size: int = 1) -> GroupSampler:
         return GroupSampler(len(self.train_indices), self.trial.recipe, self.trial.seed, start, rank, world_size)
 
     def stream(self, sampler: GroupSampler) -> Stream:
         """One batch a load, over all remaining epochs, so that workers live as long as it does."""
-        recipe, data, indices = self.trial.recipe, self.trial.data, self.train_indices
-        if self.decoded is not None:
+        trial, indices, at_once = self.trial, self.train_indices, self.augmented_at_once
+        if at_once is not None:
             least = sampler.recipe.batch_size // sampler.world_size
-            return Stream(TensorBatches(self.trial, self.decoded, indices, sampler, self.device, least))
-        if recipe.pipeline == "tensor":
-            prepare, workers = _before_draws(recipe, data), self.workers
-            batches = ThreadBatches(
-                self.trial, self.train, indices, sampler, prepare, self.device, workers, self.loader
+            return Stream(TensorBatches(trial, at_once, indices, sampler, self.device, least))
+        images, prepared = (self.train, False) if self.decoded is None else (self.decoded, True)
+        if trial.recipe.pipeline == "tensor":
+            prepare = None if prepared else before_draws(trial.recipe, trial.data)
+            return Stream(
+                ThreadBatches(trial, images, indices, sampler, prepare, self.device, self.workers, self.loader)
             )
-            return Stream(batches)
-        samples = Samples(self.train, indices, train_transform(recipe, data), self.trial.seed)
-        return Stream(open_loader(samples, sampler, workers=self.workers, pin_memory=self.pin_memory))
+        samples = Samples(images, indices, train_transform(trial.recipe, trial.data, prepared=prepared), trial.seed)
+        on_gpu = self.device.type == "cuda"
+        loader = open_loader(samples, sampler, workers=self.workers, pin_memory=on_gpu, collate=collate)
+        return Stream(loader, Finish.of(samples.chain, self.device).batches)
+
+    @property
+    def augmented_at_once(self) -> ArrayImages | None:
+        """The training images where whole batches are augmented of what is in memory, and nothing loads."""
+        tensor = self.trial.recipe.pipeline == "tensor"
+        return self.decoded if tensor and isinstance(self.decoded, ArrayImages) else None
 
     def views(self, part: str, *, rank: int = 0, world_size: int = 1) -> Passes:
         """Every rank's share of `validation` or `test`, each image in exactly one of them.
@@ -249,7 +252,7 @@ class Pipeline:
         held = len(indices) * data.in_chans * data.image_size**2 <= HELD_BYTES
         views = Views(split, indices[rank::world_size], eval_transform(recipe, data))
         batch = 2 * recipe.group_size
-        return open_views(views, batch=batch, held=held, workers=self.workers, pin_memory=self.pin_memory)
+        return open_views(views, batch=batch, held=held, workers=self.workers, device=self.device)
 
     def close(self) -> None:
         """End the workers of evaluation; a stream is its user's to close."""

@@ -11,11 +11,11 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -25,6 +25,7 @@ from roadmap.config.errors import DataError
 from roadmap.data.decode import check_decoder
 from roadmap.data.encoded import EncodedImages, Files, Source
 from roadmap.data.file_index import TEST_FOLDERS, TRAIN_FOLDERS, list_split, parquet_splits
+from roadmap.data.held import HELD_BYTES, ArrayImages, HeldImages, Labels, Split, in_a_row
 from roadmap.data.listing_cache import cache_folder
 from roadmap.data.parquet import ParquetTable
 from roadmap.data.registry import DATA_SETS, IMAGE_FOLDERS, TIMM_PREFIXES, DataSet, is_timms_imagenet
@@ -32,42 +33,7 @@ from roadmap.data.tar_index import Shards
 
 DIGITS_TEST_IMAGES = 500
 TEST_SPLIT_SEED = 0  # of test splits that we cut ourselves: one for all trials, whatever their seeds
-STREAM_LIMIT_BYTES = 2 << 30
 CHECK_ALL_UP_TO = 100_000
-Labels = Sequence[int] | np.ndarray
-
-
-class Split(Protocol):
-    """A sequence of labelled images."""
-
-    @property
-    def labels(self) -> Labels: ...
-
-    def __len__(self) -> int: ...
-
-    def image(self, index: int) -> Image.Image: ...
-
-
-@dataclass(frozen=True)
-class ArrayImages:
-    """uint8 pixels (N, H, W) or (N, H, W, C) in memory."""
-
-    pixels: np.ndarray
-    labels: Labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index])
-
-    def resized(self, size: int, interpolation: str) -> ArrayImages:
-        """The same images at size x size, by PIL as the transforms would."""
-        if self.pixels.shape[1:3] == (size, size):
-            return self
-        how = Image.Resampling[interpolation.upper()]
-        images = [np.asarray(self.image(i).resize((size, size), how)) for i in range(len(self))]
-        return ArrayImages(np.stack(images), self.labels)
 
 
 @dataclass(frozen=True)
@@ -258,32 +224,21 @@ def _labels(dataset: Any) -> list[int]:
 
 
 def _from_stream(dataset: Any, name: str, mode: str) -> Split:
-    pixels, labels, size = [], [], 0
-    for image, label in dataset:
-        pixels.append(np.asarray(image.convert(mode)))
-        labels.append(int(label))
-        size += pixels[-1].nbytes
-        if size > STREAM_LIMIT_BYTES:
-            raise DataError(
-                f"data {name!r} is a stream of more than {STREAM_LIMIT_BYTES >> 30} GiB; legal: streams that fit in "
-                "memory (every sample needs an index to be drawn alike on every machine); "
-                "unpack it and use --data imagefolder"
-            )
-    return StreamedImages(pixels, labels)
+    labels: list[int] = []
 
+    def pixels() -> Iterator[np.ndarray]:
+        for image, label in dataset:
+            labels.append(int(label))
+            yield np.asarray(image.convert(mode))
 
-@dataclass(frozen=True)
-class StreamedImages:
-    """Images of any size, uint8 (H, W) or (H, W, C), read from a stream."""
-
-    pixels: Sequence[np.ndarray]
-    labels: Labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index])
+    held = in_a_row(pixels(), limit=HELD_BYTES)
+    if held is None:
+        raise DataError(
+            f"data {name!r} is a stream of more than {HELD_BYTES >> 30} GiB; legal: streams that fit in "
+            "memory (every sample needs an index to be drawn alike on every machine); "
+            "unpack it and use --data imagefolder"
+        )
+    return HeldImages(*held, labels)
 
 
 def cut_validation(labels: Labels, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,15 +6,11 @@ a time changes none of them: the stream is the same for any number of ranks and 
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from roadmap.config.data import Data
@@ -22,11 +18,9 @@ from roadmap.config.recipe import Recipe
 from roadmap.config.seeds import SAMPLE, derive
 from roadmap.config.trial import Trial
 from roadmap.data.batched_augmentation import Augmentation, Keys, RandAugment
-from roadmap.data.readers import ArrayImages, Split
-from roadmap.data.views import HELD_BYTES
+from roadmap.data.held import ArrayImages, has_room
 
 CHUNK_PIXELS = 2 << 20  # augmented at a time: 2,048 images of 32 x 32. With fewer, a core spends its time on calls
-ROOM = 4  # a device with less than this multiple of the pixels free leaves them in the host's memory
 
 SampleKey = tuple[int, int]
 
@@ -62,7 +56,7 @@ class TensorBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         pixels = to_pixels(self.images)
-        pixels = pixels.to(self.device) if _has_room(self.device, pixels.nbytes) else pixels
+        pixels = pixels.to(self.device) if has_room(self.device, pixels.nbytes) else pixels
         labels = torch.as_tensor(np.asarray(self.images.labels), device=self.device)
         augment = batched_augmentation(self.trial.recipe, self.trial.data)
         seed = derive(self.trial.seed, SAMPLE)
@@ -97,42 +91,3 @@ def to_pixels(images: ArrayImages) -> Tensor:
     """(N, C, H, W) uint8 in the host's memory."""
     pixels = torch.from_numpy(np.ascontiguousarray(images.pixels))
     return pixels.permute(0, 3, 1, 2).contiguous() if pixels.ndim == 4 else pixels[:, None]
-
-
-def _has_room(device: torch.device, size: int) -> bool:
-    return device.type != "cuda" or torch.cuda.mem_get_info(device)[0] > ROOM * size
-
-
-def decode_all(split: Split, data: Data, prepare: Callable[[Image.Image], Image.Image]) -> ArrayImages | None:
-    """The split's images in memory, each as `prepare` makes it.
-
-    None where they are of several sizes or take more than 2 GiB: then they are read as they are needed.
-    """
-    if isinstance(split, ArrayImages):
-        return split
-    first = prepare(split.image(0))
-    shape = np.asarray(first).shape
-    size = len(split) * int(np.prod(shape))
-    if size > HELD_BYTES:
-        _say(data, f"{len(split)} training images are decoded by threads: all would take {size / 2**30:.1f} GiB")
-        return None
-    _say(data, f"{len(split)} training images are decoded into memory")
-    pixels = np.empty((len(split), *shape), dtype=np.uint8)
-
-    def fits(index: int) -> bool:
-        image = prepare(split.image(index))
-        if image.size != first.size:
-            return False
-        pixels[index] = image
-        return True
-
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
-        whole = all(pool.map(fits, range(len(split))))
-    if not whole:
-        _say(data, f"{len(split)} training images are decoded by threads: they are of several sizes")
-    return ArrayImages(pixels, split.labels) if whole else None
-
-
-def _say(data: Data, text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"data {data.name!r}: {text}", file=sys.stderr)

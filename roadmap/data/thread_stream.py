@@ -30,7 +30,7 @@ from roadmap.config.runtime import LoaderName
 from roadmap.config.seeds import SAMPLE, derive
 from roadmap.config.trial import Trial
 from roadmap.data.batched_augmentation import Augmentation, Keys, crop_numbers, drawn_boxes, to_device
-from roadmap.data.readers import Split
+from roadmap.data.held import Prepare, Split
 from roadmap.data.tensor_stream import CHUNK_PIXELS, SampleKey, batched_augmentation, in_chunks
 
 AHEAD = 8  # batches that are decoded or waited for at most: of 128 images of 224 pixels they take 154 MB
@@ -60,14 +60,14 @@ class Job(NamedTuple):
 class ThreadBatches:
     """One batch on `device` for each group of keys (epoch, position in `indices`).
 
-    prepare: what comes before the draws, of an image that is not cropped at random.
+    prepare: what comes before the draws, of an image that is not cropped at random; None for nothing.
     """
 
     trial: Trial
     split: Split
     indices: np.ndarray
     groups: Iterable[Sequence[SampleKey]]
-    prepare: Callable[[Image.Image], Image.Image]
+    prepare: Prepare | None
     device: torch.device
     workers: int = 1
     loader: LoaderName = "threads"
@@ -122,7 +122,7 @@ class ThreadBatches:
     def _cropped(self, image: Image.Image, numbers: Tensor) -> Image.Image:
         augment = self._augment
         if augment.crop != "resized":
-            return self.prepare(image)
+            return self.prepare(image) if self.prepare else image
         boxes = drawn_boxes(numbers, (image.height, image.width), augment.scale, augment.ratio)
         top, left, height, width = (int(x) for x in (boxes.top, boxes.left, boxes.height, boxes.width))
         # Cut first: Pillow's resize of a box would also look at the pixels around it.

@@ -1,12 +1,13 @@
 """Images as evaluation sees them: decoded once where they fit in memory, else by lasting workers.
 
-A pass over a split gives each image once, as batches (N, C, H, W) float32 and labels (N,) int64.
+A pass over a split gives each image once, as batches (N, C, H, W) float32 and labels (N,) int64 on
+the device.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,26 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
 
-from roadmap.data.loader import Batch, Stream, end_workers, open_loader
-from roadmap.data.readers import Split
-
-HELD_BYTES = 2 << 30  # a split whose views take more is decoded anew at each pass
+from roadmap.data.batch import Batch, Chain, Finish, PixelBatch, Sample, collate
+from roadmap.data.held import Split, has_room
+from roadmap.data.loader import Stream, end_workers, open_loader
 
 
-class Views(Dataset[tuple[Tensor, int]]):
+class Views(Dataset[Sample]):
     """Images as evaluation sees them, by position in `indices`."""
 
     def __init__(self, split: Split, indices: np.ndarray, transform: Any) -> None:
-        self.split, self.indices, self.transform = split, indices, transform
+        self.split, self.indices, self.chain = split, indices, Chain(transform)
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+    def __getitem__(self, position: int) -> Sample:
         index = int(self.indices[position])
-        return self.transform(self.split.image(index)), int(self.split.labels[index])
+        return self.chain.sample(self.split.image(index), int(self.split.labels[index]))
 
 
 class Passes(Protocol):
@@ -47,23 +46,16 @@ class Passes(Protocol):
 
 @dataclass(frozen=True)
 class HeldViews:
-    """Pixels in memory, uint8 (N, C, H, W), that are normalized as they are used.
-
-    The arithmetic is that of torchvision's ToTensor and `normalize`, so values are equal to the bit
-    to those of one image after another.
-    """
+    """Pixels (N, H, W, C) uint8 in memory, on the device where it has room, that are normalized as they are used."""
 
     pixels: Tensor
     labels: Tensor
-    normalize: Callable[[Tensor], Tensor]
+    finish: Finish
     chunks: Sequence[range]
-    pin_memory: bool = False
 
     def __iter__(self) -> Iterator[Batch]:
-        for chunk in self.chunks:
-            images = self.normalize(self.pixels[chunk.start : chunk.stop].to(torch.float32).div(255))
-            labels = self.labels[chunk.start : chunk.stop]
-            yield (images.pin_memory(), labels.pin_memory()) if self.pin_memory else (images, labels)
+        parts = (slice(chunk.start, chunk.stop) for chunk in self.chunks)
+        return iter(Stream((PixelBatch(self.pixels[part], self.labels[part]) for part in parts), self.finish.batches))
 
     def close(self) -> None:
         """Keeps nothing running."""
@@ -74,9 +66,10 @@ class LoadedViews:
     """Views that a loader decodes at each pass."""
 
     loader: DataLoader[Any]
+    finish: Finish
 
     def __iter__(self) -> Iterator[Batch]:
-        stream = Stream(self.loader)
+        stream = Stream(self.loader, self.finish.batches)
         try:
             # Not `yield from`: a pass that is left would close the lasting workers.
             for batch in stream:  # noqa: UP028
@@ -91,25 +84,31 @@ class LoadedViews:
         self.loader._iterator = None
 
 
-def open_views(views: Views, *, batch: int, held: bool, workers: int, pin_memory: bool) -> Passes:
+def open_views(views: Views, *, batch: int, held: bool, workers: int, device: torch.device) -> Passes:
     """Passes over the views, in batches of `batch`; `held`: decoded here and now, and kept."""
     chunks = [range(first, min(first + batch, len(views))) for first in range(0, len(views), batch)]
+    finish, on_gpu = Finish.of(views.chain, device), device.type == "cuda"
     if not held or not chunks:
-        return LoadedViews(open_loader(views, chunks, workers=workers, pin_memory=pin_memory, lasting=workers > 0))
-    to_pixels, normalize = pixels_and_normalization(views.transform)
-    plain = Views(views.split, views.indices, to_pixels)
-    pixels = torch.empty((len(plain), *plain[0][0].shape), dtype=torch.uint8)
-    labels = torch.empty(len(plain), dtype=torch.int64)
-    with contextlib.closing(Stream(open_loader(plain, chunks, workers=workers, pin_memory=False))) as stream:
+        lasting = workers > 0
+        loader = open_loader(views, chunks, workers=workers, pin_memory=on_gpu, lasting=lasting, collate=collate)
+        return LoadedViews(loader, finish)
+    pixels, labels = _decoded(views, chunks, workers)
+    if has_room(device, pixels.nbytes):
+        pixels = pixels.to(device)
+    elif on_gpu:
+        pixels = pixels.pin_memory()
+    return HeldViews(pixels, labels.to(device), finish, chunks)
+
+
+def _decoded(views: Views, chunks: Sequence[range], workers: int) -> tuple[Tensor, Tensor]:
+    """All pixels (N, H, W, C) and labels."""
+    pixels = torch.empty((len(views), *views[0].pixels.shape), dtype=torch.uint8)
+    labels = torch.empty(len(views), dtype=torch.int64)
+    loader = open_loader(views, chunks, workers=workers, pin_memory=False, collate=collate)
+    with contextlib.closing(Stream(loader)) as stream:
+        drawn: Iterator[Any] = iter(stream)
         # Copied one by one: a worker's batch keeps a file open for as long as it is held.
-        for chunk, (chunk_pixels, chunk_labels) in zip(chunks, stream, strict=True):
-            pixels[chunk.start : chunk.stop] = chunk_pixels
-            labels[chunk.start : chunk.stop] = chunk_labels
-    return HeldViews(pixels, labels, normalize, chunks, pin_memory)
-
-
-def pixels_and_normalization(transform: transforms.Compose) -> tuple[Any, Any]:
-    """timm's chain in two: PIL -> uint8 (C, H, W), and what comes after the conversion to 0..1."""
-    steps = transform.transforms
-    at = next(k for k, step in enumerate(steps) if isinstance(step, transforms.ToTensor))
-    return transforms.Compose([*steps[:at], transforms.PILToTensor()]), transforms.Compose(steps[at + 1 :])
+        for chunk, batch in zip(chunks, drawn, strict=True):
+            pixels[chunk.start : chunk.stop] = batch.pixels
+            labels[chunk.start : chunk.stop] = batch.labels
+    return pixels, labels

@@ -104,7 +104,7 @@ def whole_chunks(trainer: Trainer, iterations: int) -> int:
     `pipeline: tensor` augments for several iterations in the first of them: part of a chunk, timed,
     would count what it does for others, or miss what others did for it.
     """
-    images, recipe = trainer.pipeline.decoded, trainer.trial.recipe
+    images, recipe = trainer.pipeline.augmented_at_once, trainer.trial.recipe
     if images is None:
         return iterations
     loads = recipe.loads_per_rank(trainer.ranks.world_size)

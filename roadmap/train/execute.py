@@ -234,7 +234,7 @@ def _train_on(
         folder.keep_epochs(trainer.iteration // trainer.per_epoch)
     title = trial.id.rsplit("-", 1)[0]
     # On a CPU the same cores load and train: without workers there is nothing to be said of waiting.
-    loads = pipeline.decoded is None and (pipeline.workers or ranks.device.type == "cuda")
+    loads = pipeline.augmented_at_once is None and (pipeline.workers or ranks.device.type == "cuda")
     workers = pipeline.workers if loads else None
     reporter = Reporter(
         title, trainer.total, trial.recipe.batch_size, workers=workers, beat=beat, silent=not ranks.is_main
@@ -277,7 +277,6 @@ def open_pipeline(trial: Trial, runtime: Runtime, ranks: Ranks) -> Pipeline:
         data_dir=runtime.data_dir,
         download=runtime.download,
         workers=runtime.workers or 0,
-        pin_memory=ranks.device.type == "cuda",
         device=ranks.device,
         loader=runtime.loader,
     )

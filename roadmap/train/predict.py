@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from timm.data import create_transform
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from roadmap.config.errors import DataError, listing
 from roadmap.data.decode import REFERENCE, check_decoder
@@ -20,7 +19,7 @@ from roadmap.data.encoded import EncodedImages, Files
 from roadmap.data.file_index import IMAGE_SUFFIXES, Listing
 from roadmap.data.pipeline import eval_transform
 from roadmap.data.registry import NAMED
-from roadmap.data.views import Views
+from roadmap.data.views import Views, open_views
 from roadmap.model.files import load
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import read_json
@@ -109,8 +108,8 @@ def predict(
     split = EncodedImages(Files(images), trained.mode, trained.decoder)
     views = Views(split, np.arange(len(split)), trained.transform)
     files = iter(images.files)
-    for batch, _ in DataLoader(views, batch_size=batch_size):
-        best = _softmax(model, batch.to(own_device)).topk(min(top_k, len(classes)), dim=1)
+    for batch, _ in open_views(views, batch=batch_size, held=False, workers=0, device=own_device):
+        best = _softmax(model, batch.contiguous()).topk(min(top_k, len(classes)), dim=1)
         for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             names = [classes[i] for i in indices]
             yield Prediction(next(files), tuple(zip(names, values, strict=True)))

@@ -11,7 +11,8 @@ from timm.data import ImageDataset
 from torchvision.datasets import ImageFolder
 
 from roadmap.config.errors import DataError
-from roadmap.data.readers import ArrayImages, _from_map, cut_validation, open_data
+from roadmap.data.held import ArrayImages
+from roadmap.data.readers import _from_map, cut_validation, open_data
 from roadmap.data.registry import NAMED, resolve_data
 
 MakeFolder = Callable[..., Path]

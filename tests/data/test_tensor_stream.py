@@ -17,8 +17,8 @@ from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.data import tensor_stream
 from roadmap.data.batched_augmentation import RandAugment
+from roadmap.data.held import ArrayImages
 from roadmap.data.pipeline import Pipeline
-from roadmap.data.readers import ArrayImages
 from roadmap.data.registry import NAMED, resolve_data
 from roadmap.train.execute import execute
 from tests.helpers.convnext import resolve

@@ -16,7 +16,7 @@ from roadmap.cli.main import _runtime, parser
 from roadmap.config.errors import DataError
 from roadmap.config.runtime import LoaderName, Runtime
 from roadmap.config.seeds import SAMPLE, derive
-from roadmap.data import tensor_stream, thread_stream
+from roadmap.data import held, thread_stream
 from roadmap.data.batched_augmentation import Keys
 from roadmap.data.pipeline import Pipeline
 from roadmap.data.registry import resolve_data
@@ -50,7 +50,7 @@ def by_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pipeline]:
 
     def opened(folder: Path, **more: object) -> Pipeline:
         with monkeypatch.context() as small:
-            small.setattr(tensor_stream, "HELD_BYTES", 1000)
+            small.setattr(held, "HELD_BYTES", 1000)
             pipeline = of_folder(folder, **more)  # type: ignore[arg-type]
         assert pipeline.decoded is None
         return pipeline
@@ -73,9 +73,9 @@ def test_threads_give_the_batches_of_images_in_memory_to_the_bit(
     interpolation: str,
 ) -> None:
     folder, how = image_folder(size=40, counts=COUNTS), {"crop": crop, "interpolation": interpolation}
-    held = of_folder(folder, **how)
-    assert held.decoded is not None
-    assert same(batches(by_threads(folder, loader=loader, **how)), batches(held))
+    in_memory = of_folder(folder, **how)
+    assert in_memory.augmented_at_once is not None
+    assert same(batches(by_threads(folder, loader=loader, **how)), batches(in_memory))
     eventually(lambda: not loader_threads(), seconds=10)  # SPDL's source may be in the middle of a draw
 
 
@@ -100,11 +100,11 @@ def test_images_of_several_sizes_go_by_threads_where_the_crop_needs_them_whole(
         grown = Image.open(folder / "train" / "cat" / f"00{k}.png").resize((20 + 9 * k, 50))
         grown.save(folder / "train" / "cat" / f"00{k}.png")
     pipeline = of_folder(folder, crop="resized")
-    assert "20 training images are decoded by threads: they are of several sizes" in capsys.readouterr().err
+    assert "20 training images of several sizes are decoded into memory" in capsys.readouterr().err
     keys = [key for group in pipeline.sampler() for key in group]
     given = torch.cat([images for images, _ in batches(pipeline)])
     assert torch.equal(given, torch.cat([alone(pipeline, *key) for key in keys]))
-    assert of_folder(folder, crop="padded").decoded is not None
+    assert pipeline.augmented_at_once is None and of_folder(folder, crop="padded").augmented_at_once is not None
 
 
 def alone(pipeline: Pipeline, epoch: int, position: int) -> torch.Tensor:
@@ -119,7 +119,7 @@ def test_a_folder_too_large_for_memory_is_not_decoded_at_the_start(
     image_folder: MakeFolder, by_threads: Callable[..., Pipeline], capsys: pytest.CaptureFixture[str]
 ) -> None:
     by_threads(image_folder(counts=COUNTS))
-    assert "20 training images are decoded by threads: all would take 0.0 GiB" in capsys.readouterr().err
+    assert "20 training images are decoded at each use: all take more than 9.31e-07 GiB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("grey_crop", ["padded", "resized"])
@@ -183,7 +183,7 @@ def test_a_run_learns_the_same_by_threads_as_from_memory(
     trial = of_folder(folder, crop="resized", epochs=1).trial
     losses = []
     for held_bytes in (1 << 20, 1000):
-        monkeypatch.setattr(tensor_stream, "HELD_BYTES", held_bytes)
+        monkeypatch.setattr(held, "HELD_BYTES", held_bytes)
         run = make_run(tmp_path / str(held_bytes), trial)
         assert execute(run, Runtime(data_dir=folder, threads=1, workers=2)).status == "finished"
         losses.append(run.metrics()[-1]["train_loss"])

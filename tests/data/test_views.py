@@ -16,13 +16,13 @@ from roadmap.config.recipe import Recipe
 from roadmap.config.recipes import RECIPES, find_recipe
 from roadmap.config.trial import Trial
 from roadmap.data import pipeline as pipeline_module
+from roadmap.data.held import ArrayImages
 from roadmap.data.pipeline import Pipeline, eval_transform
-from roadmap.data.readers import ArrayImages
 from roadmap.data.registry import NAMED
 from roadmap.data.views import HeldViews, LoadedViews, Views, open_views
 from tests.helpers.convnext import resolve
 
-EMPTY = np.array([], dtype=int)
+EMPTY, CPU = np.array([], dtype=int), torch.device("cpu")
 
 
 def small_pipeline(count: int = 20, workers: int = 0) -> Pipeline:
@@ -40,22 +40,24 @@ def small_pipeline(count: int = 20, workers: int = 0) -> Pipeline:
 def test_held_views_equal_those_of_one_image_after_another_to_the_bit(recipe: Recipe, data: Data) -> None:
     shape = (3, 40, 50) if data.in_chans == 1 else (3, 40, 50, 3)
     images = ArrayImages(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), [0, 1, 2])
-    views = Views(images, np.array([2, 0, 1]), eval_transform(recipe, data))
-    held = open_views(views, batch=2, held=True, workers=0, pin_memory=False)
+    transform = eval_transform(recipe, data)
+    views = Views(images, np.array([2, 0, 1]), transform)
+    held = open_views(views, batch=2, held=True, workers=0, device=CPU)
     assert isinstance(held, HeldViews) and held.pixels.dtype == torch.uint8
     batches = list(held)
     assert [labels.tolist() for _, labels in batches] == [[2, 0], [1]]
-    assert torch.equal(torch.cat([x for x, _ in batches]), torch.stack([views[k][0] for k in range(3)]))
-    assert all(x.dtype == torch.float32 and x.is_contiguous() for x, _ in batches)
+    assert torch.equal(torch.cat([x for x, _ in batches]), torch.stack([transform(images.image(k)) for k in (2, 0, 1)]))
+    assert all(x.dtype == torch.float32 for x, _ in batches)
 
 
 def test_every_value_of_a_pixel_is_normalized_as_torchvision_does() -> None:
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1), (1, 16, 16, 3))
     for data in NAMED.values():
         own = replace(data, image_size=16, in_chans=3, mean=(data.mean * 3)[:3], std=(data.std * 3)[:3])
-        views = Views(ArrayImages(ramp, [0]), np.array([0]), eval_transform(find_recipe("cifar-adamw"), own))
-        ((images, _),) = open_views(views, batch=2, held=True, workers=0, pin_memory=False)
-        assert torch.equal(images[0], views[0][0])
+        transform = eval_transform(find_recipe("cifar-adamw"), own)
+        views = Views(ArrayImages(ramp, [0]), np.array([0]), transform)
+        ((images, _),) = open_views(views, batch=2, held=True, workers=0, device=CPU)
+        assert torch.equal(images[0], transform(Image.fromarray(ramp[0])))
 
 
 def test_a_split_is_decoded_once_for_all_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +102,7 @@ def test_a_split_too_large_to_be_held_has_the_same_batches_from_lasting_workers(
 
 def open_held(pipeline: Pipeline) -> HeldViews:
     views = Views(pipeline.test, np.arange(20), eval_transform(pipeline.trial.recipe, pipeline.trial.data))
-    held = open_views(views, batch=8, held=True, workers=0, pin_memory=False)
+    held = open_views(views, batch=8, held=True, workers=0, device=CPU)
     assert isinstance(held, HeldViews)
     return held
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from roadmap.config.runtime import Runtime
 from roadmap.data import tensor_stream
+from roadmap.data.held import ArrayImages
 from roadmap.data.pipeline import Pipeline
-from roadmap.data.readers import ArrayImages
 from roadmap.study.cost import work_of
 from roadmap.train.calibrate import measure, whole_chunks
 from roadmap.train.distributed import Ranks

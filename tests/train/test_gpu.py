@@ -104,9 +104,9 @@ def test_every_core_but_one_loads_and_evaluation_sees_the_cpus_images(tmp_path: 
     assert record.waiting_share is not None and 0 <= record.waiting_share <= 1
     assert not multiprocessing.active_children()
     trial = make_trial()
-    pinned, plain = (Pipeline.open(trial, workers=2, pin_memory=pin).views("test") for pin in (True, False))
-    for (images, labels), (others, same) in zip(pinned, plain, strict=True):
-        assert images.is_pinned() and torch.equal(images, others) and torch.equal(labels, same)
+    there, here = (Pipeline.open(trial, workers=2, device=torch.device(d)).views("test") for d in ("cuda", "cpu"))
+    for (images, labels), (others, same) in zip(there, here, strict=True):
+        assert images.is_cuda and torch.equal(images.cpu(), others) and torch.equal(labels.cpu(), same)
 
 
 def test_a_checkpoint_stops_a_gpu_for_less_than_a_third_of_a_second_and_holds_the_weights_of_its_iteration(
