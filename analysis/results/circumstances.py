@@ -18,6 +18,7 @@ CIRCUMSTANCES: Mapping[str, str] = {
     "hardware.cpu": "",
     "world_size": "",
     "compile": "",
+    "compile_mode": "",
     "channels_last": "",
     "device_batch": "recipe.group_size",
     "group_size": "recipe.group_size",
@@ -40,7 +41,7 @@ CIRCUMSTANCES: Mapping[str, str] = {
 COMMIT, DIRTY, DIGEST = "git_commit", "git_dirty", "code_digest"
 CODE = (COMMIT, DIRTY, DIGEST)
 # Records of before say nothing of these: unknown, which is neither equal nor different.
-YOUNGER = tuple(name for name in CIRCUMSTANCES if name.startswith("formats."))
+YOUNGER = ("compile_mode", *(name for name in CIRCUMSTANCES if name.startswith("formats.")))
 # A data set that its name says all of has no digest; the code is told by one of the three.
 MAY_BE_ABSENT = (*CODE, "data_digest", *YOUNGER)
 
@@ -52,6 +53,8 @@ def circumstances(record: Record) -> Iterator[tuple[str, Any]]:
             yield from _packages(record.packages)
         elif name.startswith("hardware."):
             yield name, getattr(record.hardware, name.partition(".")[2])
+        elif name == "compile_mode":
+            yield from _known(name, record.compile_mode)
         elif name in YOUNGER:
             yield from _known(name, getattr(record.formats, name.partition(".")[2], None))
         else:
