@@ -78,9 +78,7 @@ def draw_masks(
     return torch.cat(drawn, dim=1)
 
 
-def _masks_of_group(
-    layers: Sequence[DropPath], key: tuple[int, int, int], size: int, device: torch.device
-) -> Tensor:
+def _masks_of_group(layers: Sequence[DropPath], key: tuple[int, int, int], size: int, device: torch.device) -> Tensor:
     seed_group(*key, device)
     masks = [layer.draw(size, device) for layer in layers]
     return torch.stack(masks) if masks else torch.empty(0, size, device=device)

@@ -112,6 +112,7 @@ class Updates:
             checkpoint_blocks(self.model, compiled=runtime.compile)
         if runtime.compile:
             self._refuse_compiling_many_groups()
+            self._refuse_overwritten_gradients()
         self.eager_because = eager_because(runtime, ranks, self.model)
         # Of several groups, and in a graph, stochastic depth is drawn before the forward pass.
         self.draws_first = runtime.compile or self.per_forward > 1 or not self.eager_because
@@ -157,11 +158,15 @@ class Updates:
                 f"or a network without BatchNorm and no --micro-batch; leave --compile out, or use "
                 f"{self.recipe.groups} GPUs"
             )
-        if self.runtime.compile_mode in GRAPHED_MODES and self.forwards > 1:
+
+    def _refuse_overwritten_gradients(self) -> None:
+        """Raise RoadmapError where a compiler that makes CUDA graphs meets several forward passes an iteration."""
+        mode, images = self.runtime.compile_mode, self.forwards * self.per_forward * self.recipe.group_size
+        if mode in GRAPHED_MODES and self.forwards > 1:
             raise RoadmapError(
-                f"--compile-mode is {self.runtime.compile_mode} with {self.forwards} forward passes an iteration, each "
-                "of which would overwrite the gradients of the one before; legal: default, max-autotune-no-cudagraphs, "
-                f"or one forward pass; give another mode, or --micro-batch {self.per_forward * self.forwards * self.recipe.group_size}"
+                f"--compile-mode is {mode} with {self.forwards} forward passes an iteration, each of which would "
+                "overwrite the gradients of the one before; legal: default, max-autotune-no-cudagraphs, or one forward "
+                f"pass; give another mode, or --micro-batch {images}"
             )
 
     def _wrap(self) -> Any:
