@@ -323,7 +323,7 @@ def _results(trainer: Trainer) -> dict[str, Any]:
         "images_per_second": trainer.images_per_second,
         "waiting_share": trainer.waiting_share,
         "iterations": trainer.iteration,
-        "cuda_graph": trainer.eager_reason is None,
+        "cuda_graph": trainer.replays,
         "eager_because": trainer.eager_reason,
         "stopped_by": trainer.told_to_stop or None,
         "skipped_updates": int(trainer.skipped) if trainer.scaler.is_enabled() else None,

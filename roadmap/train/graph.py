@@ -58,7 +58,7 @@ class StaticInputs:
     def write(self, loads: Iterable[Load], draws: Iterable[Draws]) -> None:
         """Take over the inputs of the next iteration, of the shapes of the first. Nothing waits for the device."""
         if not self.loads:
-            self.loads = [Load(*map(_own, load)) for load in loads]
+            self.loads = [Load(load.images.clone(), load.labels.clone(), _own(load.mixing)) for load in loads]
             self.draws = [_own(draw) for draw in draws]
             return
         for mine, load in zip(self.loads, loads, strict=True):

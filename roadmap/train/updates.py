@@ -286,6 +286,11 @@ class Updates:
         return self.criterion(logits, targets)
 
     @property
+    def replays(self) -> bool:
+        """Whether an iteration has been captured as a CUDA graph, which a very short run never comes to."""
+        return self.replay is not None and self.replay.replay is not None
+
+    @property
     def eager_reason(self) -> str | None:
         """Why iterations are not replayed as a CUDA graph; None where they are, or will be."""
         return self.replay.eager_because if self.replay else self.eager_because
