@@ -80,9 +80,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "no mixing": {"mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.1},
     "mixed now and then": {"mix_prob": 0.5},
     "four groups in a mixing group": {"group_size": 8, "mix_group_size": 32},
-    "rates by layer": {"layer_decay": 0.8},
     "bf16": {"precision": "bf16"},
     "fp16": {"precision": "fp16"},
+    "rates by layer": {"layer_decay": 0.8},
 }
 
 
