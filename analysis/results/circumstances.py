@@ -22,6 +22,7 @@ CIRCUMSTANCES: Mapping[str, tuple[str, ...]] = {
     "hardware.threads": (),
     "world_size": (),
     "compile": (),
+    "compile_mode": (),
     "channels_last": (),
     "device_batch": ("recipe.group_size",),
     "group_size": ("recipe.group_size",),
@@ -57,6 +58,7 @@ COMMIT, DIRTY, DIGEST = "git_commit", "git_dirty", "code_digest"
 CODE = (COMMIT, DIRTY, DIGEST)
 # Records of before say nothing of these: unknown, which is neither equal nor different.
 YOUNGER = (
+    "compile_mode",
     "formats.*",
     "libraries.*",
     "data_contents.*",
@@ -128,7 +130,7 @@ def _said(said: Mapping[str, Any], *, whole: bool) -> Iterator[tuple[str, Any]]:
         elif name == "hardware.threads":
             yield from _threads(value or {})
         elif may_be_unsaid(name):
-            yield from _known(name, (value or {}).get(inner))
+            yield from _known(name, (value or {}).get(inner) if inner else value)
         else:
             yield name, value.get(inner) if inner and isinstance(value, Mapping) else value
 

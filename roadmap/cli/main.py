@@ -138,6 +138,17 @@ def _machine_options(p: argparse.ArgumentParser) -> None:
     )
     device_option(p)
     p.add_argument("--compile", action="store_true", help="torch.compile the network")
+    p.add_argument(
+        "--compile-mode",
+        choices=("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+        help="mode of torch.compile, with --compile; its default unless given",
+    )
+    p.add_argument(
+        "--cuda-graph",
+        choices=("auto", "off"),
+        default="auto",
+        help="on a GPU replay each iteration as one CUDA graph where it can be captured, or never",
+    )
     p.add_argument("--no-channels-last", action="store_true", help="keep features in NCHW memory order")
     p.add_argument(
         "--micro-batch",
@@ -246,6 +257,8 @@ def _runtime(args: argparse.Namespace) -> Runtime:
         device=args.device,
         threads=args.threads,
         compile=args.compile,
+        compile_mode=args.compile_mode,
+        cuda_graph=args.cuda_graph,
         channels_last=not args.no_channels_last,
         gradient_checkpointing=args.gradient_checkpointing,
         checkpoint_every=args.checkpoint_every,

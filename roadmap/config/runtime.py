@@ -20,6 +20,8 @@ from roadmap.config.recipe import Recipe
 EVALUATED_AT_END = 5  # the last epochs, each of which is evaluated
 PATHS = ("data_dir", "init")
 LoaderName = Literal["threads", "spdl"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+GRAPHED_MODES = ("reduce-overhead", "max-autotune")  # of the compiler, which then captures CUDA graphs itself
 
 
 @config
@@ -38,6 +40,10 @@ class Runtime:
     device: Literal["auto", "cpu", "cuda"] = setting("what trains", default="auto")
     threads: Annotated[int, Interval(ge=0, le=4096)] = setting("CPU threads; 0 for all", default=0)
     compile: bool = setting("torch.compile the network", default=False)
+    compile_mode: CompileMode | None = setting("mode of torch.compile; none: its default", default=None)
+    cuda_graph: Literal["auto", "off"] = setting(
+        "replay iterations on a GPU as one CUDA graph: auto, where they can be captured, or off", default="auto"
+    )
     micro_batch: Annotated[int, Interval(ge=1, le=100000)] | None = setting(
         "images of one forward pass, of whole groups; one group unless given", default=None
     )
@@ -52,6 +58,12 @@ class Runtime:
     eval_every: Annotated[int, Interval(ge=1, le=1_000_000)] = setting(
         "epochs between evaluations; the last five are evaluated each", default=1
     )
+
+    def __post_init__(self) -> None:
+        if self.compile_mode and not self.compile:
+            raise ConfigError(
+                f"--compile-mode is {self.compile_mode} without --compile; legal: both, or neither; give --compile too"
+            )
 
     def evaluates(self, epoch: int, epochs: int) -> bool:
         """Whether this epoch (from 1) ends with an evaluation: each of the last five does."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from roadmap.model.folding import fold_layer_scale
+
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
@@ -24,8 +26,13 @@ def _example(model: ModernizableResNet, image_size: int) -> torch.Tensor:
     return torch.zeros(2, model.in_chans, image_size, image_size, device=like.device, dtype=like.dtype)
 
 
-def export_program(model: ModernizableResNet, image_size: int = 224) -> ExportedProgram:
-    """torch.export of the network in evaluation: (N, in_chans, size, size) -> (N, num_classes)."""
+def export_program(model: ModernizableResNet, image_size: int = 224, *, fold: bool = False) -> ExportedProgram:
+    """torch.export of the network in evaluation: (N, in_chans, size, size) -> (N, num_classes).
+
+    fold: with LayerScale in the weights before it, which rounds otherwise and is faster.
+    """
+    if fold:
+        return export_program(fold_layer_scale(model), image_size)
     was_training = model.training
     try:
         batch = torch.export.Dim("batch")
@@ -34,14 +41,14 @@ def export_program(model: ModernizableResNet, image_size: int = 224) -> Exported
         model.train(was_training)
 
 
-def export_onnx(model: ModernizableResNet, path: str | Path, image_size: int = 224) -> Path:
+def export_onnx(model: ModernizableResNet, path: str | Path, image_size: int = 224, *, fold: bool = False) -> Path:
     """Write the network as it evaluates to one ONNX file, input `images`, output `logits`.
 
-    Needs the packages onnx and onnxscript.
+    fold: as in `export_program`. Needs the packages onnx and onnxscript.
     """
     target = Path(path)
     program = torch.onnx.export(
-        export_program(model, image_size),
+        export_program(model, image_size, fold=fold),
         input_names=[INPUT],
         output_names=[OUTPUT],
         external_data=False,

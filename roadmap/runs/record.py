@@ -112,6 +112,8 @@ class Record:
     skipped_updates  of fp16: iterations whose scaled gradients were not finite, so that none was applied
     data_contents  {train, validation, test: digest of images and labels} (`roadmap.data.digest`)
     libraries      what torch and the others are beside their versions (`roadmap.runs.libraries`)
+    compile_mode   of torch.compile, None without it
+    cuda_graph     whether iterations were replayed as one CUDA graph; `eager_because`: why not
     configuration  SHA-256 of all that decides the outcome but the seed
     resolved       that content: {'model': {...}, 'recipe': {...}, 'data': {...}, 'seed': 0, ...}
     metrics        {one of METRIC_KEYS: value} on the test split (validation_...: on that), percent
@@ -153,6 +155,7 @@ class Record:
     formats: Formats | None = None
     workers: int | None = None
     compile: bool | None = None
+    compile_mode: str | None = None
     channels_last: bool | None = None
     git_commit: str | None = None
     git_dirty: bool | None = None
@@ -172,6 +175,8 @@ class Record:
     accuracy_epoch: int | None = None
     iterations: int | None = None
     skipped_updates: int | None = None
+    cuda_graph: bool | None = None
+    eager_because: str | None = None
     images_per_second: float | None = None
     waiting_share: float | None = None
     wall_seconds: float | None = None

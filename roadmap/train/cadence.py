@@ -1,6 +1,7 @@
 """When a run evaluates, saves itself and leaves: by its epochs, by rank 0's clock, when it is told to.
 
-All ranks agree between hosts after each iteration; none of them waits for a device for that.
+Several ranks agree between hosts after every tenth iteration, after each one where they are slow, and
+at an epoch's end; none of them waits for a device for that. One rank alone looks after each iteration.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from roadmap.config.errors import RoadmapError
 from roadmap.config.runtime import Runtime
 from roadmap.train.checkpoints import CheckpointWriter, TrainingState
 from roadmap.train.distributed import Ranks
+
+AGREE_EVERY = 10  # iterations between two agreements of several ranks
+SLOW = 1.0  # seconds of an iteration from which on they agree after each, so that a warning before a kill suffices
 
 
 class Interrupted(RoadmapError):
@@ -72,6 +76,8 @@ class Cadence:
         self.ranks, self.runtime, self.stop, self.writer = ranks, runtime, stop, writer
         self.saved_iteration, self.saved_at = -1, time.monotonic()
         self.reserved = False
+        self.agreed_iteration, self.agreed_at = 0, time.monotonic()
+        self.slow = True  # until it is known; the same on all ranks
 
     def reserve_once(self, state: Callable[[], TrainingState]) -> None:
         """Take memory for copies, after the first update: only then has the optimizer a state."""
@@ -79,13 +85,23 @@ class Cadence:
             self.writer.reserve(state())
             self.reserved = True
 
-    def agree(self) -> Wish:
-        """What the ranks do now. Collective.
+    def agree(self, iteration: int, *, end_of_epoch: bool = False) -> Wish:
+        """What the ranks do after so many iterations. Collective, where it is time to agree.
 
         Raises RunError where the last checkpoint could not be written.
         """
         self.writer.check()
-        return Wish(self.ranks.largest(self._wish()))
+        if self.ranks.world_size > 1 and iteration % AGREE_EVERY and not end_of_epoch and not self.slow:
+            return Wish.GO_ON
+        answer = self.ranks.largest(2 * self._wish() + self._is_slow(iteration))
+        self.slow = bool(answer % 2)
+        return Wish(answer // 2)
+
+    def _is_slow(self, iteration: int) -> bool:
+        """Whether an iteration has taken this rank long since the ranks last agreed."""
+        iterations, seconds = iteration - self.agreed_iteration, time.monotonic() - self.agreed_at
+        self.agreed_iteration, self.agreed_at = iteration, self.agreed_at + seconds
+        return seconds > SLOW * iterations
 
     def _wish(self) -> Wish:
         if self.stop.received:

@@ -61,9 +61,12 @@ def set_float32_arithmetic(recipe: Recipe, device: torch.device) -> None:
     """Give convolutions and matrix products of float32 one arithmetic on a GPU: IEEE's, or TF32.
 
     Holds for the process, so each run sets it anew. By torch's older names, which all releases from
-    2.6 on know, and which its compiler reads.
+    2.6 on know, and which its compiler reads. cuDNN tries its algorithms for each shape, of which a
+    run has few, and keeps the fastest, unless it must be deterministic; the record says so.
     """
     if device.type == "cuda":
+        wants_bits = torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
+        torch.backends.cudnn.benchmark = not wants_bits
         torch.backends.cuda.matmul.allow_tf32 = recipe.tf32
         torch.backends.cudnn.allow_tf32 = recipe.tf32
 

@@ -129,7 +129,7 @@ class Trainer(Updates):
             while self.iteration < self.total:
                 waiting_share = self._to_boundary(stream, cadence, reporter)
                 self._end_of_epoch(cadence, note, reporter, waiting_share)
-                self._save_or_leave(cadence, reporter)
+                self._save_or_leave(cadence, reporter, end_of_epoch=True)
             cadence.finish()
         self.told_to_stop = stop.received
 
@@ -186,13 +186,13 @@ class Trainer(Updates):
             self.best = EpochScores(epoch=epoch, test=self.evaluate("test"), validation=validation)
             self.best_weights = {name: t.detach().clone() for name, t in self.preferred.state_dict().items()}
 
-    def _save_or_leave(self, cadence: Cadence, reporter: Reporter) -> None:
+    def _save_or_leave(self, cadence: Cadence, reporter: Reporter, *, end_of_epoch: bool = False) -> None:
         """Save where it is time, and leave where a rank was told to, agreed by all ranks.
 
         Raises Interrupted and Diverged; on a GPU it looks for that only now and then, and always
         before a save.
         """
-        wish = cadence.agree()
+        wish = cadence.agree(self.iteration, end_of_epoch=end_of_epoch)
         if wish or self.ranks.device.type == "cpu" or self.iteration % CHECK_EVERY_ON_GPU == 0:
             self.refuse_divergence()
         if wish and self.iteration < self.total:

@@ -62,16 +62,33 @@ def take_groups(model: nn.Module, groups: int) -> None:
             module.groups = groups  # type: ignore[assignment]
 
 
-def draw_masks(model: nn.Module, keys: Sequence[tuple[int, int, int]], size: int, device: torch.device) -> None:
-    """Draw stochastic depth before a forward pass of groups of `size` images, as each group alone would draw.
+def drop_paths(model: nn.Module) -> list[DropPath]:
+    """The layers of stochastic depth that drop anything, in the order in which they draw."""
+    return [m for m in model.modules() if isinstance(m, DropPath) and m.drop_prob > 0]
 
-    keys: of each group (seed, iteration, group). A compiler may draw in another way or order; what
-    is given to the graph it cannot.
+
+def draw_masks(
+    layers: Sequence[DropPath], keys: Sequence[tuple[int, int, int]], size: int, device: torch.device
+) -> Tensor:
+    """(layers, images): stochastic depth of groups of `size` images, as each group alone would draw it.
+
+    keys: of each group (seed, iteration, group).
     """
-    layers = [m for m in model.modules() if isinstance(m, DropPath) and m.drop_prob > 0]
-    drawn = []
-    for key in keys:
-        seed_group(*key, device)
-        drawn.append([layer.draw(size, device) for layer in layers])
-    for layer, parts in zip(layers, zip(*drawn, strict=True), strict=True):
-        layer.mask = torch.cat(parts)
+    drawn = [_masks_of_group(layers, key, size, device) for key in keys]
+    return torch.cat(drawn, dim=1)
+
+
+def _masks_of_group(layers: Sequence[DropPath], key: tuple[int, int, int], size: int, device: torch.device) -> Tensor:
+    seed_group(*key, device)
+    masks = [layer.draw(size, device) for layer in layers]
+    return torch.stack(masks) if masks else torch.empty(0, size, device=device)
+
+
+def set_masks(layers: Sequence[DropPath], masks: Tensor) -> None:
+    """Give the layers what was drawn for them before a forward pass.
+
+    A compiler may draw in another way or order, and a CUDA graph from one seed alone; what is given
+    to them they cannot.
+    """
+    for layer, mask in zip(layers, masks.unbind(), strict=True):
+        layer.mask = mask

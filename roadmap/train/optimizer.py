@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
-from torch import nn
+from torch import Tensor, nn
 
 from roadmap.config.errors import RoadmapError
 from roadmap.config.recipe import Recipe
@@ -44,6 +46,39 @@ def begin_momentum(optimizer: torch.optim.Optimizer) -> None:
         for group in optimizer.param_groups:
             for p in group["params"]:
                 optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+
+
+class DeviceRates:
+    """The learning rates of an optimizer as tensors of its device, written before each update.
+
+    A fused optimizer reads them there, so that an update which is captured in a CUDA graph follows the
+    schedule. Fused kernels read float32 on a GPU, and float64 on a CPU, as they do a number.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self.optimizer = optimizer
+        dtype = torch.float64 if device.type == "cpu" else torch.float32
+        self.rates: list[Tensor] = [torch.zeros((), dtype=dtype, device=device) for _ in optimizer.param_groups]
+
+    def write(self) -> None:
+        """Take over what the schedule has set. Nothing waits for the device."""
+        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+            rate.fill_(group["lr"])
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Have the optimizer read them; afterwards it has its numbers again, which are what is saved and shown."""
+        kept = [dict(group) for group in self.optimizer.param_groups]
+        capturing = self.rates[0].is_cuda and torch.cuda.is_current_stream_capturing()
+        try:
+            for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+                group["lr"] = rate
+                if "capturable" in group:
+                    group["capturable"] = capturing
+            yield
+        finally:
+            for group, before in zip(self.optimizer.param_groups, kept, strict=True):
+                group.update(before)
 
 
 def _groups_by_layer(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

@@ -81,7 +81,9 @@ def known_scores(
     """
     spec = with_settings(network.spec, {"num_classes": data.num_classes, "in_chans": data.in_chans})
     data = replace(data, image_size=network.pixels, validation=0.0)
-    runtime = replace(runtime, compile=False, micro_batch=None)  # for the study's training, not for this recipe
+    runtime = replace(
+        runtime, compile=False, compile_mode=None, micro_batch=None
+    )  # for the study's training, not for this recipe
     trial = Trial(model=spec, recipe=replace(network.recipe, precision="fp32"), data=data, seed=0)
 
     def load(model: nn.Module) -> None:

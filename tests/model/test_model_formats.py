@@ -26,7 +26,7 @@ from roadmap.model.complexity import on_meta
 from roadmap.model.layers import DropPath, GlobalResponseNorm
 from roadmap.train.criterion import seed_group
 from roadmap.train.formats import observed_residual
-from roadmap.train.microbatch import draw_masks
+from roadmap.train.microbatch import draw_masks, set_masks
 from tests.helpers.convnext import ladder, resolve
 
 PRODUCTS = {torch.ops.aten.convolution.default, torch.ops.aten.addmm.default, torch.ops.aten.mm.default}
@@ -170,6 +170,6 @@ def test_masks_drawn_beforehand_are_those_drawn_on_the_way_in_any_format() -> No
     expected = timm.layers.drop_path(x, 0.3, training=True)
     seed_group(*key, cpu)
     assert torch.equal(layer(x), expected)
-    draw_masks(layer, [key], 64, cpu)
+    set_masks([layer], draw_masks([layer], [key], 64, cpu))
     assert torch.equal(layer(x), expected) and layer(x.bfloat16()).dtype == torch.bfloat16
     assert torch.equal(layer.eval()(x), x)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from roadmap.bench.iteration import batches, trainer
 from roadmap.config.runtime import Runtime, cores
+from roadmap.config.trial import Trial
 from roadmap.data.pipeline import Pipeline
+from roadmap.ladder import Step
 from roadmap.model.block import Block
 from roadmap.runs.hits import contradictions
 from roadmap.train.checkpoints import CheckpointStore, CheckpointWriter
+from roadmap.train.distributed import Ranks
+from roadmap.train.graph import WARM_UP
 from roadmap.train.loop import CHECK_EVERY_ON_GPU, Trainer
 from tests.helpers.convnext import ladder
 from tests.helpers.small_runs import make_run, make_trial, train
@@ -22,12 +28,17 @@ from tests.helpers.small_runs import make_run, make_trial, train
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
+@pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("step", ["baseline", "separate-downsampling"])
-def test_an_iteration_never_waits_for_the_device(step: str, precision: str) -> None:
+def test_an_iteration_never_waits_for_the_device(step: str, precision: str, graph: bool) -> None:
     ours = trainer(step, "cuda", 32, ema_decay=0.999, precision=precision)
     stream = batches(ours.ranks.device, 32)
-    ours.step(stream)
+    if not graph:
+        ours.replay = None
+    for _ in range(WARM_UP + 1):
+        ours.step(stream)
+    assert ours.replays is graph
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -69,7 +80,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_within_the_next_look(
         return plain(self, images * float("nan") if self.iteration == 3 else images, labels, k)
 
     monkeypatch.setattr(Trainer, "group_loss", group_loss)
-    record = train(make_run(tmp_path, make_trial()), device="cuda")
+    record = train(make_run(tmp_path, make_trial()), device="cuda", cuda_graph="off")
     assert record.status == "diverged"
     assert CHECK_EVERY_ON_GPU >= 10
 
@@ -131,3 +142,90 @@ def test_a_checkpoint_stops_a_gpu_for_less_than_a_third_of_a_second_and_holds_th
     for (name, _), weights in zip(ours.model.named_parameters(), expected, strict=True):
         assert torch.equal(saved["model"][name], weights.cpu())
     assert stop < 0.3
+
+
+# One CUDA graph of an iteration ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def same_algorithms() -> Iterator[None]:
+    """Algorithms of cuDNN that give the same bits twice: only then can two ways of an iteration be held together."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    yield
+    torch.backends.cudnn.deterministic = before
+
+
+def trained(trial: Trial, iterations: int = 2 * WARM_UP + 4, **runtime: Any) -> tuple[dict[str, torch.Tensor], Trainer]:
+    """All that so many iterations on the GPU have made."""
+    ours = Trainer(trial, Pipeline.open(trial), Ranks.start("cuda"), Runtime(**runtime))
+    ours.model.train()
+    stream = iter(ours.pipeline.stream(ours.pipeline.sampler()))
+    for _ in range(iterations):
+        ours.step(stream)
+    state = ours.state()
+    moments = {f"{i}.{name}": t for i, s in state["optimizer"]["state"].items() for name, t in s.items()}
+    made = {**state["model"], **{f"ema.{name}": t for name, t in (state["ema"] or {}).items()}, **moments}
+    return {**{name: t.clone() for name, t in made.items()}, "losses": state["losses"]}, ours
+
+
+def assert_same_bits(trial: Trial, **runtime: Any) -> None:
+    """The eager iteration twice, then the graph: its bits must be those that two eager runs share."""
+    (eager, _), (again, _) = (trained(trial, cuda_graph="off", **runtime) for _ in range(2))
+    replayed, ours = trained(trial, **runtime)
+    assert ours.replays and ours.eager_reason is None
+    unsteady = [name for name in eager if not torch.equal(eager[name], again[name])]
+    assert not unsteady, "the eager iteration itself gives other bits each time"
+    assert not [name for name in eager if not torch.equal(eager[name], replayed[name])]
+
+
+SMALL: dict[str, Any] = {"batch_size": 32, "group_size": 16, "epochs": 1, "warmup_epochs": 0.2}
+
+
+@pytest.mark.parametrize("step", ladder(side_steps=True), ids=lambda s: s.name)
+def test_a_replayed_iteration_has_the_bits_of_the_eager_one(step: Step, same_algorithms: None) -> None:
+    assert_same_bits(make_trial(step.name, **SMALL))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"optimizer": "sgd", "lr": 0.1, "clip_grad": 1.0},
+        {"ema_warmup": True, "ema_decay": 0.999},
+        {"mixup": 0.0, "cutmix": 0.0},
+        {"group_size": 8, "mix_group_size": 32},
+        {"precision": "fp32"},
+        {"precision": "fp16"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("step", ["inverted-bottleneck", "separate-downsampling"])
+def test_a_replayed_iteration_has_the_bits_of_the_eager_one_under_every_recipe(
+    step: str, recipe: dict[str, Any], same_algorithms: None
+) -> None:
+    assert_same_bits(make_trial(step, **{**SMALL, **recipe}))
+
+
+def test_several_groups_in_a_forward_pass_are_replayed_to_the_same_bits(same_algorithms: None) -> None:
+    assert_same_bits(make_trial("inverted-bottleneck", **{**SMALL, "group_size": 8}), micro_batch=16)
+
+
+def test_a_run_by_graph_evaluates_saves_and_ends_as_the_eager_one(tmp_path: Path, same_algorithms: None) -> None:
+    eager, replayed = (
+        train(make_run(tmp_path / graph, make_trial()), device="cuda", cuda_graph=graph) for graph in ("off", "auto")
+    )
+    assert (eager.cuda_graph, eager.eager_because) == (False, "--cuda-graph is off")
+    assert (replayed.cuda_graph, replayed.eager_because) == (True, None)
+    assert replayed.metrics == eager.metrics
+
+
+def test_a_network_that_reads_from_the_device_is_trained_eagerly(capsys: pytest.CaptureFixture[str]) -> None:
+    trial = make_trial(**SMALL)
+    ours = Trainer(trial, Pipeline.open(trial), Ranks.start("cuda"), Runtime())
+    ours.model.train().register_forward_hook(lambda _module, _inputs, output: float(output.sum()) and None)
+    stream = iter(ours.pipeline.stream(ours.pipeline.sampler()))
+    for _ in range(WARM_UP + 3):
+        ours.step(stream)
+    assert (ours.eager_reason or "").startswith("the capture failed: ")
+    assert "no CUDA graph of an iteration" in capsys.readouterr().err
+    ours.refuse_divergence()

@@ -168,12 +168,12 @@ def test_a_run_records_its_formats_and_the_updates_left_out(precision: str, tmp_
 
 @pytest.fixture
 def other_flags() -> Iterator[None]:
-    """Flags for TF32 that say different things, put back at the end."""
+    """Flags for TF32 that say different things; all that a run sets is put back at the end."""
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = products.allow_tf32, convolutions.allow_tf32
+    before = products.allow_tf32, convolutions.allow_tf32, convolutions.benchmark, convolutions.deterministic
     products.allow_tf32, convolutions.allow_tf32 = False, True
     yield
-    products.allow_tf32, convolutions.allow_tf32 = before
+    products.allow_tf32, convolutions.allow_tf32, convolutions.benchmark, convolutions.deterministic = before
 
 
 @pytest.mark.parametrize("tf32", [False, True])
@@ -211,6 +211,19 @@ def test_arithmetic_that_was_set_otherwise_is_recorded(monkeypatch: pytest.Monke
     assert (found.matmul_precision, found.denormals, found.environment) == ("medium", False, {"MKL_CBWR": "COMPATIBLE"})
     assert (plain.matmul_precision, plain.denormals) == ("highest", True) and plain.build == found.build
     assert (plain.cuda, plain.cudnn, plain.driver) == (None, None, None)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_on_a_gpu_cudnn_keeps_its_fastest_algorithms_unless_it_must_be_deterministic(
+    deterministic: bool, other_flags: None
+) -> None:
+    trial, gpu = make_trial(), torch.device("cuda")
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = deterministic, deterministic
+    set_float32_arithmetic(trial.recipe, torch.device("cpu"))
+    assert torch.backends.cudnn.benchmark is deterministic, "a run on a CPU sets nothing"
+    set_float32_arithmetic(trial.recipe, gpu)
+    formats = formats_of(trial.model, trial.recipe, trial.data.image_size, gpu)
+    assert (formats.cudnn_benchmark, formats.cudnn_deterministic) == (not deterministic, deterministic)
 
 
 # Recomputed and compiled passes ---------------------------------------------------------------------------------------
