@@ -54,7 +54,8 @@ def wait_for_room(need: int, device: str) -> bool:
     began, told = time.monotonic(), False
     while (free := free_memory(device)) is not None and free < need:
         if time.monotonic() - began > PATIENCE_SECONDS:
-            print(f"the device has {_gib(free)} free after {PATIENCE_SECONDS / 60:.0f} minutes; starting all the same")
+            text = f"the device has {_gib(free)} free after {PATIENCE_SECONDS / 60:.0f} minutes; starting all the same"
+            print(text, file=sys.stderr)
             return False
         if not told:
             told = True

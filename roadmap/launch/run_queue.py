@@ -20,10 +20,11 @@ from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.launch.room import UNSEEN, with_margin
 from roadmap.runs.folder import RunFolder
-from roadmap.runs.io import RunError
+from roadmap.runs.io import RunError, read_json
 from roadmap.runs.record import FINISHED, Record
 from roadmap.study.cost import Calibration, cost_key, latest, read_calibrations, settings_of
 from roadmap.study.expand import images_to_train
+from roadmap.study.find import STUDY_JSON
 
 Network = tuple[AnySpec, int]  # a network and the side of its images in pixels
 
@@ -103,19 +104,17 @@ class RunQueue:
 
     @classmethod
     def of(cls, folders: Sequence[RunFolder], runtime: Runtime, jobs: int) -> RunQueue:
-        """Runs of one study, in the order in which their cells are to have their seeds. Raises RunError."""
+        """Prepared runs of one study. Raises RunError."""
         study = folders[0].path.parent
         calibrations = [c for c in _calibrations(study) if dict(c.settings) == settings_of(runtime)]
         timed = latest(calibrations, jobs=jobs) or latest(calibrations)
         sized = latest([c for c in calibrations if c.hardware.device != "cpu"])
-        turns: Counter[object] = Counter()
-        waiting = []
-        for folder in folders:
-            trial = folder.trial()
-            cell, cost = (trial.step, trial.change), sized.costs.get(cost_key(trial)) if sized else None
+        trials = [folder.trial() for folder in folders]
+        turns, waiting = _turns(study, trials), []
+        for folder, trial in zip(folders, trials, strict=True):
+            cost = sized.costs.get(cost_key(trial)) if sized else None
             seconds, peak = timed.seconds(trial, runtime) if timed else None, cost.peak_memory if cost else None
-            waiting.append(Waiting(folder, trial, turns[cell], trial.configuration, seconds, peak))
-            turns[cell] += 1
+            waiting.append(Waiting(folder, trial, turns[trial.id], trial.configuration, seconds, peak))
         known = Known(images=_images((w.trial for w in waiting), runtime.data_dir))
         for record in _records(study):
             known.learn(record)
@@ -147,6 +146,18 @@ class RunQueue:
     def put_back(self, run: Waiting) -> None:
         """To be trained once more, alone on its device."""
         self.waiting.append(replace(run, alone=True))
+
+
+def _turns(study: Path, trials: Iterable[Trial]) -> dict[str, int]:
+    """How many of its cell's runs are planned before each run, those that have ended included."""
+    planned = (read_json(study / STUDY_JSON) or {"trials": []})["trials"]
+    cells = {t["id"]: (t["step"], t["change"]) for t in planned} | {t.id: (t.step, t.change) for t in trials}
+    before: Counter[object] = Counter()
+    turns = {}
+    for run, cell in cells.items():
+        turns[run] = before[cell]
+        before[cell] += 1
+    return turns
 
 
 def _calibrations(study: Path) -> list[Calibration]:
