@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from roadmap.config.runtime import Runtime
 from roadmap.launch import local, room
-from roadmap.launch.local import PUT_BACK, SLOTS_OF_A_GPU, Floor, slots_for
+from roadmap.launch.local import PUT_BACK, SLOTS_OF_A_GPU, Floor, run_side_by_side, slots_for
 from roadmap.launch.room import MARGIN, MOST_OF_FREE, fits, free_memory, wait_for_room
 from roadmap.launch.run_queue import RunQueue
 from roadmap.launch.slots import Ready, Slot, Start
@@ -239,3 +240,45 @@ def test_a_run_that_lacks_memory_alone_has_failed(folders: list[RunFolder]) -> N
     made.say(0, Record(status=FAILED, error_kind=OUT_OF_MEMORY, error="CUDA out of memory"))
     assert list(made.ended.values()) == [FAILED] and not made.at_work()
     assert not (folders[0].path / PUT_BACK).exists()
+
+
+# A real GPU -----------------------------------------------------------------------------------------------------------
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def hold(size: int, held: Any, enough: Any) -> None:
+    """Keep so much of the GPU until told that it is enough. For a process of its own."""
+    kept = torch.empty(size, dtype=torch.uint8, device="cuda")
+    held.set()
+    enough.wait(60)
+    del kept
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_run_waits_while_another_program_holds_the_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    free = free_memory("cuda")
+    assert free is not None
+    context = multiprocessing.get_context("spawn")
+    held, enough = context.Event(), context.Event()
+    holder = context.Process(target=hold, args=(free // 2, held, enough))
+    holder.start()
+    assert held.wait(60)
+    monkeypatch.setattr(room.time, "sleep", lambda _: (enough.set(), holder.join(60)))
+    assert wait_for_room(free * 3 // 4, "cuda")
+    assert enough.is_set() and "waiting for memory" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_runs_share_a_gpu_and_leave_the_peaks_that_the_next_are_admitted_by(tmp_path: Path) -> None:
+    study = make_study(tmp_path, seeds=3)
+    runs = [RunFolder(p.parent) for p in sorted(study.glob("*/trial.json"))]
+    ended: list[str] = []
+    run_side_by_side(runs, Runtime(), jobs="auto", force=False, finished=lambda _, record: ended.append(record.status))
+    assert ended == [FINISHED] * 3
+    queue = RunQueue.of(runs, Runtime(), 2)
+    assert all(queue.need(run) for run in queue.waiting)
