@@ -24,12 +24,11 @@ from pathlib import Path
 import torch
 
 from roadmap.bench.pairs import Ratio
-from roadmap.config.runtime import Runtime, cores, limit_threads
+from roadmap.config.runtime import Runtime, cores
 from roadmap.config.trial import Trial
 from roadmap.data.loader import Stream
 from roadmap.data.registry import NAMED
 from roadmap.ladder.convnext import CONVNEXT, convnext_spec
-from roadmap.launch.slots import environment_with, gpu_of
 from roadmap.runs.io import write_json
 from roadmap.runs.provenance import git_state, package_versions
 from roadmap.train.distributed import Ranks
@@ -38,7 +37,7 @@ from roadmap.train.loop import Trainer
 
 STEPS, SEEDS = ("baseline", "separate-downsampling"), (2, 4)
 WARM_UP = 5  # iterations before any that is timed; the losses of the first are compared
-PATIENCE = 900.0  # seconds that a process waits for the others
+PATIENCE = 300.0  # seconds that a process waits for the others
 Training = tuple[Trainer, Stream]
 
 
@@ -55,13 +54,12 @@ class Packing:
 
 @dataclass(frozen=True)
 class Task:
-    """What each process is to do. threads: of the whole machine, for one run at a time on a CPU."""
+    """What each process is to do."""
 
     trials: Sequence[Trial]
     device: str
     iterations: int
     pairs: int
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -93,17 +91,15 @@ def packing(trials: Sequence[Trial], device: str, *, iterations: int = 100, pair
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(len(trials))
-    task = Task(trials, device, iterations, pairs, cores())
+    task = Task(trials, device, iterations, pairs)
     connections, processes = [], []
-    gpu = gpu_of(0) if device != "cpu" else {}
-    with environment_with({**limit_threads(max(1, cores() // len(trials))), **gpu}):
-        for number in range(len(trials)):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, barrier, number, task), daemon=True)
-            process.start()
-            theirs.close()
-            connections.append(ours)
-            processes.append(process)
+    for number in range(len(trials)):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs, barrier, number, task), daemon=True)
+        process.start()
+        theirs.close()
+        connections.append(ours)
+        processes.append(process)
     try:
         times: list[Times] = [connection.recv() for connection in connections]
     finally:
@@ -136,9 +132,9 @@ def _packing(step: str, times: Sequence[Times]) -> Packing:
 
 def _work(connection: Connection, barrier: Barrier, number: int, task: Task) -> None:
     """A process's life: its own seed packed with the others, and the first process's turn alone."""
-    ranks = Ranks.start(task.device)
+    ranks, threads = Ranks.start(task.device), max(1, cores() // len(task.trials))
     runtime = Runtime(device=task.device).on(ranks.device.type)  # type: ignore[arg-type]
-    threads = torch.get_num_threads()
+    torch.set_num_threads(threads)
     with ExitStack() as stack:
 
         def opened(trial: Trial) -> Training:
@@ -154,8 +150,7 @@ def _work(connection: Connection, barrier: Barrier, number: int, task: Task) -> 
             packed.append(_timed([own], task.iterations, ranks))
             barrier.wait(PATIENCE)
             if number == 0:
-                if ranks.device.type == "cpu":
-                    torch.set_num_threads(task.threads)
+                torch.set_num_threads(cores())  # one run at a time has them all
                 begin, end = _timed(all_seeds, task.iterations, ranks)
                 alone.append(end - begin)
                 torch.set_num_threads(threads)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -68,7 +67,7 @@ def test_a_setting_that_nobody_has_thought_about_yet_counts_as_one_that_changes_
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two classes of eight images, taken to be old enough for their times to tell every change."""
     monkeypatch.setattr(opened, "SETTLED_NS", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -87,7 +86,7 @@ def write(path: Path, value: int) -> None:
 
 def of_folder(root: Path) -> Trial:
     data = resolve_data("imagefolder", data_dir=root, image_size=32, validation=0.25)
-    model = replace(make_trial().model, in_chans=3, num_classes=2)  # type: ignore[type-var]
+    model = replace(make_trial().model, in_chans=3, num_classes=2)
     return on(replace(make_trial(), data=data, model=model), **SMALL)
 
 

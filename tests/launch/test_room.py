@@ -267,7 +267,12 @@ def test_a_run_waits_while_another_program_holds_the_memory(
     holder = context.Process(target=hold, args=(free // 2, held, enough))
     holder.start()
     assert held.wait(60)
-    monkeypatch.setattr(room.time, "sleep", lambda _: (enough.set(), holder.join(60)))
+
+    def give_back(_seconds: float) -> None:
+        enough.set()
+        holder.join(60)
+
+    monkeypatch.setattr(room.time, "sleep", give_back)
     assert wait_for_room(free * 3 // 4, "cuda")
     assert enough.is_set() and "waiting for memory" in capsys.readouterr().err
 
