@@ -242,6 +242,37 @@ def test_a_run_that_lacks_memory_alone_has_failed(folders: list[RunFolder]) -> N
     assert not (folders[0].path / PUT_BACK).exists()
 
 
+def test_a_slot_that_dies_before_it_can_train_costs_one_run_and_another_takes_its_place(
+    folders: list[RunFolder],
+) -> None:
+    made = scene(folders, ["", ""], trusting=True)
+    opened: list[int] = []
+
+    def reopen(number: int) -> Slot:
+        opened.append(number)
+        return Slot(Process(), Process(), ready=True)  # type: ignore[arg-type]
+
+    made.floor.open = reopen
+    made.processes[0].alive, made.processes[0].exitcode = False, 1
+    made.floor.take_death(made.floor.slots[0])
+    assert list(made.ended.values()) == [FAILED]
+    (name,) = made.ended
+    record = next(folder for folder in folders if folder.path.name == name).record()
+    assert record is not None and record.error is not None and "its process ended with exit code 1" in record.error
+    made.say(1, Ready(None, {}))
+    assert opened == [0] and made.at_work() == [1]
+    made.floor.hand_out()
+    assert made.at_work() == [0, 1]
+
+
+def test_what_the_first_slot_has_counted_decides_the_order(folders: list[RunFolder]) -> None:
+    made = scene(folders, [""], trusting=True)
+    network = made.floor.queue.waiting[0].network
+    made.say(0, Ready(None, {network: 7}))
+    assert made.floor.queue.known.macs == {network: 7}
+    assert made.floor.queue.waiting and made.at_work() == [0]
+
+
 # A real GPU -----------------------------------------------------------------------------------------------------------
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
