@@ -109,19 +109,19 @@ def run_side_by_side(
     count = slots_for(jobs, runtime)
     runtime = replace(runtime, threads=runtime.threads or max(1, cores() // count))
     queue = RunQueue.of(folders, runtime, count)
-    floor = Floor(queue, lambda k: open_slot(runtime, k, force=force), finished, trusting=jobs != AUTO)
+    pool = SlotPool(queue, lambda k: open_slot(runtime, k, force=force), finished, trusting=jobs != AUTO)
     try:
-        with _passing_on_signals(floor.slots) as floor.stopping:
+        with _passing_on_signals(pool.slots) as pool.stopping:
             networks = queue.uncounted()  # by the first slot alone: counting needs torch
             for k in range(min(count, len(folders))):
-                floor.slots.append(open_slot(runtime, k, force=force, networks=() if k else networks))
-            floor.train_all()
+                pool.slots.append(open_slot(runtime, k, force=force, networks=() if k else networks))
+            pool.train_all()
     finally:
-        _end(floor.slots)
+        _end(pool.slots)
 
 
 @dataclass
-class Floor:
+class SlotPool:
     """The slots, the runs that wait for one, and the memory of the devices that slots share.
 
     open: starts the slot of a number. trusting: someone has said how many runs fit on a device.

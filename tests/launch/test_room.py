@@ -13,7 +13,7 @@ import torch
 
 from roadmap.config.runtime import Runtime
 from roadmap.launch import local, room
-from roadmap.launch.local import PUT_BACK, SLOTS_OF_A_GPU, Floor, run_side_by_side, slots_for
+from roadmap.launch.local import PUT_BACK, SLOTS_OF_A_GPU, SlotPool, run_side_by_side, slots_for
 from roadmap.launch.room import MARGIN, MOST_OF_FREE, fits, free_memory, wait_for_room
 from roadmap.launch.run_queue import RunQueue
 from roadmap.launch.slots import Ready, Slot, Start
@@ -121,23 +121,23 @@ def folders(tmp_path: Path) -> list[RunFolder]:
 
 @dataclass
 class Scene:
-    """A floor with slots that are fakes, and the records that it has called finished."""
+    """A pool with slots that are fakes, and the records that it has called finished."""
 
-    floor: Floor
+    pool: SlotPool
     processes: list[Process]
     ended: dict[str, str]
 
     def say(self, number: int, answer: Ready | Record) -> None:
         """Let a slot say something, then hand out."""
-        slot = self.floor.slots[number]
+        slot = self.pool.slots[number]
         if isinstance(answer, Ready):
-            self.floor.note_ready(slot, answer)
+            self.pool.note_ready(slot, answer)
         else:
-            self.floor.end_run(slot, answer)
-        self.floor.hand_out()
+            self.pool.end_run(slot, answer)
+        self.pool.hand_out()
 
     def at_work(self) -> list[int]:
-        return [number for number, slot in enumerate(self.floor.slots) if slot.run]
+        return [number for number, slot in enumerate(self.pool.slots) if slot.run]
 
 
 def scene(folders: list[RunFolder], devices: list[str], *, trusting: bool) -> Scene:
@@ -147,16 +147,16 @@ def scene(folders: list[RunFolder], devices: list[str], *, trusting: bool) -> Sc
         ended[folder.path.name] = record.status
 
     queue = RunQueue.of(folders, Runtime(), len(devices))
-    floor = Floor(queue, lambda number: pytest.fail("no slot has died"), finished, trusting=trusting)
+    pool = SlotPool(queue, lambda number: pytest.fail("no slot has died"), finished, trusting=trusting)
     for process, device in zip(processes, devices, strict=True):
-        floor.slots.append(Slot(process, process, device=device))  # type: ignore[arg-type]
-    return Scene(floor, processes, ended)
+        pool.slots.append(Slot(process, process, device=device))  # type: ignore[arg-type]
+    return Scene(pool, processes, ended)
 
 
 def ready(made: Scene, free: int | None) -> None:
-    for slot in made.floor.slots:
-        made.floor.note_ready(slot, Ready(free, {}))
-    made.floor.hand_out()
+    for slot in made.pool.slots:
+        made.pool.note_ready(slot, Ready(free, {}))
+    made.pool.hand_out()
 
 
 def ended(folder: RunFolder, *, peak: int = GIB, **more: Any) -> Record:
@@ -172,7 +172,7 @@ def test_with_auto_the_first_run_is_alone_until_its_peak_is_known(
     made = scene(folders, ["0"] * 4, trusting=False)
     ready(made, 3 * GIB)
     assert made.at_work() == [0]
-    made.floor.hand_out()
+    made.pool.hand_out()
     assert capsys.readouterr().err.count("waits until its GPU has room beside 1 runs") == 1
     made.say(0, ended(folders[0]))
     assert made.at_work() == [0, 1], "2 x 1.25 GiB of 3"
@@ -206,7 +206,7 @@ def test_each_gpu_has_its_own_memory_and_a_cpu_none(folders: list[RunFolder]) ->
 
 def test_a_slot_never_waits_for_more_than_a_device_with_idle_slots_can_give(folders: list[RunFolder]) -> None:
     made = scene(folders, ["0", "0"], trusting=False)
-    made.floor.queue.known.learn(ended(folders[0], peak=100 * GIB))
+    made.pool.queue.known.learn(ended(folders[0], peak=100 * GIB))
     ready(made, 8 * GIB)
     (start,) = made.processes[0].told
     assert start.need == int(8 * GIB * MOST_OF_FREE)
@@ -217,17 +217,17 @@ def test_a_run_that_lacked_memory_beside_others_goes_on_alone_and_that_is_noted(
 ) -> None:
     made = scene(folders, ["0", "0"], trusting=True)
     ready(made, 8 * GIB)
-    lost = made.floor.slots[1].run
+    lost = made.pool.slots[1].run
     assert lost is not None
     failure = Record(status=FAILED, error_kind=OUT_OF_MEMORY, error="CUDA out of memory")
     made.say(1, failure)
     assert lost.folder.path.name not in made.ended, "it is no failure of the study's yet"
     (line,) = map(json.loads, (lost.folder.path / PUT_BACK).read_text().splitlines())
-    assert line["beside"] == [made.floor.slots[0].run.folder.path.name]  # type: ignore[union-attr]
+    assert line["beside"] == [made.pool.slots[0].run.folder.path.name]  # type: ignore[union-attr]
     assert "lacked memory beside other runs" in capsys.readouterr().err
-    while made.floor.slots[0].run or made.floor.slots[1].run:
+    while made.pool.slots[0].run or made.pool.slots[1].run:
         number = made.at_work()[0]
-        slot = made.floor.slots[number]
+        slot = made.pool.slots[number]
         if slot.run and slot.run.alone:
             assert len(made.at_work()) == 1 and len(made.ended) == 3
         made.say(number, ended(folders[0]))
@@ -252,25 +252,25 @@ def test_a_slot_that_dies_before_it_can_train_costs_one_run_and_another_takes_it
         opened.append(number)
         return Slot(Process(), Process(), ready=True)  # type: ignore[arg-type]
 
-    made.floor.open = reopen
+    made.pool.open = reopen
     made.processes[0].alive, made.processes[0].exitcode = False, 1
-    made.floor.take_death(made.floor.slots[0])
+    made.pool.take_death(made.pool.slots[0])
     assert list(made.ended.values()) == [FAILED]
     (name,) = made.ended
     record = next(folder for folder in folders if folder.path.name == name).record()
     assert record is not None and record.error is not None and "its process ended with exit code 1" in record.error
     made.say(1, Ready(None, {}))
     assert opened == [0] and made.at_work() == [1]
-    made.floor.hand_out()
+    made.pool.hand_out()
     assert made.at_work() == [0, 1]
 
 
 def test_what_the_first_slot_has_counted_decides_the_order(folders: list[RunFolder]) -> None:
     made = scene(folders, [""], trusting=True)
-    network = made.floor.queue.waiting[0].network
+    network = made.pool.queue.waiting[0].network
     made.say(0, Ready(None, {network: 7}))
-    assert made.floor.queue.known.macs == {network: 7}
-    assert made.floor.queue.waiting and made.at_work() == [0]
+    assert made.pool.queue.known.macs == {network: 7}
+    assert made.pool.queue.waiting and made.at_work() == [0]
 
 
 # A real GPU -----------------------------------------------------------------------------------------------------------
