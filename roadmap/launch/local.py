@@ -112,9 +112,10 @@ def run_side_by_side(
     pool = SlotPool(queue, lambda k: open_slot(runtime, k, force=force), finished, trusting=jobs != AUTO)
     try:
         with _passing_on_signals(pool.slots) as pool.stopping:
-            networks = queue.uncounted()  # by the first slot alone: counting needs torch
+            # Counting needs torch. All slots do it: what one has counted it need not count for its runs' records.
+            networks = queue.uncounted()
             for k in range(min(count, len(folders))):
-                pool.slots.append(open_slot(runtime, k, force=force, networks=() if k else networks))
+                pool.slots.append(open_slot(runtime, k, force=force, networks=networks))
             pool.train_all()
     finally:
         _end(pool.slots)

@@ -265,7 +265,7 @@ def test_a_slot_that_dies_before_it_can_train_costs_one_run_and_another_takes_it
     assert made.at_work() == [0, 1]
 
 
-def test_what_the_first_slot_has_counted_decides_the_order(folders: list[RunFolder]) -> None:
+def test_what_a_slot_has_counted_decides_the_order(folders: list[RunFolder]) -> None:
     made = scene(folders, [""], trusting=True)
     network = made.pool.queue.waiting[0].network
     made.say(0, Ready(None, {network: 7}))
