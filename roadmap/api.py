@@ -157,13 +157,13 @@ class Study:
         todo = self.unfinished(force=force)
         if not todo:
             return None
-        at_once: Jobs = jobs if len(self.trials) > 1 else 1
+        at_once = slots_for(jobs, runtime) if len(self.trials) > 1 else 1
         left = {run.path.name for run in todo}
         trials = [trial for trial in self.trials if trial.id in left]
         ranks = int(os.environ.get("WORLD_SIZE", 1))
         whole = force or not any((run.path / "attempts.jsonl").exists() for run in todo)
         predicted = note_prediction(self.folder, trials, runtime, jobs=slots_for(at_once, runtime), ranks=ranks)
-        launcher = LocalLauncher(jobs=at_once, force=force, finished=finished)
+        launcher = LocalLauncher(jobs=jobs if at_once > 1 else 1, force=force, finished=finished)
         launcher.launch(self.folder, todo, runtime, Resources(), code=live_code())
         return predicted if whole else None
 
