@@ -162,7 +162,7 @@ class Study:
         trials = [trial for trial in self.trials if trial.id in left]
         ranks = int(os.environ.get("WORLD_SIZE", 1))
         whole = force or not any((run.path / "attempts.jsonl").exists() for run in todo)
-        predicted = note_prediction(self.folder, trials, runtime, jobs=slots_for(at_once, runtime), ranks=ranks)
+        predicted = note_prediction(self.folder, trials, runtime, jobs=at_once, ranks=ranks)
         launcher = LocalLauncher(jobs=jobs if at_once > 1 else 1, force=force, finished=finished)
         launcher.launch(self.folder, todo, runtime, Resources(), code=live_code())
         return predicted if whole else None
