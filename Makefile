@@ -74,6 +74,7 @@ gpu:
 	if ls .whl/*.whl >/dev/null 2>&1; then python3 -m pip install --quiet --no-index --no-deps --upgrade --target .whl/site .whl/*.whl; fi
 	python3 -m pytest -m gpu tests -q
 	python3 -m roadmap bench --device cuda --out results/bench
+	python3 -m roadmap.bench.packing --device cuda --out results/bench
 	test -z "$(CIFAR)" || python3 -m roadmap run --study experiments/cifar10.yaml --step 0 --step 1 --step 9 --data-dir "$(CIFAR)"
 	test -z "$(CIFAR)" || python3 -m roadmap report cifar10 --out results/cifar10
 

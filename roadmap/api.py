@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
-from roadmap.launch.local import LocalLauncher
+from roadmap.launch.local import Jobs, LocalLauncher, slots_for
 from roadmap.launch.preflight import initial_weights, refuse_before_training, refuse_other_threads, threads_here
 from roadmap.launch.resources import Resources
 from roadmap.launch.selection import seeds_in_turn
@@ -125,14 +125,15 @@ class Study:
     def run(
         self,
         *,
-        jobs: int = 1,
+        jobs: Jobs = 1,
         force: bool = False,
         runtime: Runtime | None = None,
         finished: Finished = _ignore,
     ) -> DataFrame:
         """Train what is not finished on this machine, and return all runs as `load` does.
 
-        `jobs`: runs side by side. `force`: train finished trials again; what they left is kept.
+        `jobs`: runs side by side, "auto" for as many as the machine has cores or its GPUs have
+        memory for. `force`: train finished trials again; what they left is kept.
         `runtime`: data folder, device, loader processes. `finished` is called with each run's
         folder and record as it ends. Raises RoadmapError before training where a trial cannot be
         trained here.
@@ -145,7 +146,7 @@ class Study:
         return self.load()
 
     def train(
-        self, runtime: Runtime, *, jobs: int = 1, force: bool = False, finished: Finished = _ignore
+        self, runtime: Runtime, *, jobs: Jobs = 1, force: bool = False, finished: Finished = _ignore
     ) -> float | None:
         """Train what is not finished, once it is prepared, and load nothing.
 
@@ -156,7 +157,7 @@ class Study:
         todo = self.unfinished(force=force)
         if not todo:
             return None
-        at_once = jobs if len(self.trials) > 1 else 1
+        at_once = slots_for(jobs, runtime) if len(self.trials) > 1 else 1
         threads = threads_here(runtime, jobs=at_once)
         refuse_other_threads(self.name, self.run_folders, todo, threads, force=force)
         left = {run.path.name for run in todo}
@@ -164,7 +165,7 @@ class Study:
         ranks = int(os.environ.get("WORLD_SIZE", 1))
         whole = force or not any((run.path / "attempts.jsonl").exists() for run in todo)
         predicted = note_prediction(self.folder, trials, runtime, jobs=at_once, ranks=ranks)
-        launcher = LocalLauncher(jobs=at_once, force=force, finished=finished)
+        launcher = LocalLauncher(jobs=jobs if at_once > 1 else 1, force=force, finished=finished)
         launcher.launch(self.folder, todo, runtime, Resources(), code=live_code())
         return predicted if whole else None
 

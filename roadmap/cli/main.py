@@ -15,6 +15,7 @@ from roadmap.cli.parser import (
     USER_ERROR,
     Parser,
     device_option,
+    jobs,
     json_option,
     ladder_option,
     minutes,
@@ -74,7 +75,7 @@ def parser() -> Parser:
     )
     plan = verbs.add_parser("plan", help="what would run, without running it, and how long it would take")
     study_options(plan)
-    plan.add_argument("--jobs", type=whole(1), metavar="N", help="runs side by side, as for `run`")
+    plan.add_argument("--jobs", type=jobs, metavar="N", help="runs side by side, as for `run`")
     json_option(plan)
     launcher_options(plan)
     resource_options(plan)
@@ -115,7 +116,11 @@ def _run_verb(p: Parser) -> None:
 def _machine_options(p: argparse.ArgumentParser) -> None:
     """How the machine trains, as `_runtime` reads it."""
     p.add_argument(
-        "--jobs", type=whole(1), default=1, metavar="N", help="runs side by side, each with cores / N threads"
+        "--jobs",
+        type=jobs,
+        default=1,
+        metavar="N",
+        help="runs side by side, each with cores / N threads; auto: one a core, or what a GPU's memory holds",
     )
     p.add_argument(
         "--threads",
@@ -277,14 +282,19 @@ def plan(args: argparse.Namespace) -> int:
         order = _order(args, dry_run=True)
         return show_submission_plan(_study(args).content, order, out=args.runs, data_dir=args.data_dir)
     from roadmap.cli.train import show_plan
+    from roadmap.config.runtime import Runtime
+    from roadmap.launch.local import slots_for
 
-    return show_plan(_study(args), jobs=args.jobs, as_json=args.json)
+    return show_plan(_study(args), jobs=args.jobs and slots_for(args.jobs, Runtime()), as_json=args.json)
 
 
 def calibrate(args: argparse.Namespace) -> int:
     from roadmap.cli.calibrate import calibrate_study
+    from roadmap.launch.local import slots_for
 
-    return calibrate_study(_study(args), _runtime(args), jobs=args.jobs, iterations=args.iterations, as_json=args.json)
+    runtime = _runtime(args)
+    at_once = slots_for(args.jobs, runtime)
+    return calibrate_study(_study(args), runtime, jobs=at_once, iterations=args.iterations, as_json=args.json)
 
 
 def sanity(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from roadmap.config.errors import listing, nearest
 
@@ -116,6 +116,16 @@ def whole(least: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def jobs(text: str) -> int | Literal["auto"]:
+    """The type of --jobs: how many runs side by side, or `auto`."""
+    if text == "auto":
+        return "auto"
+    try:
+        return whole(1)(text)
+    except argparse.ArgumentTypeError as e:
+        raise argparse.ArgumentTypeError(f"is {text!r}; legal: integers from 1, auto; give one of them") from e
 
 
 def seconds(least: float) -> Callable[[str], float]:

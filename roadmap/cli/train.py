@@ -15,6 +15,7 @@ from roadmap.cli.forecast import Forecast
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.data.registry import held_out
+from roadmap.launch.local import Jobs, slots_for
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import DIVERGED, FAILED, FINISHED, HOPELESS, INTERRUPTED, SETTLED, Record
 
@@ -40,7 +41,7 @@ def state_of(folder: RunFolder) -> str:
 # run ----------------------------------------------------------------------------------------------
 
 
-def run_study(study: Study, runtime: Runtime, *, jobs: int, force: bool, as_json: bool) -> int:
+def run_study(study: Study, runtime: Runtime, *, jobs: Jobs, force: bool, as_json: bool) -> int:
     """Train what is not finished; print the record, or one line a run. Returns the exit status."""
     study.prepare(runtime)
     count = len(study.trials)
@@ -50,7 +51,7 @@ def run_study(study: Study, runtime: Runtime, *, jobs: int, force: bool, as_json
     if not _rank():
         print(*_held_out(study), sep="\n", file=sys.stderr)
     _print_settled(study, count - len(todo))
-    alone = len(todo) == 1 and (jobs == 1 or count == 1)
+    alone = len(todo) == 1 and (slots_for(jobs, runtime) == 1 or count == 1)
     progress, ended = Progress(len(todo), quiet=alone), set[str]()
 
     def finished(folder: RunFolder, record: Record) -> None:

@@ -29,10 +29,11 @@ import numpy as np
 
 from roadmap.config.errors import DataError
 from roadmap.data.encoded import EncodedImages, Source
+from roadmap.data.held import ArrayImages, HeldImages, Split
 from roadmap.data.listing import Listing, OfListing, stamp
 from roadmap.data.listing_cache import SETTLED_NS, alone, cache_folder
 from roadmap.data.parquet import ParquetTable
-from roadmap.data.readers import ArrayImages, LibraryImages, Split, StreamedImages
+from roadmap.data.readers import LibraryImages
 
 if TYPE_CHECKING:
     from roadmap.data.pipeline import Pipeline
@@ -91,7 +92,7 @@ def _form_of(split: Split) -> Pixels | Decoded | Contents:
     if isinstance(split, LibraryImages):
         files = files_of(split.dataset)
         return Contents.of_files(files) if files and len(files) == len(split) else Decoded(split)
-    return Pixels(split) if isinstance(split, ArrayImages | StreamedImages) else Decoded(split)
+    return Pixels(split) if isinstance(split, ArrayImages | HeldImages) else Decoded(split)
 
 
 # In memory --------------------------------------------------------------------------------------------------------
@@ -101,7 +102,7 @@ def _form_of(split: Split) -> Pixels | Decoded | Contents:
 class Pixels:
     """Images in memory: all are seen."""
 
-    split: ArrayImages | StreamedImages
+    split: ArrayImages | HeldImages
     name: str = "pixels"
 
     def seen(self, indices: np.ndarray) -> np.ndarray:
@@ -111,7 +112,7 @@ class Pixels:
         return b""
 
     def hashes(self, indices: np.ndarray) -> np.ndarray:
-        return _table(_hash_of_pixels(self.split.pixels[int(i)]) for i in indices)
+        return _table(_hash_of_pixels(np.asarray(self.split.image(int(i)))) for i in indices)
 
 
 @dataclass(frozen=True)

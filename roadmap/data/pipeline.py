@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from roadmap.data.loader import Stream, open_loader
 from roadmap.data.readers import cut_validation, open_data
 from roadmap.data.tensor_stream import SampleKey, TensorBatches
 from roadmap.data.thread_stream import ThreadBatches, check_loader
-from roadmap.data.views import Passes, Views, open_views
+from roadmap.data.views import HeldViews, Passes, Views, open_views
 
 CPU = torch.device("cpu")
 
@@ -253,6 +253,12 @@ class Pipeline:
         views = Views(split, indices[rank::world_size], eval_transform(recipe, data))
         batch = 2 * recipe.group_size
         return open_views(views, batch=batch, held=held, workers=self.workers, device=self.device)
+
+    def with_trial(self, trial: Trial) -> Pipeline:
+        """The same images for another trial that sees them alike; views in memory stay, workers do not."""
+        other = replace(self, trial=trial)
+        other._views.update({key: views for key, views in self._views.items() if isinstance(views, HeldViews)})
+        return other
 
     def close(self) -> None:
         """End the workers of evaluation; a stream is its user's to close."""

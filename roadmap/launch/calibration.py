@@ -25,7 +25,7 @@ from typing import Any
 from roadmap.config.errors import RoadmapError
 from roadmap.config.runtime import Runtime, cores, limit_threads
 from roadmap.config.trial import Trial
-from roadmap.launch.local import environment_with, gpu_of
+from roadmap.launch.slots import environment_with, gpu_of
 from roadmap.runs.record import Hardware
 from roadmap.study.cost import Calibration, Cost, distinct, settings_of
 

@@ -11,7 +11,7 @@ from roadmap.config.data import Data
 from roadmap.config.errors import RoadmapError, listing
 from roadmap.config.model import TimmSpec
 from roadmap.config.runtime import Runtime, cores, refuse_sparse_evaluation
-from roadmap.launch.local import gpu_of
+from roadmap.launch.slots import gpu_of
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.record import FINISHED, INTERRUPTED, Record
 from roadmap.study.expand import Study

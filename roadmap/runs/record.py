@@ -19,6 +19,7 @@ FINISHED, FAILED, DIVERGED, INTERRUPTED = "finished", "failed", "diverged", "int
 HOPELESS = "hopeless"  # ended early by --stop-hopeless, and in no mean
 SETTLED = (FINISHED, HOPELESS)  # not trained again unless it is asked for
 LOST_PEER = "lost-peer"  # an `error_kind`: another rank is gone, which is no fault of this one
+OUT_OF_MEMORY = "out-of-memory"  # an `error_kind`: the device had no memory left for the run
 MISSING = "missing"  # the status of a run without a record; never written by a run
 
 # The numbers that a run measures; version 1 had them beside everything else.
@@ -100,7 +101,7 @@ class Record:
 
     status         finished, failed, diverged, interrupted, hopeless; `error` says why, in the
                    writer's words
-    error_kind     what kind of failure, where a program asks: LOST_PEER
+    error_kind     what kind of failure, where a program asks: LOST_PEER, OUT_OF_MEMORY
     stopped_by     the signal that interrupted the run, or came when it had ended
     damaged        the file could not be read: there is nothing but the error
     id to init     labels: where in a study the run stands; `init` is its initial weights' digest

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import platform
+import re
 import resource
 import signal
 import sys
@@ -25,6 +26,7 @@ from roadmap.config.trial import Trial
 from roadmap.data.digest import data_digests
 from roadmap.data.encoded import decoder_difference
 from roadmap.data.loader import Stream
+from roadmap.data.opened import OpenedImages
 from roadmap.data.pipeline import Pipeline
 from roadmap.data.readers import class_names
 from roadmap.model.build import save_timm
@@ -41,6 +43,7 @@ from roadmap.runs.record import (
     INTERRUPTED,
     LOST_PEER,
     METRIC_KEYS,
+    OUT_OF_MEMORY,
     Formats,
     Hardware,
     Record,
@@ -56,10 +59,14 @@ from roadmap.train.updates import Diverged
 
 DATA = "data.jsonl"  # what each attempt was trained on
 
+# cuDNN and cuBLAS say in their own words that they could not allocate, as RuntimeErrors.
+NO_MEMORY = re.compile(r"CUDA error: out of memory|CUDA out of memory|(CUDNN|CUBLAS)_STATUS_ALLOC_FAILED")
 
-def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> Record:
+
+def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False, images: OpenedImages | None = None) -> Record:
     """Train the folder's trial to its end and return its record; a finished one is returned as it is, unless `force`.
 
+    `images`: those of the process's run before, for a process that trains several.
     Every outcome leaves a record: finished, diverged, interrupted (it goes on when started again), failed, hopeless
     (it goes on when started without `stop_hopeless`).
     Raises RunError only where the folder itself cannot be used; then nothing in it is changed.
@@ -73,14 +80,14 @@ def execute(folder: RunFolder, runtime: Runtime, *, force: bool = False) -> Reco
     if record and not force and _is_settled(record, runtime):
         return record
     if not ranks.is_main:
-        return _attempt(folder, trial, runtime, ranks)
+        return _attempt(folder, trial, runtime, ranks, images)
     with folder.lease():
         record = folder.record()  # another process may have trained it since
         if record and not force and _is_settled(record, runtime):
             return record
         if force:
             set_aside(folder)
-        return _attempt(folder, trial, runtime, ranks)
+        return _attempt(folder, trial, runtime, ranks, images)
 
 
 def _is_settled(record: Record, runtime: Runtime) -> bool:
@@ -99,6 +106,7 @@ def set_aside(folder: RunFolder) -> None:
         "heartbeat.json",
         "weights.safetensors",
         "classes.json",
+        "put_back.jsonl",
         "checkpoints",
         "ranks",
     )
@@ -119,7 +127,7 @@ def previous_results(folder: RunFolder) -> tuple[dict[str, Any], ...]:
     return tuple({"status": r.status, "metrics": dict(r.metrics), "finished_at": r.finished_at} for r in ended)
 
 
-def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> Record:
+def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks, images: OpenedImages | None) -> Record:
     began = time.monotonic() - (_seconds_before(folder) if ranks.is_main else 0.0)  # as if all attempts were one
 
     def beat(state: Mapping[str, Any]) -> None:
@@ -131,7 +139,7 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) ->
     if ranks.is_main:
         _note_attempt(folder, trial, runtime, ranks)
     described = _describe(folder, trial, runtime, ranks)
-    record = _outcome(described, lambda: _train(folder, trial, runtime, ranks, beat)).replace(
+    record = _outcome(described, lambda: _train(folder, trial, runtime, ranks, beat, images)).replace(
         wall_seconds=round(time.monotonic() - began, 3),
         peak_memory_bytes=peak_memory(ranks),
         finished_at=_now(),
@@ -191,8 +199,14 @@ def _outcome(described: Record, train: Callable[[], Mapping[str, Any]]) -> Recor
     except Exception as e:
         # Whatever it is, the run leaves a record of it; a user's mistake keeps its own words, anything else its trace.
         text = str(e) if isinstance(e, RoadmapError) else f"{type(e).__name__}: {e}\n{traceback.format_exc(limit=-4)}"
-        kind = LOST_PEER if described.world_size != 1 and is_lost_peer(e) else None
-        return described.replace(status=FAILED, error=text, error_kind=kind)
+        return described.replace(status=FAILED, error=text, error_kind=_kind_of(e, described.world_size))
+
+
+def _kind_of(error: Exception, world_size: int | None) -> str | None:
+    """What kind of failure it is, where a launcher does something about it."""
+    if world_size != 1 and is_lost_peer(error):
+        return LOST_PEER
+    return OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) or NO_MEMORY.search(str(error)) else None
 
 
 def _seconds_before(folder: RunFolder) -> float:
@@ -210,10 +224,15 @@ def _seconds_before(folder: RunFolder) -> float:
 
 
 def _train(
-    folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks, beat: Callable[[Mapping[str, Any]], None]
+    folder: RunFolder,
+    trial: Trial,
+    runtime: Runtime,
+    ranks: Ranks,
+    beat: Callable[[Mapping[str, Any]], None],
+    images: OpenedImages | None,
 ) -> dict[str, Any]:
     """Train to the end; returns what the record adds."""
-    with contextlib.closing(open_pipeline(trial, runtime, ranks)) as pipeline:
+    with contextlib.closing(open_pipeline(trial, runtime, ranks, images)) as pipeline:
         return _train_on(pipeline, folder, runtime, ranks, beat)
 
 
@@ -270,9 +289,9 @@ def open_training(
             yield trainer, stream
 
 
-def open_pipeline(trial: Trial, runtime: Runtime, ranks: Ranks) -> Pipeline:
-    """The trial's images on this machine. Raises DataError."""
-    return Pipeline.open(
+def open_pipeline(trial: Trial, runtime: Runtime, ranks: Ranks, images: OpenedImages | None = None) -> Pipeline:
+    """The trial's images on this machine; `images`: where they may be open already. Raises DataError."""
+    return (images.open if images is not None else Pipeline.open)(
         trial,
         data_dir=runtime.data_dir,
         download=runtime.download,

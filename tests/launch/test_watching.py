@@ -12,7 +12,7 @@ import pytest
 
 import roadmap.cli.status
 from roadmap.config.trial import Trial
-from roadmap.launch.local import gpu_of
+from roadmap.launch.slots import gpu_of
 from roadmap.launch.status import RunState, study_states
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.study_folder import write_study

@@ -17,6 +17,7 @@ import roadmap
 from roadmap.cli.main import main
 from roadmap.config.errors import ConfigError, DataError
 from roadmap.config.runtime import Runtime
+from roadmap.data.opened import OpenedImages
 from roadmap.data.pipeline import Pipeline, Samples
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError
@@ -124,6 +125,41 @@ def test_a_failing_run_leaves_a_record_with_its_error(tmp_path: Path, monkeypatc
     assert "ZeroDivisionError: division by zero" in record.error
     assert record.params > 0
     assert folder.record() == record
+
+
+@pytest.mark.slow
+def test_a_runs_bits_are_the_same_whether_it_is_first_or_third_in_its_process(tmp_path: Path) -> None:
+    images, trial = OpenedImages(), make_trial(**SHORT)
+    before = (make_trial("baseline", seed=3, **SHORT), make_trial(seed=1, **{**SHORT, "crop": "none"}))
+    for k, other in enumerate((before[0], trial, before[1], trial)):
+        folder = make_run(tmp_path / str(k), other)
+        assert execute(folder, Runtime(), images=images).status == "finished"
+    alone = make_run(tmp_path / "alone", trial)
+    record = execute(alone, Runtime())
+    for k in (1, 3):
+        later = RunFolder(tmp_path / str(k) / "study" / trial.id)
+        assert hash_of(later) == hash_of(alone)
+        assert later.record().metrics == record.metrics  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "out-of-memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "out-of-memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), None),
+        (DataError("image 3 cannot be decoded"), None),
+    ],
+)
+def test_a_run_that_lacked_its_devices_memory_says_so_to_its_launcher(
+    error: Exception, kind: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lack(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("roadmap.train.execute.open_pipeline", lack)
+    record = train(make_run(tmp_path, make_trial(**SHORT)))
+    assert (record.status, record.error_kind) == ("failed", kind)
 
 
 def test_a_folder_of_another_trial_is_refused(tmp_path: Path) -> None:
