@@ -71,6 +71,9 @@ def read_whole(path: str) -> bytes:
         while part := os.read(handle, CHUNK):
             parts.append(part)
         return b"".join([first, *parts]) if parts else first
+    except OSError as e:
+        e.filename = path  # which a read, unlike an open, does not name
+        raise
     finally:
         os.close(handle)
 

@@ -105,6 +105,7 @@ def coverage(rows: list[Weights], cells: int, seeds: Sequence[int], shared: floa
     return hits / studies
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     ("cells", "seeds", "shared"), [(8, 3, 0.0), (8, 3, 2.0), (8, 2, 1.0), (16, 3, 1.0), (4, 3, 0.0)]

@@ -152,6 +152,7 @@ def test_a_strong_correlation_leaves_changes_right_and_single_means_a_little_too
     assert 0.90 < found.means.mean() < 0.96
 
 
+@pytest.mark.slow
 def test_one_step_with_three_times_the_scatter_is_a_known_weakness() -> None:
     """Three runs seldom show unequal variances, so the pooled error is used for most such ladders:
     the two intervals that touch the step hold in about 80 % instead of 95 (the step's own mean in

@@ -49,6 +49,7 @@ def in_a_batch(split: Split, transform: Any) -> tuple[PixelBatch, Tensor]:
     return drawn, Finish.of(samples.chain, CPU)(drawn)[0]
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("changes", [{}, WITH_ERASING], ids=["as shipped", "policy and erasing"])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda r: r.name)
 @pytest.mark.parametrize("name", ["digits", "cifar10"])

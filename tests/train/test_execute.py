@@ -373,6 +373,7 @@ def test_a_rank_that_is_killed_leaves_the_others_with_a_lost_peer_and_no_cause_o
     assert not list((folder.path / "ranks").glob("*"))
 
 
+@pytest.mark.slow
 def test_ten_thousand_lines_written_by_many_processes_are_all_whole(tmp_path: Path) -> None:
     """Appends of one line are single writes: nothing is torn."""
     folder = RunFolder(tmp_path)

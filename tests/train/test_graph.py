@@ -96,6 +96,7 @@ def test_a_replayed_iteration_has_the_bits_of_the_eager_one_under_every_recipe(r
     assert trainer.eager_reason is None
 
 
+@pytest.mark.slow
 def test_several_groups_in_a_forward_pass_are_replayed_to_the_same_bits() -> None:
     trial = make_trial(BATCHNORM_STEP, **{**SMALL, "group_size": 8})
     assert_equal(after(*started(trial, micro_batch=16)), after(*graphed(trial, micro_batch=16)))

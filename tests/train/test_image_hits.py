@@ -55,6 +55,7 @@ def write_hits(path: Path) -> None:
     (path / f"{ranks.rank}.json").write_text(json.dumps(found.hits.to_json()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_any_number_of_ranks_gives_the_same_bits(world_size: int, tmp_path: Path) -> None:
     on_ranks(world_size, lambda: write_hits(tmp_path))
