@@ -1,42 +1,51 @@
 """Part `gather`: from the records of many runs to the mean and standard deviation of each cell.
 
-Beside it: reading and parsing the same files, and the same two numbers by Python's statistics.
+Beside it: reading and parsing the same files by hand. No torch.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import statistics
+import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from roadmap.bench.pairs import Check, Finding, interleaved
-from roadmap.config.recipes import find_recipe
 from roadmap.config.trial import Trial
-from roadmap.data.registry import resolve_data
-from roadmap.ladder.convnext import CONVNEXT, convnext_spec
+from roadmap.runs.folder import RunFolder
 from roadmap.runs.provenance import git_state, package_versions
-from roadmap.runs.record import FINISHED, Hardware, Record
+from roadmap.runs.record import FINISHED, Formats, Hardware, Record
 from roadmap.runs.study_folder import write_study
+from roadmap.study.expand import Study, expand
+from roadmap.study.plan import Plan
 
 METHOD = (
     "Wall time from 10,000 run folders with whole records to mean and standard deviation of each step, as the report "
     "makes them, beside `json.loads` of study.json and every record.json with the same two numbers from `statistics`."
 )
-RUNS, REGIME = 10_000, "micro"
+RUNS = 10_000
 ROUNDING = 1e-9  # percent of accuracy
-Cell = tuple[str, str]
-Means = dict[Cell, tuple[float, float]]  # mean and standard deviation of each cell, by step and change
-Gather = Callable[[Path], Means]
+NAME = "gathering"
+SEEDS, EPOCHS = 8, 3  # of each cell; of each run
+WRITERS = 16  # threads
+LOWEST_LR, LR_STEP = 1e-3, 1e-5
+
+Label = tuple[str, str]  # a cell's step and change
+Cells = dict[Label, tuple[float, float, int]]  # mean, standard deviation (n - 1) and n of each
+Gather = Callable[[Path], Cells]
 
 
 def gather(ours: Gather, pairs: int, scratch: Path, runs: int = RUNS) -> Iterator[Finding]:
-    """Compare `ours`, which makes Means of a study's folder, with plain reading of the same files."""
-    folder = write_runs(scratch, runs)
-    found, expected = ours(folder), read_plainly(folder)
+    """Compare `ours`, which makes Cells of a study's folder, with plain reading of the same files."""
+    folder = study_of(runs, scratch)
+    found, expected = ours(folder), plain(folder)
     yield Check(name="cells that only one side has", apart=len(found.keys() ^ expected.keys()), allowed=0)
     yield Check(
         name="means and standard deviations, largest difference", apart=_apart(found, expected), allowed=ROUNDING
@@ -45,79 +54,131 @@ def gather(ours: Gather, pairs: int, scratch: Path, runs: int = RUNS) -> Iterato
         "gather",
         f"{runs:,} runs",
         ("gathered into mean and std", lambda: ours(folder)),
-        ("read, parsed, averaged", lambda: read_plainly(folder)),
+        ("read, parsed, averaged", lambda: plain(folder)),
         pairs=pairs,
         warmup=1,
     )
 
 
-def _apart(found: Means, expected: Means) -> float:
+def _apart(found: Cells, expected: Cells) -> float:
     shared = found.keys() & expected.keys()
     return max(abs(a - b) for cell in shared for a, b in zip(found[cell], expected[cell], strict=True))
 
 
-def read_plainly(folder: Path) -> Means:
-    """Mean and standard deviation of each cell, by nothing but the standard library."""
-    json.loads((folder / "study.json").read_bytes())
-    top1: dict[Cell, list[float]] = defaultdict(list)
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir()]
-    for name in names:
-        with open(f"{folder}/{name}/record.json", "rb") as f:
-            record = json.loads(f.read())
-        top1[record["step"], record["change"]].append(record["metrics"]["top1"])
-    return {cell: (statistics.fmean(values), statistics.stdev(values)) for cell, values in top1.items()}
+def study_of(runs: int, folder: Path) -> Path:
+    """Write a study of this many finished runs below `folder`, in files that the writers of real
+    runs write; returns its folder.
+
+    The ladder with its side steps at as many learning rates as it takes, 8 seeds a cell; the last
+    cells may have fewer.
+    """
+    study = _planned(runs)
+    written = write_study(folder, NAME, study.question, study.regime, study.trials, header=study.header())
+    with ThreadPoolExecutor(WRITERS) as pool:  # a disk makes many files safe in one go
+        list(pool.map(partial(_finish, written), study.trials, range(len(study.trials))))
+    return written
 
 
-def write_runs(root: Path, runs: int) -> Path:
-    """Run folders with records as whole as the trainer's, the same number of seeds of each step of the path."""
-    steps = [step.name for step in CONVNEXT.order()]
-    trials = [trial for step in steps for trial in _seeds(step, -(-runs // len(steps)))][:runs]
-    folder = write_study(root, "many", "How fast is a study read?", REGIME, trials)
-    for trial in trials:
-        run = folder / trial.id
-        run.mkdir()
-        (run / "record.json").write_text(json.dumps(_record(trial).to_json()))
-    return folder
+def _planned(runs: int) -> Study:
+    """The first `runs` trials, and what is compared among their cells."""
+    plan = Plan(name=NAME, question="How fast is it read?", regime="micro", side_steps=True, seeds=tuple(range(SEEDS)))
+    a_point = len(expand(plan).trials)
+    rates = [round(LOWEST_LR + LR_STEP * k, 6) for k in range(max(2, math.ceil(runs / a_point)))]
+    study = expand(replace(plan, cross={"recipe.lr": rates}))
+    trials = study.trials[:runs]
+    cells = {(trial.step, trial.change) for trial in trials}
+    compared = tuple(c for c in study.comparisons if c.child in cells and c.parent in cells)
+    crossed = tuple(c for c in study.crossings if c.child in cells and c.parent in cells)
+    return replace(study, trials=trials, comparisons=compared, crossings=crossed)
 
 
-def _seeds(step: str, count: int) -> list[Trial]:
-    model, recipe = convnext_spec(step, REGIME), find_recipe(CONVNEXT.recipe_name(step, REGIME))
-    first = Trial(model=model, recipe=recipe, data=resolve_data("digits"), seed=0, regime=REGIME, step=step)
-    return [replace(first, seed=seed) for seed in range(count)]
+def _finish(study: Path, trial: Trial, number: int) -> None:
+    """Leave what a run has left once it has finished."""
+    run = RunFolder(study / trial.id)
+    run.prepare(trial)
+    draw = random.Random(number)
+    machine = Hardware(device="cpu", cpu="a processor", cores=8, threads=8)
+    run.append("attempts.jsonl", {"from_iteration": 0, "hardware": machine.to_json(), **_code()})
+    for epoch in range(1, EPOCHS + 1):
+        top1 = 25.0 * epoch + draw.gauss(0, 0.2)
+        run.append_epoch({"epoch": epoch, "top1": top1, "loss": 1 / epoch, "train_loss": 2 / epoch}, [2 / epoch] * 9)
+    run.write_record(_record(trial, draw, machine))
+    run.beat({"state": FINISHED, "epoch": EPOCHS})
 
 
-def _record(trial: Trial) -> Record:
-    """A finished run's, whose accuracy depends on its step and its seed."""
-    top1 = 90 + len(trial.step) / 10 + (37 * trial.seed % 101) / 100
+def _record(trial: Trial, draw: random.Random, machine: Hardware) -> Record:
+    """A record with every value that a finished run knows."""
+    top1 = 75.0 + draw.gauss(0, 0.2)
+    measured = {"top1": top1, "top5": 96.0 + draw.random(), "loss": 0.6 + draw.random() / 10}
     return Record(
         status=FINISHED,
         id=trial.id,
         fingerprint=trial.fingerprint,
+        study=NAME,
+        ladder=trial.ladder,
         regime=trial.regime,
         step=trial.step,
         change=trial.change,
         seed=trial.seed,
         data=trial.data.title,
         data_name=trial.data.name,
-        data_digest="",
+        data_digest=trial.data.digest,
         image_size=trial.data.image_size,
-        train_images=1167,
+        train_images=1166,
         test_images=500,
         recipe=trial.recipe.name,
         epochs=trial.recipe.epochs,
-        params=100_000,
-        macs=1_000_000,
+        params=509_306,
+        macs=1_734_656,
         world_size=1,
+        device_batch=trial.recipe.group_size,
         group_size=trial.recipe.group_size,
         global_batch=trial.recipe.batch_size,
         precision="fp32",
-        **git_state(),
-        packages=package_versions(),
-        hardware=Hardware(device="cpu", cpu="a processor", cores=2, threads=1),
+        formats=Formats(autocast="none", residual="float32", matmul="ieee", convolution="ieee", cpu_capability="AVX2"),
+        workers=0,
+        compile=False,
+        channels_last=True,
+        **_code(),
+        hardware=machine,
         configuration=trial.configuration,
         resolved=trial.identity(),
-        metrics={"top1": top1, "top5": 99.0, "loss": 0.3},
-        images_per_second=1000.0 + trial.seed,
-        wall_seconds=36.0,
+        attempts=1,
+        metrics=measured,
+        accuracy_epoch=EPOCHS,
+        iterations=27,
+        images_per_second=2000 + draw.random(),
+        wall_seconds=10 + draw.random(),
+        peak_memory_bytes=926_957_568,
+        finished_at="2026-01-01T00:00:00+00:00",
     )
+
+
+def _code() -> dict[str, Any]:
+    """Which code and packages ran."""
+    return {**git_state(), "packages": package_versions()}
+
+
+def plain(folder: Path) -> Cells:
+    """Mean, deviation and n of each cell by reading and parsing each file, with no more than that."""
+    root = os.fspath(folder)
+    with open(f"{root}/study.json", "rb") as file:
+        planned = json.loads(file.read())["trials"]
+    values: dict[Label, list[float]] = defaultdict(list)
+    for trial in planned:
+        with open(f"{root}/{trial['id']}/record.json", "rb") as file:
+            record = json.loads(file.read())
+        if record["status"] == FINISHED:
+            values[record["step"], record["change"]].append(record["metrics"]["top1"])
+    return _summarized(values)
+
+
+def _summarized(values: Mapping[Label, Sequence[float]]) -> Cells:
+    return {label: _summary(cell) for label, cell in values.items()}
+
+
+def _summary(values: Sequence[float]) -> tuple[float, float, int]:
+    n = len(values)
+    mean = math.fsum(values) / n
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1) if n > 1 else math.nan
+    return mean, math.sqrt(variance), n

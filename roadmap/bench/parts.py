@@ -20,7 +20,7 @@ from roadmap.runs.io import write_json
 
 Found = Callable[[Finding], None]
 # Mean and standard deviation of each cell of a study's folder, by step and change.
-Gather = Callable[[Path], dict[tuple[str, str], tuple[float, float]]]
+Gather = Callable[[Path], dict[tuple[str, str], tuple[float, float, int]]]
 
 
 @dataclass(frozen=True, kw_only=True)

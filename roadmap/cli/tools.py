@@ -18,6 +18,7 @@ from roadmap.runs.io import read_json, write_json
 from roadmap.study.find import STUDY_JSON, find_study
 
 if TYPE_CHECKING:
+    from roadmap.bench.gather import Cells
     from roadmap.bench.pairs import Finding
     from roadmap.train.distributed import Ranks
 
@@ -66,8 +67,8 @@ def asked_parts(words: Sequence[str]) -> Sequence[str]:
     return [part for part in PARTS if part in (words or USUAL)]
 
 
-def means_of(folder: Path) -> dict[tuple[str, str], tuple[float, float]]:
-    """Mean and standard deviation of each cell of a study's run folders, by what its report is made of."""
+def means_of(folder: Path) -> Cells:
+    """Mean, standard deviation and n of each cell of a study's run folders, by what its report is made of."""
     from analysis.load import open_study
     from analysis.stats.comparisons import summarize
     from roadmap.runs.metric import TOP1
@@ -77,7 +78,7 @@ def means_of(folder: Path) -> dict[tuple[str, str], tuple[float, float]]:
         if run.finished(TOP1):
             values[run.cell.step, run.cell.change].append(run.value(TOP1))
     summaries = {cell: summarize(scores) for cell, scores in values.items()}
-    return {cell: (s.mean, s.std) for cell, s in summaries.items() if s.mean is not None and s.std is not None}
+    return {cell: (s.mean, s.std, s.n) for cell, s in summaries.items() if s.mean is not None and s.std is not None}
 
 
 def _show_finding(part: str, file: TextIO, finding: Finding) -> None:

@@ -56,10 +56,10 @@ def test_gather_compares_means_and_standard_deviations(tmp_path: Path) -> None:
 
 
 def test_gather_notices_a_side_that_leaves_out_a_cell_or_rounds(tmp_path: Path) -> None:
-    def less(folder: Path) -> gather.Means:
+    def less(folder: Path) -> gather.Cells:
         means = means_of(folder)
         means.pop(next(iter(means)))
-        return {cell: (round(mean, 3), std) for cell, (mean, std) in means.items()}
+        return {cell: (round(mean, 3), std, n) for cell, (mean, std, n) in means.items()}
 
     found = checks(gather.gather(less, 1, tmp_path, runs=60)).values()
     assert [c.agrees for c in found] == [False, False]

@@ -25,17 +25,11 @@ def assert_near_target(part: str, key: str, findings: Iterable[Finding]) -> None
     assert asked.met(found.value, MARGIN), f"{asked.text}: {found.value:.3g}, wanted {asked.wanted}, {found}"
 
 
-LISTING = pytest.mark.xfail(
-    reason="--list needs the configs; importing pydantic takes longer than a bare Python's start"
-)
-
-
-@pytest.mark.parametrize("key", ["help", pytest.param("list", marks=LISTING)])
+@pytest.mark.parametrize("key", ["help", "list"])
 def test_startup(key: str, tmp_path: Path) -> None:
     assert_near_target("startup", key, startup.startup(PAIRS, tmp_path))
 
 
-@pytest.mark.xfail(reason="while records are read the garbage collector walks through those that are there")
 def test_gather(tmp_path: Path) -> None:
     assert_near_target("gather", "gather", gather.gather(means_of, PAIRS, tmp_path, runs=3000))
 

@@ -16,7 +16,7 @@ import pytest
 
 import roadmap.runs.changes
 from analysis.load import LiveStudy, gather
-from roadmap.bench.gathering import study_of
+from roadmap.bench.gather import study_of
 from roadmap.launch.status import study_states
 from roadmap.runs.changes import ChangedFiles
 from roadmap.runs.folder import RunFolder, read_record
