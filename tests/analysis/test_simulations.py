@@ -7,10 +7,8 @@ steps' top-1 over seeds. All draws are fixed.
 
 from __future__ import annotations
 
-import gc
 import math
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from unittest import mock
@@ -41,17 +39,6 @@ class Found:
     means: np.ndarray
     wrong: float
     methods: Counter[str]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def frozen_heap() -> Iterator[None]:
-    """multipletests collects garbage at each call, which in a process as large as a test run costs
-    more than all the rest.
-    """
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def simulate(
