@@ -50,6 +50,14 @@ def test_a_further_run_sees_the_bits_that_it_sees_alone(pipeline: str) -> None:
     assert same(again, Pipeline.open(other))
 
 
+def test_views_that_only_a_later_run_has_come_to_are_kept_too() -> None:
+    kept, trial = OpenedImages(), make_trial()
+    kept.open(trial, data_dir=None)  # its run diverged before its first evaluation
+    second = kept.open(on(trial, lr=0.1), data_dir=None)
+    views = second.views("test")
+    assert kept.open(trial, data_dir=None).views("test") is views
+
+
 @pytest.mark.parametrize("change", [{"crop": "none"}, {"test_crop": 0.5}, {"group_size": 32}, {"pipeline": "tensor"}])
 def test_a_run_that_sees_its_images_otherwise_opens_its_own(change: dict[str, object]) -> None:
     kept, trial = OpenedImages(), make_trial()
