@@ -191,8 +191,12 @@ class Pipeline:
         workers: int = 0,
         device: torch.device = CPU,
         loader: LoaderName = "threads",
+        decode: bool = True,
     ) -> Pipeline:
-        """Raises DataError, also where the training split is smaller than one global batch."""
+        """Raises DataError, also where the training split is smaller than one global batch.
+
+        decode: the training images, where they fit in memory; for nothing where they are not trained on.
+        """
         check_loader(loader)
         loaded = train, test = open_data(trial.data, data_dir=data_dir, download=download)
         if trial.recipe.crop != "resized" and isinstance(train, ArrayImages) and isinstance(test, ArrayImages):
@@ -204,7 +208,7 @@ class Pipeline:
                 f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of "
                 f"{trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch"
             )
-        decoded = decode_all(train, trial.data, before_draws(trial.recipe, trial.data))
+        decoded = decode_all(train, trial.data, before_draws(trial.recipe, trial.data)) if decode else None
         return cls(trial, train, test, kept, held_out, workers, device, decoded, loader, loaded)
 
     def sampler(self, *, start: int = 0, rank: int = 0, world_size: int = 1) -> GroupSampler:
