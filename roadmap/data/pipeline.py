@@ -179,6 +179,7 @@ class Pipeline:
     decoded: ArrayImages | HeldImages | None = None  # the training images in memory, as `before_draws` makes them
     loader: LoaderName = "threads"  # of what a recipe with pipeline tensor does not have in memory in one size
     loaded: tuple[Split, Split] | None = field(default=None, repr=False)  # train and test before any resizing
+    digests: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)  # once they are known
     _views: dict[tuple[str, int, int], Passes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -261,6 +262,7 @@ class Pipeline:
     def with_trial(self, trial: Trial) -> Pipeline:
         """The same images for another trial that sees them alike; views in memory stay, workers do not."""
         other = replace(self, trial=trial)
+        other.digests.update(self.digests)
         other._views.update({key: views for key, views in self._views.items() if isinstance(views, HeldViews)})
         return other
 
