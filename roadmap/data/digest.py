@@ -49,7 +49,16 @@ HASH_BYTES = 32  # of SHA-256
 
 
 def data_digests(pipeline: Pipeline) -> dict[str, str]:
-    """{train, validation, test: digest}; no validation where nothing is held out. Raises DataError."""
+    """{train, validation, test: digest}; no validation where nothing is held out. Raises DataError.
+
+    Made once of a process's images, however many of its runs see them.
+    """
+    if not pipeline.digests:
+        pipeline.digests.update(_digests(pipeline))
+    return dict(pipeline.digests)
+
+
+def _digests(pipeline: Pipeline) -> dict[str, str]:
     train, test = pipeline.loaded or (pipeline.train, pipeline.test)
     parts = {
         "train": (train, pipeline.train_indices),

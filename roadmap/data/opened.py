@@ -76,7 +76,8 @@ class OpenedImages:
         """
         key, stamp = (_images_of(trial), data_dir, how), stamp_of(trial.data.name, data_dir)
         if self._pipeline is not None and stamp is not None and (key, stamp) == (self._key, self._stamp):
-            return self._pipeline.with_trial(trial)
+            self._pipeline = self._pipeline.with_trial(trial)  # with the views that the run before has opened
+            return self._pipeline
         self._pipeline = None  # before the next is opened: two would take twice the memory
         pipeline = Pipeline.open(trial, data_dir=data_dir, **how)
         self._key, self._stamp, self._pipeline = key, stamp, pipeline if stamp is not None else None

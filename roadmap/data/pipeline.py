@@ -179,6 +179,7 @@ class Pipeline:
     decoded: ArrayImages | HeldImages | None = None  # the training images in memory, as `before_draws` makes them
     loader: LoaderName = "threads"  # of what a recipe with pipeline tensor does not have in memory in one size
     loaded: tuple[Split, Split] | None = field(default=None, repr=False)  # train and test before any resizing
+    digests: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)  # once they are known
     _views: dict[tuple[str, int, int], Passes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -191,8 +192,12 @@ class Pipeline:
         workers: int = 0,
         device: torch.device = CPU,
         loader: LoaderName = "threads",
+        decode: bool = True,
     ) -> Pipeline:
-        """Raises DataError, also where the training split is smaller than one global batch."""
+        """Raises DataError, also where the training split is smaller than one global batch.
+
+        decode: the training images, where they fit in memory; for nothing where they are not trained on.
+        """
         check_loader(loader)
         loaded = train, test = open_data(trial.data, data_dir=data_dir, download=download)
         if trial.recipe.crop != "resized" and isinstance(train, ArrayImages) and isinstance(test, ArrayImages):
@@ -204,7 +209,7 @@ class Pipeline:
                 f"data {trial.data.name!r} has {len(kept)} training images, fewer than one global batch of "
                 f"{trial.recipe.batch_size}; legal: at least one batch; choose a recipe with a smaller batch"
             )
-        decoded = decode_all(train, trial.data, before_draws(trial.recipe, trial.data))
+        decoded = decode_all(train, trial.data, before_draws(trial.recipe, trial.data)) if decode else None
         return cls(trial, train, test, kept, held_out, workers, device, decoded, loader, loaded)
 
     def sampler(self, *, start: int = 0, rank: int = 0, world_size: int = 1) -> GroupSampler:
@@ -257,6 +262,7 @@ class Pipeline:
     def with_trial(self, trial: Trial) -> Pipeline:
         """The same images for another trial that sees them alike; views in memory stay, workers do not."""
         other = replace(self, trial=trial)
+        other.digests.update(self.digests)
         other._views.update({key: views for key, views in self._views.items() if isinstance(views, HeldViews)})
         return other
 

@@ -7,6 +7,7 @@ watches its parent itself: it never outlives it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -84,12 +85,19 @@ def open_slot(runtime: Runtime, number: int, *, force: bool, networks: Sequence[
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as the environment or else the driver lists them."""
+    """The GPUs that this process may use, as the environment or else the driver lists them.
+
+    CUDA takes those before the first that there cannot be: people write -1, and Slurm NoDevFiles, for none.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         installed = list(Path("/proc/driver/nvidia/gpus").glob("*"))
         visible = ",".join(map(str, range(len(installed))))
-    return [gpu for gpu in visible.split(",") if gpu]
+    return [gpu for gpu in itertools.takewhile(_may_exist, map(str.strip, visible.split(","))) if gpu]
+
+
+def _may_exist(gpu: str) -> bool:
+    return not gpu.startswith("-") and gpu != "NoDevFiles"
 
 
 def gpu_of(slot: int) -> dict[str, str]:

@@ -70,13 +70,18 @@ class Wish(enum.IntEnum):
 
 
 class Cadence:
-    """When a run is saved, and by what. One on each rank; only rank 0's clock and writer decide."""
+    """When a run is saved, and by what. One on each rank; only rank 0's clock and writer decide.
 
-    def __init__(self, ranks: Ranks, runtime: Runtime, stop: StopSignal, writer: CheckpointWriter) -> None:
+    iteration: at which the run begins here, or goes on from a checkpoint.
+    """
+
+    def __init__(
+        self, ranks: Ranks, runtime: Runtime, stop: StopSignal, writer: CheckpointWriter, *, iteration: int = 0
+    ) -> None:
         self.ranks, self.runtime, self.stop, self.writer = ranks, runtime, stop, writer
         self.saved_iteration, self.saved_at = -1, time.monotonic()
         self.reserved = False
-        self.agreed_iteration, self.agreed_at = 0, time.monotonic()
+        self.agreed_iteration, self.agreed_at = iteration, time.monotonic()
         self.slow = True  # until it is known; the same on all ranks
 
     def reserve_once(self, state: Callable[[], TrainingState]) -> None:

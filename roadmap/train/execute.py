@@ -289,8 +289,13 @@ def open_training(
             yield trainer, stream
 
 
-def open_pipeline(trial: Trial, runtime: Runtime, ranks: Ranks, images: OpenedImages | None = None) -> Pipeline:
-    """The trial's images on this machine; `images`: where they may be open already. Raises DataError."""
+def open_pipeline(
+    trial: Trial, runtime: Runtime, ranks: Ranks, images: OpenedImages | None = None, *, decode: bool = True
+) -> Pipeline:
+    """The trial's images on this machine; `images`: where they may be open already. Raises DataError.
+
+    decode: see `Pipeline.open`.
+    """
     return (images.open if images is not None else Pipeline.open)(
         trial,
         data_dir=runtime.data_dir,
@@ -298,6 +303,7 @@ def open_pipeline(trial: Trial, runtime: Runtime, ranks: Ranks, images: OpenedIm
         workers=runtime.workers or 0,
         device=ranks.device,
         loader=runtime.loader,
+        decode=decode,
     )
 
 

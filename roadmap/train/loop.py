@@ -125,7 +125,7 @@ class Trainer(Updates):
         reporter.start(self.iteration, self.iteration // self.per_epoch)
         writer = CheckpointWriter(store if self.ranks.is_main else None)
         with StopSignal() as stop, writer, contextlib.closing(reporter), stream:
-            cadence = Cadence(self.ranks, self.runtime, stop, writer)
+            cadence = Cadence(self.ranks, self.runtime, stop, writer, iteration=self.iteration)
             while self.iteration < self.total:
                 waiting_share = self._to_boundary(stream, cadence, reporter)
                 self._end_of_epoch(cadence, note, reporter, waiting_share)

@@ -89,7 +89,7 @@ def known_scores(
     def load(model: nn.Module) -> None:
         load_weights(model, weights)
 
-    with contextlib.closing(open_pipeline(trial, runtime, ranks)) as pipeline:
+    with contextlib.closing(open_pipeline(trial, runtime, ranks, decode=False)) as pipeline:
         return Trainer(trial, pipeline, ranks, runtime, init=load).evaluate("test").weights
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from roadmap.config.recipe import Recipe
 from roadmap.config.trial import Trial
-from roadmap.data import opened
+from roadmap.data import digest, opened
+from roadmap.data.digest import data_digests
 from roadmap.data.opened import OpenedImages, stamp_of
 from roadmap.data.pipeline import Pipeline
 from roadmap.data.registry import resolve_data
@@ -48,6 +49,23 @@ def test_a_further_run_sees_the_bits_that_it_sees_alone(pipeline: str) -> None:
     assert again.train is kept.open(first, data_dir=None).train, "nothing was opened anew"
     assert again.views("test") is kept.open(first, data_dir=None).views("test"), "nor decoded anew"
     assert same(again, Pipeline.open(other))
+
+
+def test_views_that_only_a_later_run_has_come_to_are_kept_too() -> None:
+    kept, trial = OpenedImages(), make_trial()
+    kept.open(trial, data_dir=None)  # its run diverged before its first evaluation
+    second = kept.open(on(trial, lr=0.1), data_dir=None)
+    views = second.views("test")
+    assert kept.open(trial, data_dir=None).views("test") is views
+
+
+def test_the_digest_of_images_is_made_once_of_those_that_several_runs_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, trial = OpenedImages(), make_trial()
+    contents = data_digests(kept.open(trial, data_dir=None))
+    monkeypatch.setattr(digest, "digest_of_images", lambda *_: "anew")
+    assert data_digests(kept.open(on(trial, lr=0.1), data_dir=None)) == contents
+    other = data_digests(kept.open(on(trial, crop="none"), data_dir=None))
+    assert set(other.values()) == {"anew"}, "other images are looked at"
 
 
 @pytest.mark.parametrize("change", [{"crop": "none"}, {"test_crop": 0.5}, {"group_size": 32}, {"pipeline": "tensor"}])

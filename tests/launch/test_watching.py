@@ -78,5 +78,8 @@ def test_a_log_is_followed_until_its_run_ends(run: RunFolder, tmp_path: Path) ->
 def test_slots_take_the_visible_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5,7")
     assert [gpu_of(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(5)] == ["2", "5", "7", "2", "5"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpu_of(0) == {}
+    for none in ("", "-1", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert gpu_of(0) == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0, 1,-1,2")
+    assert [gpu_of(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["0", "1", "0"]

@@ -77,3 +77,13 @@ def test_where_an_iteration_takes_seconds_on_any_rank_they_agree_after_each(monk
     assert asked_after(cadence, range(5, 12)) == [10, 11], "60 s for nine iterations; the next one is fast"
     ranks.other[0] = 1  # the other rank is slow
     assert asked_after(cadence, range(12, 23)) == [20, 21, 22]
+
+
+def test_a_resumed_run_does_not_count_what_it_did_before_among_the_iterations_of_its_first_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(roadmap.train.cadence, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    cadence = Cadence(OneOfTwo(), Runtime(), StopSignal(), CheckpointWriter(None), iteration=5000)
+    now[0] += 20.0
+    assert asked_after(cadence, range(5001, 5003)) == [5001, 5002], "20 s an iteration"

@@ -145,7 +145,7 @@ def opened_with(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Runtime, object]]
 
     for module in (sanity, execution):
         monkeypatch.setattr(module, "Trainer", trainer)
-        monkeypatch.setattr(module, "open_pipeline", lambda *_: MagicMock())
+        monkeypatch.setattr(module, "open_pipeline", lambda *_, **__: MagicMock())
     return calls
 
 
@@ -165,6 +165,16 @@ def test_known_networks_take_no_setting_that_was_meant_for_the_studys_training(m
     with pytest.raises(Opened):
         known_scores(KNOWN[0], {}, make_trial().data, Runtime(compile=True, micro_batch=48), Ranks())
     assert calls[0][0] == Runtime()
+
+
+def test_training_images_are_not_decoded_for_an_evaluation_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(*_: object) -> None:
+        raise AssertionError("training images were decoded")
+
+    monkeypatch.setattr("roadmap.data.pipeline.decode_all", decode)
+    monkeypatch.setattr(sanity, "Trainer", MagicMock(side_effect=Opened))
+    with pytest.raises(Opened):
+        known_scores(KNOWN[0], {}, make_trial().data, Runtime(), Ranks())
 
 
 @pytest.mark.slow
