@@ -26,7 +26,13 @@ from typing import TYPE_CHECKING
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.launch.local import Jobs, LocalLauncher, slots_for
-from roadmap.launch.preflight import initial_weights, refuse_before_training, refuse_other_threads, threads_here
+from roadmap.launch.preflight import (
+    initial_weights,
+    recorded_runs,
+    refuse_before_training,
+    refuse_other_threads,
+    threads_here,
+)
 from roadmap.launch.resources import Resources
 from roadmap.launch.selection import seeds_in_turn
 from roadmap.launch.snapshot import live_code
@@ -159,7 +165,7 @@ class Study:
             return None
         at_once = slots_for(jobs, runtime) if len(self.trials) > 1 else 1
         threads = threads_here(runtime, jobs=at_once)
-        refuse_other_threads(self.name, self.run_folders, todo, threads, force=force)
+        refuse_other_threads(self.name, recorded_runs(self.folder), todo, threads, force=force)
         left = {run.path.name for run in todo}
         trials = [trial for trial in self.trials if trial.id in left]
         ranks = int(os.environ.get("WORLD_SIZE", 1))

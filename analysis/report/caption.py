@@ -13,7 +13,7 @@ from analysis.report.facts import Fact, FactKind
 from analysis.results.analyse import common_words, seed_order
 from analysis.results.results import Analysis
 from analysis.study import LatencyTable, Outcome, Prediction, Run, Study
-from analysis.wording import number, one_line, predicted_and_taken
+from analysis.wording import count, number, one_line, predicted_and_taken
 from roadmap.ladder import Printed, Regime, find_ladder
 from roadmap.runs.metric import Metric
 from roadmap.runs.record import DIVERGED, FINISHED, HOPELESS, NO_HARDWARE
@@ -167,7 +167,9 @@ def _drawn_again(runs: Sequence[Run], metric: Metric) -> str:
             if before["status"] in ENDED:
                 gave = _gave(before["status"], before["metrics"], metric)
                 told.setdefault(run.cell.in_words, []).append(f"seed {run.seed} had given {gave}")
-    return "; ".join(f"{one_line(cell)} {len(given)} times ({', '.join(given)})" for cell, given in told.items())
+    return "; ".join(
+        f"{one_line(cell)} {count(len(given), 'time')} ({', '.join(given)})" for cell, given in told.items()
+    )
 
 
 def _gave(status: str, metrics: Mapping[str, float | None], metric: Metric) -> str:

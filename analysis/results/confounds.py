@@ -110,7 +110,8 @@ class Confound:
             case Cause.SELECTED:
                 return f"{self.name}: {listing(self.after)}; the mean leaves out what went badly"
             case Cause.OUTCOME:
-                other = f"nothing was declared to change, but {listing(self.because)} differs"
+                differ = "differs" if len(self.because) == 1 else "differ"
+                other = f"nothing was declared to change, but {listing(self.because)} {differ}"
                 why = f": {other}" if self.because else ", although nothing was changed"
                 return f"{self.name} {before} and {after} at seed {self.seed}{why}"
             case Cause.CONTRADICTS:

@@ -20,6 +20,8 @@ from typing import Any
 from roadmap.bench.pairs import Check, Finding, interleaved
 from roadmap.config.trial import Trial
 from roadmap.runs.folder import RunFolder
+from roadmap.runs.hits import TEST, Hits
+from roadmap.runs.libraries import LIBRARIES, Libraries
 from roadmap.runs.provenance import git_state, package_versions
 from roadmap.runs.record import FINISHED, Formats, Hardware, Record
 from roadmap.runs.study_folder import write_study
@@ -34,6 +36,23 @@ RUNS = 10_000
 ROUNDING = 1e-9  # percent of accuracy
 NAME = "gathering"
 SEEDS, EPOCHS = 8, 3  # of each cell; of each run
+TEST_IMAGES = 500
+AS_INSTALLED = Libraries(dict.fromkeys(LIBRARIES, "0123456789abcdef"), edited={}, patched={}, startup={})
+FORMATS = Formats(
+    autocast="none",
+    residual="float32",
+    matmul="ieee",
+    convolution="ieee",
+    cudnn_benchmark=False,
+    cudnn_deterministic=False,
+    deterministic=False,
+    cpu_capability="AVX2",
+    matmul_precision="highest",
+    onednn=True,
+    denormals=True,
+    build="0123456789abcdef",
+    environment={},
+)
 WRITERS = 16  # threads
 LOWEST_LR, LR_STEP = 1e-3, 1e-5
 
@@ -108,8 +127,8 @@ def _finish(study: Path, trial: Trial, number: int) -> None:
 
 def _record(trial: Trial, draw: random.Random, machine: Hardware) -> Record:
     """A record with every value that a finished run knows."""
-    top1 = 75.0 + draw.gauss(0, 0.2)
-    measured = {"top1": top1, "top5": 96.0 + draw.random(), "loss": 0.6 + draw.random() / 10}
+    hits = _hits(draw)
+    measured = {"top1": hits.top1, "top5": 96.0 + draw.random(), "loss": 0.6 + draw.random() / 10}
     return Record(
         status=FINISHED,
         id=trial.id,
@@ -123,9 +142,10 @@ def _record(trial: Trial, draw: random.Random, machine: Hardware) -> Record:
         data=trial.data.title,
         data_name=trial.data.name,
         data_digest=trial.data.digest,
+        data_contents={"train": "pixels-all:0123456789abcdef", "test": "pixels-all:fedcba9876543210"},
         image_size=trial.data.image_size,
         train_images=1166,
-        test_images=500,
+        test_images=TEST_IMAGES,
         recipe=trial.recipe.name,
         epochs=trial.recipe.epochs,
         params=509_306,
@@ -135,7 +155,7 @@ def _record(trial: Trial, draw: random.Random, machine: Hardware) -> Record:
         group_size=trial.recipe.group_size,
         global_batch=trial.recipe.batch_size,
         precision="fp32",
-        formats=Formats(autocast="none", residual="float32", matmul="ieee", convolution="ieee", cpu_capability="AVX2"),
+        formats=FORMATS,
         workers=0,
         compile=False,
         channels_last=True,
@@ -145,6 +165,7 @@ def _record(trial: Trial, draw: random.Random, machine: Hardware) -> Record:
         resolved=trial.identity(),
         attempts=1,
         metrics=measured,
+        hits={TEST: hits.to_json()},
         accuracy_epoch=EPOCHS,
         iterations=27,
         images_per_second=2000 + draw.random(),
@@ -154,9 +175,16 @@ def _record(trial: Trial, draw: random.Random, machine: Hardware) -> Record:
     )
 
 
+def _hits(draw: random.Random) -> Hits:
+    """Each test image right with three quarters."""
+    size = -(-TEST_IMAGES // 8)
+    right = draw.getrandbits(TEST_IMAGES) | draw.getrandbits(TEST_IMAGES)
+    return Hits(TEST_IMAGES, (right << 8 * size - TEST_IMAGES).to_bytes(size))
+
+
 def _code() -> dict[str, Any]:
     """Which code and packages ran."""
-    return {**git_state(), "packages": package_versions()}
+    return {**git_state(), "packages": package_versions(), "libraries": AS_INSTALLED.to_json()}
 
 
 def plain(folder: Path) -> Cells:

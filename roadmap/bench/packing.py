@@ -29,9 +29,9 @@ from roadmap.data.loader import Stream
 from roadmap.data.registry import NAMED
 from roadmap.ladder.convnext import CONVNEXT, convnext_spec
 from roadmap.runs.io import write_json
-from roadmap.runs.provenance import git_state, package_versions
+from roadmap.train.circumstances import measured_on
 from roadmap.train.distributed import Ranks
-from roadmap.train.execute import hardware, open_training
+from roadmap.train.execute import open_training
 from roadmap.train.loop import Trainer
 
 STEPS, SEEDS = ("baseline", "separate-downsampling"), (2, 4)
@@ -195,9 +195,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             r = found.ratio
             text = f"{r.name}: packed {r.value:.2f} times as fast ({r.low:.2f} to {r.high:.2f}, n = {r.pairs})"
             print(f"{text}; losses differ by {found.difference:.1g} of their size", flush=True)
-    machine = {"hardware": hardware(ranks).to_json(), "packages": package_versions(), **git_state()}
     args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "packing.json", {**machine, "ratios": measured})
+    write_json(args.out / "packing.json", {**measured_on(ranks), "ratios": measured})
     print(args.out / "packing.json", file=sys.stderr)
 
 

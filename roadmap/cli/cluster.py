@@ -18,7 +18,13 @@ from roadmap.data.registry import held_out
 from roadmap.launch.base import IN_HAND, UNDER_WAY, Launched, Launcher, State
 from roadmap.launch.launchers import every_launcher, find_launcher
 from roadmap.launch.local import LocalLauncher
-from roadmap.launch.preflight import initial_weights, refuse_before_training, refuse_other_threads, usual_threads
+from roadmap.launch.preflight import (
+    initial_weights,
+    recorded_runs,
+    refuse_before_training,
+    refuse_other_threads,
+    usual_threads,
+)
 from roadmap.launch.prepared import Launch
 from roadmap.launch.resources import Resources, shape_of, shape_text
 from roadmap.launch.selection import RunSelection, chosen_runs, find_study, runs_to_retry, seeds_in_turn
@@ -158,7 +164,7 @@ def submit_study(study: Study, runtime: Runtime, order: Order, *, out: Path) -> 
 
 def _refuse_other_threads(plan: SubmissionPlan, *, force: bool) -> None:
     """Refuse runs on CPUs with other threads than the study's, as far as it is known what each will have."""
-    runs = [RunFolder(plan.folder / trial.id) for trial in plan.study.trials]
+    runs = recorded_runs(plan.folder)
     todo = [RunFolder(plan.folder / trial.id) for trial in plan.to_launch]
     for batch in plan.batches:
         if batch.shape.gpus == 0:
@@ -380,7 +386,7 @@ def retry_runs(selection: RunSelection, order: Order) -> int:
         first = before[folders[0].path.name]
         runtime = first.runtime if first else Runtime()
         if launcher.name == LocalLauncher.name and not runtime.threads:
-            runtime = replace(runtime, threads=usual_threads(RunFolder(p.parent) for p in folder.glob("*/record.json")))
+            runtime = replace(runtime, threads=usual_threads(recorded_runs(folder)))
         batches = _by_shape(
             [
                 (run.trial(), _resources_again(before[s.run], launcher, order), _runtime_again(s, runtime))

@@ -20,7 +20,6 @@ from roadmap.study.find import STUDY_JSON, find_study
 if TYPE_CHECKING:
     from roadmap.bench.gather import Cells
     from roadmap.bench.pairs import Finding
-    from roadmap.train.distributed import Ranks
 
 ALL = "all"  # of the parts of `bench`
 MOST_CLASSES = 5  # named for each image unless another number is asked for
@@ -37,6 +36,7 @@ def run_bench(words: Sequence[str], device: str, *, pairs: int, out: Path, as_js
     parts = asked_parts(words)
     from roadmap.bench.page import write_page
     from roadmap.bench.parts import Bench, measure, write
+    from roadmap.train.circumstances import measured_on
     from roadmap.train.distributed import Ranks
 
     ranks = Ranks.start(device)
@@ -44,7 +44,7 @@ def run_bench(words: Sequence[str], device: str, *, pairs: int, out: Path, as_js
     contents = []
     for part in parts:
         show = functools.partial(_show_finding, part, sys.stderr if as_json else sys.stdout)
-        content = {**measure(part, bench, show), **_machine(ranks)}
+        content = {**measure(part, bench, show), **measured_on(ranks)}
         contents.append(content)
         path = write(out, part, ranks.device.type, content)
         if not as_json:
@@ -101,6 +101,7 @@ def measure_latency(name: str, device: str, *, rounds: int, runs: Path, as_json:
     The study's report shows it.
     """
     from roadmap.bench.latency import latencies
+    from roadmap.train.circumstances import measured_on
     from roadmap.train.distributed import Ranks
 
     folder = find_study(name, runs).run_folder()
@@ -109,7 +110,7 @@ def measure_latency(name: str, device: str, *, rounds: int, runs: Path, as_json:
     ranks = Ranks.start(device)
     found = latencies(trials, ranks.device, rounds=rounds)
     measured = [{"cell": list(cell), **asdict(latency)} for cell, latency in found.items()]
-    content = {**_machine(ranks), "batch": 1, "precision": "fp32", "cells": measured}
+    content = {**measured_on(ranks), "batch": 1, "precision": "fp32", "cells": measured}
     path = folder / "latency.json"
     write_json(path, content)
     if not as_json:
@@ -118,14 +119,6 @@ def measure_latency(name: str, device: str, *, rounds: int, runs: Path, as_json:
             print(f"{label}: {line['ms']:.3f} ms ({line['low']:.3f} to {line['high']:.3f}, n = {line['rounds']})")
     _answer(content, path, as_json)
     return 0
-
-
-def _machine(ranks: Ranks) -> dict[str, Any]:
-    """Where a measurement was made, and with which code."""
-    from roadmap.runs.provenance import git_state, package_versions
-    from roadmap.train.execute import hardware
-
-    return {"hardware": hardware(ranks).to_json(), "packages": package_versions(), **git_state()}
 
 
 def _answer(content: Mapping[str, Any], path: Path, as_json: bool) -> None:

@@ -191,8 +191,8 @@ def _measure_all(connection: Connection, barrier: Barrier, number: int, task: Ta
 
 def _answers(barrier: Barrier, number: int, task: Task) -> Iterator[Ready | Cost]:
     from roadmap.train.calibrate import measure, warm_up
+    from roadmap.train.circumstances import hardware
     from roadmap.train.distributed import Ranks
-    from roadmap.train.execute import hardware
 
     ranks = Ranks.start(task.runtime.device)
     runtime = task.runtime.on(ranks.device.type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from roadmap.config.model import TimmSpec
 from roadmap.config.runtime import Runtime, cores, refuse_sparse_evaluation
 from roadmap.launch.slots import gpu_of
 from roadmap.runs.folder import RunFolder
+from roadmap.runs.io import RunError
 from roadmap.runs.record import FINISHED, INTERRUPTED, Record
 from roadmap.study.expand import Study
 
@@ -73,6 +75,11 @@ def threads_here(runtime: Runtime, *, jobs: int = 1) -> int | None:
     return torch.get_num_threads() if torch else int(os.environ.get("OMP_NUM_THREADS") or cores())
 
 
+def recorded_runs(study: Path) -> list[RunFolder]:
+    """The runs below a study's folder that have left a record, those of other calls too."""
+    return [RunFolder(path.parent) for path in sorted(study.glob("*/record.json"))]
+
+
 def refuse_other_threads(
     name: str, runs: Iterable[RunFolder], todo: Sequence[RunFolder], threads: int | None, *, force: bool = False
 ) -> None:
@@ -83,7 +90,7 @@ def refuse_other_threads(
     RoadmapError.
     """
     left = {run.path for run in todo}
-    known = [(run.path in left, record) for run in runs if (record := run.record())]
+    known = [(run.path in left, record) for run in runs if (record := _whole_record(run))]
     staying = [r for again, r in known if r.status in (FINISHED, INTERRUPTED) and not again]
     going_on = [r for again, r in known if r.status == INTERRUPTED and again and not force]
     others = _threads_of([*staying, *going_on])
@@ -101,9 +108,16 @@ def refuse_other_threads(
 
 def usual_threads(runs: Iterable[RunFolder]) -> int:
     """The CPU threads of a study's runs, finished or begun; 0 where they have none, or several numbers."""
-    records = [record for run in runs if (record := run.record())]
+    records = [record for run in runs if (record := _whole_record(run))]
     known = _threads_of([record for record in records if record.status in (FINISHED, INTERRUPTED)])
     return known[0] if len(known) == 1 else 0
+
+
+def _whole_record(run: RunFolder) -> Record | None:
+    """None where there is none, or a damaged one, which says nothing of threads."""
+    with contextlib.suppress(RunError):
+        return run.record()
+    return None
 
 
 def _threads_of(records: Iterable[Record]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -148,21 +149,24 @@ def _evidence(study: Path, run: str, files: Files) -> Evidence:
 
 def _record(path: str) -> tuple[Record | None, float]:
     """A record, or a failed one that says why it cannot be read, and when it was written."""
+    recorded = 0.0
     try:
         recorded = os.stat(path).st_mtime
+        return read_record(path), recorded
     except (FileNotFoundError, NotADirectoryError):
         return None, 0.0
-    try:
-        return read_record(path), recorded
+    except OSError as e:
+        text = f"{path} cannot be read: {e.strerror}; legal: a readable file; check its permissions"
+        return Record(status=FAILED, error=text), recorded
     except RunError as e:
         return Record(status=FAILED, error=str(e)), recorded
 
 
 def _object(path: str) -> Mapping[str, Any]:
-    """A file's JSON object; empty where there is none or the file is damaged."""
+    """A file's JSON object; empty where there is none, or it cannot be read or is damaged."""
     try:
         content = read_json(path)
-    except RunError:
+    except (RunError, OSError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -178,10 +182,11 @@ class Progress:
 def _progress(path: str) -> Progress:
     """From the end of metrics.jsonl: it grows with each epoch, and not each epoch is evaluated."""
     last: Mapping[str, Any] | None = None
-    for line in read_last_lines(path):
-        last = last or line
-        if "top1" in line:
-            return Progress(last, line["top1"])
+    with contextlib.suppress(OSError):  # of a file that cannot be read nothing is shown
+        for line in read_last_lines(path):
+            last = last or line
+            if "top1" in line:
+                return Progress(last, line["top1"])
     return Progress(last or {}, None)
 
 

@@ -76,7 +76,7 @@ class ChangedFiles(Files):
     def _signature(self, path: str) -> Signature | None:
         try:
             s = os.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # not there, or not to be looked at: its reader says which
             return None
         self._newest[s.st_dev] = max(s.st_ctime_ns, self._newest.get(s.st_dev, 0))
         return s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns

@@ -54,7 +54,6 @@ class Formats(NamedTuple):
 
     The fields are None where its writer did not know of them, and where there is no such thing.
 
-
     autocast     bfloat16, float16 or none
     residual     of the residual stream, as observed; several names joined where blocks differ
     matmul, convolution   arithmetic of float32 on the GPU: ieee or tf32

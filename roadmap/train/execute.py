@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import os
-import platform
 import re
 import resource
 import signal
@@ -21,7 +18,7 @@ from torch import nn
 
 from roadmap.config.errors import RoadmapError
 from roadmap.config.model import TimmSpec
-from roadmap.config.runtime import Runtime, cores
+from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
 from roadmap.data.digest import data_digests
 from roadmap.data.encoded import decoder_difference
@@ -30,11 +27,8 @@ from roadmap.data.opened import OpenedImages
 from roadmap.data.pipeline import Pipeline
 from roadmap.data.readers import class_names
 from roadmap.model.build import save_timm
-from roadmap.model.complexity import complexity
 from roadmap.runs.folder import RunFolder
-from roadmap.runs.io import RunError, file_digest, read_lines, write_json
-from roadmap.runs.libraries import libraries
-from roadmap.runs.provenance import git_state, package_versions
+from roadmap.runs.io import RunError, file_digest, write_json
 from roadmap.runs.record import (
     DIVERGED,
     FAILED,
@@ -44,20 +38,17 @@ from roadmap.runs.record import (
     LOST_PEER,
     METRIC_KEYS,
     OUT_OF_MEMORY,
-    Formats,
-    Hardware,
     Record,
 )
 from roadmap.train.cadence import Interrupted
 from roadmap.train.checkpoints import CheckpointStore, TrainingState
+from roadmap.train.circumstances import DATA, describe, earlier_data, note_attempt, timestamp
 from roadmap.train.distributed import Ranks, first_failure, forget_failure, is_lost_peer, leave_failure
-from roadmap.train.formats import formats_of, precision_of, set_float32_arithmetic
+from roadmap.train.formats import set_float32_arithmetic
 from roadmap.train.hopeless import Hopeless
 from roadmap.train.loop import Trainer
 from roadmap.train.progress import Reporter
 from roadmap.train.updates import Diverged
-
-DATA = "data.jsonl"  # what each attempt was trained on
 
 # cuDNN and cuBLAS say in their own words that they could not allocate, as RuntimeErrors.
 NO_MEMORY = re.compile(r"CUDA error: out of memory|CUDA out of memory|(CUDNN|CUBLAS)_STATUS_ALLOC_FAILED")
@@ -119,14 +110,6 @@ def set_aside(folder: RunFolder) -> None:
         path.rename(target / path.name)
 
 
-def previous_results(folder: RunFolder) -> tuple[dict[str, Any], ...]:
-    """How the runs ended that were set aside, oldest first: a trial that was drawn again says so."""
-    numbered = [p for p in (folder.path / "previous").glob("*/record.json") if p.parent.name.isdecimal()]
-    records = [RunFolder(p.parent).record() for p in sorted(numbered, key=lambda p: int(p.parent.name))]
-    ended = [record for record in records if record]
-    return tuple({"status": r.status, "metrics": dict(r.metrics), "finished_at": r.finished_at} for r in ended)
-
-
 def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks, images: OpenedImages | None) -> Record:
     began = time.monotonic() - (_seconds_before(folder) if ranks.is_main else 0.0)  # as if all attempts were one
 
@@ -137,14 +120,14 @@ def _attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks, im
     set_float32_arithmetic(trial.recipe, ranks.device)
     forget_failure(folder.path, ranks)
     if ranks.is_main:
-        _note_attempt(folder, trial, runtime, ranks)
-    described = _describe(folder, trial, runtime, ranks)
+        note_attempt(folder, trial, runtime, ranks)
+    described = describe(folder, trial, runtime, ranks)
     record = _outcome(described, lambda: _train(folder, trial, runtime, ranks, beat, images)).replace(
         wall_seconds=round(time.monotonic() - began, 3),
         peak_memory_bytes=peak_memory(ranks),
-        finished_at=_now(),
+        finished_at=timestamp(),
     )
-    record = record.replace(earlier=(*record.earlier, *_earlier_data(folder, record)))
+    record = record.replace(earlier=(*record.earlier, *earlier_data(folder, record)))
     if record.status == FAILED and ranks.world_size > 1:
         with _deaf():
             return _end_of_failed_rank(folder, ranks, record)
@@ -375,118 +358,6 @@ def _results(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _describe(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> Record:
-    """What is known of a run before it ends."""
-    size = complexity(trial.model, trial.data.image_size)
-    return Record(
-        status="",
-        id=trial.id,
-        fingerprint=trial.fingerprint,
-        study=folder.path.parent.name,
-        ladder=trial.ladder,
-        regime=trial.regime,
-        step=trial.step,
-        change=trial.change,
-        seed=trial.seed,
-        init=trial.init,
-        data=trial.data.title,
-        data_name=trial.data.name,
-        data_digest=trial.data.digest,
-        recipe=trial.recipe.name,
-        image_size=trial.data.image_size,
-        params=size.params,
-        macs=size.macs,
-        epochs=trial.recipe.epochs,
-        group_size=trial.recipe.group_size,
-        global_batch=trial.recipe.batch_size,
-        configuration=trial.configuration,
-        workers=runtime.workers,
-        compile=runtime.compile,
-        compile_mode=(runtime.compile_mode or "default") if runtime.compile else None,
-        channels_last=runtime.channels_last,
-        hardware=hardware(ranks),
-        attempts=len(read_lines(folder.path / "attempts.jsonl")[0]),
-        # All that decides the outcome, as it was resolved: what two runs differ in is proven from their records alone.
-        resolved=trial.identity(),
-        earlier=_earlier_circumstances(folder, ranks, trial, runtime),
-        previous=previous_results(folder),
-        **{**_made_by(trial, ranks, runtime), "formats": _formats(trial, ranks)},
-    )
-
-
-def _made_by(trial: Trial, ranks: Ranks, runtime: Runtime) -> dict[str, Any]:
-    """By which code and packages an attempt computes, on how many ranks, images at a time, and how precisely."""
-    return {
-        **git_state(),
-        "packages": package_versions(),
-        "libraries": libraries().to_json(),
-        "world_size": ranks.world_size,
-        "device_batch": runtime.micro_batch or trial.recipe.group_size,
-        "precision": precision_of(trial.recipe, ranks.device),
-        "formats": _formats(trial, ranks).to_json(),
-    }
-
-
-def _formats(trial: Trial, ranks: Ranks) -> Formats:
-    return formats_of(trial.model, trial.recipe, trial.data.image_size, ranks.device)
-
-
-def _earlier_circumstances(
-    folder: RunFolder, ranks: Ranks, trial: Trial, runtime: Runtime
-) -> tuple[dict[str, Any], ...]:
-    """What of the attempts before this one was not as it is now; each such attempt once.
-
-    Other code, packages, hardware, ranks, micro-batch, precision or formats: a run that was resumed
-    elsewhere is not of one piece.
-    """
-    now = {**_made_by(trial, ranks, runtime), "hardware": hardware(ranks).to_json()}
-    # Attempts that are older than micro-batches took one group at a time.
-    before = {"device_batch": trial.recipe.group_size}
-    found: list[dict[str, Any]] = []
-    for line in read_lines(folder.path / "attempts.jsonl")[0]:
-        then = {name: line.get(name, before.get(name)) for name in now}
-        if _comparable(then) != _comparable(now) and then not in found:
-            found.append(then)
-    return tuple(found)
-
-
-def _comparable(circumstances: Mapping[str, Any]) -> dict[str, Any]:
-    """Circumstances without what of the hardware decides no outcome: cores, and threads beside a GPU."""
-    hardware = circumstances["hardware"] or {}
-    threads = hardware.get("threads") if hardware.get("device") == "cpu" else None
-    return {**circumstances, "hardware": (hardware.get("device"), hardware.get("cpu"), threads)}
-
-
-def _earlier_data(folder: RunFolder, record: Record) -> tuple[dict[str, Any], ...]:
-    """What attempts before the last one were trained on, where it was something else."""
-    lines = read_lines(folder.path / DATA)[0]
-    others = [line for line in lines if line != record.data_contents] if record.data_contents else []
-    return tuple({"data_contents": line} for k, line in enumerate(others) if line not in others[:k])
-
-
-def _note_attempt(folder: RunFolder, trial: Trial, runtime: Runtime, ranks: Ranks) -> None:
-    """One line for each start, so that a resume with another commit, machine or setting is on record."""
-    start = {"time": _now(), "pid": os.getpid(), "from_iteration": folder.newest_checkpoint()}
-    machine = {"machine": runtime.to_json(), "hardware": hardware(ranks).to_json()}
-    folder.append("attempts.jsonl", {**start, **machine, **_made_by(trial, ranks, runtime)})
-
-
-def hardware(ranks: Ranks) -> Hardware:
-    """What the run runs on, by names that mean something elsewhere."""
-    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
-    return Hardware(device=device, cpu=_cpu_name(), cores=cores(), threads=torch.get_num_threads())
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-
-
 def peak_memory(ranks: Ranks) -> int:
     """Bytes since the attempt began: of the GPU where there is one, else of the process."""
     if ranks.device.type == "cuda":
@@ -504,7 +375,3 @@ def forget_peak_memory(ranks: Ranks) -> None:
         torch.cuda.reset_peak_memory_stats(ranks.device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -247,7 +247,7 @@ def test_a_cell_that_was_drawn_again_is_told_and_no_other(tmp_path: Path) -> Non
 
     assert "Drawn again" not in texts([])
     told = texts(before)
-    assert "Drawn again" in told and "recipe 1 times (seed 1 had given 95.25 %)" in told
+    assert "Drawn again" in told and "recipe 1 time (seed 1 had given 95.25 %)" in told
 
 
 # With real runs -----------------------------------------------------------------------------------

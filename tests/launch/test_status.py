@@ -16,6 +16,7 @@ from roadmap.launch.selection import RunSelection, chosen_runs
 from roadmap.launch.slurm import queue as slurm_queue
 from roadmap.launch.slurm.queue import Seen
 from roadmap.launch.status import study_states
+from roadmap.runs.changes import ChangedFiles
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.io import RunError, write_json
 from tests.helpers.launches import knows, state, submitted
@@ -210,6 +211,15 @@ def test_a_damaged_file_of_one_run_hides_no_other(name: str, text: str, study: P
     assert state(study).state == ("failed" if name == "record.json" else "new")
     assert ("record.json" in state(study).detail) == (name == "record.json")
     assert state(study, 1).state == "done"
+
+
+@pytest.mark.parametrize("name", ["record.json", "heartbeat.json", "trial.json", "metrics.jsonl"])
+def test_a_file_of_one_run_that_cannot_be_read_hides_no_other(name: str, study: Path) -> None:
+    (study / state(study).run / name).unlink(missing_ok=True)
+    (study / state(study).run / name).mkdir()
+    found = study_states(study, files=ChangedFiles())
+    assert found[0].state == ("failed" if name == "record.json" else "new") and found[1].state == "new"
+    assert ("record.json cannot be read: Is a directory" in found[0].detail) == (name == "record.json")
 
 
 def test_the_last_epoch_and_the_last_accuracy_are_shown(study: Path) -> None:

@@ -13,7 +13,7 @@ import roadmap.launch.preflight
 from roadmap.config.errors import RoadmapError
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
-from roadmap.launch.preflight import refuse_other_threads, threads_here, usual_threads
+from roadmap.launch.preflight import recorded_runs, refuse_other_threads, threads_here, usual_threads
 from roadmap.runs.folder import RunFolder
 from tests.helpers.small_runs import make_run, make_trial, train
 from tests.helpers.study_files import make_record
@@ -90,6 +90,14 @@ def test_a_study_with_other_threads_is_refused_by_the_command(command: Command) 
     run.prepare(Trial.from_json(done))
     run.write_record({"status": "finished", "fingerprint": done["fingerprint"], "hardware": hardware, "metrics": {}})
     command("run", *words, "--threads", "1").refused("runs of 7 CPU threads", "train with 1", "--threads 7")
+    # The runs of other calls count too.
+    command("run", *words[2:], "--threads", "1").refused("runs of 7 CPU threads", "train with 1")
+
+
+def test_a_damaged_record_says_nothing_of_threads(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path, 0), run_of(tmp_path, 1)]
+    (runs[1].path / "record.json").write_text("{")
+    assert usual_threads(recorded_runs(tmp_path)) == 2 and refused(runs, 2, todo=(1,)) == ""
 
 
 @pytest.mark.slow

@@ -20,11 +20,12 @@ from roadmap.config.runtime import Runtime
 from roadmap.data.opened import OpenedImages
 from roadmap.data.pipeline import Pipeline, Samples
 from roadmap.runs.folder import RunFolder
-from roadmap.runs.io import RunError
+from roadmap.runs.io import RunError, read_lines
 from roadmap.runs.provenance import git_state
+from roadmap.train.circumstances import earlier_circumstances, note_attempt, previous_results
 from roadmap.train.distributed import Ranks
 from roadmap.train.evaluate import evaluate
-from roadmap.train.execute import execute, previous_results, set_aside
+from roadmap.train.execute import execute, set_aside
 from roadmap.train.loop import Trainer
 from tests.helpers.small_runs import child, exit_codes, hash_of, in_child, make_run, make_trial, train
 
@@ -115,6 +116,29 @@ def test_a_run_that_goes_on_with_other_threads_or_other_data_says_so(tmp_path: P
     record = train(folder)
     hardware, data = record.earlier  # type: ignore[attr-defined]
     assert hardware["hardware"]["threads"] == 7 and data == {"data_contents": {"train": "pixels-all:other"}}
+
+
+def test_an_attempt_that_compiled_its_network_is_told_of_a_run_that_goes_on_without(tmp_path: Path) -> None:
+    trial, ranks = make_trial(**SHORT), Ranks.start("cpu")
+    folder = make_run(tmp_path, trial)
+    note_attempt(folder, trial, Runtime(), ranks)
+    assert earlier_circumstances(folder, ranks, trial, Runtime()) == ()
+    note_attempt(folder, trial, Runtime(compile=True, compile_mode="max-autotune"), ranks)
+    (compiled,) = earlier_circumstances(folder, ranks, trial, Runtime())
+    assert (compiled["compile"], compiled["compile_mode"]) == (True, "max-autotune")
+
+
+@pytest.mark.parametrize(("machine", "told"), [({"compile": True}, [True]), ({"compile": False}, []), ({}, [])])
+def test_attempts_of_before_say_what_was_compiled_among_the_machines_settings(
+    machine: dict[str, bool], told: list[bool], tmp_path: Path
+) -> None:
+    trial, ranks = make_trial(**SHORT), Ranks.start("cpu")
+    folder = make_run(tmp_path, trial)
+    note_attempt(folder, trial, Runtime(), ranks)
+    (line,) = read_lines(folder.path / "attempts.jsonl")[0]
+    older = {name: value for name, value in line.items() if name not in ("compile", "compile_mode", "channels_last")}
+    (folder.path / "attempts.jsonl").write_text(json.dumps({**older, "machine": machine}) + "\n")
+    assert [then["compile"] for then in earlier_circumstances(folder, ranks, trial, Runtime())] == told
 
 
 def test_a_failing_run_leaves_a_record_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
