@@ -5,7 +5,6 @@ The command line in this process, small image folders, and what a refusal looks 
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
@@ -97,16 +96,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _spread(n: int, cases: int) -> set[int]:
     """Return n indices of the cases, evenly spread from the first to the last."""
     return {round(k * (cases - 1) / max(n - 1, 1)) for k in range(n)}
-
-
-def pytest_collection_finish() -> None:
-    """Leave all that is imported by now out of garbage collection.
-
-    statsmodels collects at each of its multiple tests, which in a process with torch takes longer than
-    most tests here.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture
