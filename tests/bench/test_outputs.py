@@ -125,6 +125,7 @@ def test_fewer_images_are_no_distribution_to_compare() -> None:
     assert math.isinf(loader.deviations(torch.zeros(3, 5), torch.zeros(4, 5)))
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_ladder_compares_runs_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ladder, "EPOCHS", 1)

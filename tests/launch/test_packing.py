@@ -23,6 +23,7 @@ def test_a_trial_of_each_step_needs_no_data_set_but_the_embedded_one() -> None:
         assert trial.recipe.batch_size <= 1166
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_packed_runs_and_runs_one_at_a_time_train_the_same() -> None:
     found = packing([trial_of("gelu", seed, regime="micro") for seed in (0, 1)], "cpu", iterations=2, pairs=2)

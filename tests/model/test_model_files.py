@@ -19,7 +19,6 @@ from roadmap.ladder.published import VARIANTS, variant_spec
 from roadmap.model import ModernizableResNet, build_model, export_onnx, export_program, load, load_weights, save
 from roadmap.model.weights import WeightsError
 from tests.helpers.convnext import ladder, resolve
-from tests.helpers.marks import slow_but
 
 OnMemory = Callable[[Callable[[], nn.Module]], nn.Module]
 STEPS = [s.name for s in ladder(side_steps=True)]
@@ -132,7 +131,7 @@ def test_a_file_from_before_a_toggle_gets_the_toggles_default(tmp_path: Path, on
     assert load(path).spec == model.spec
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled(1, ci=3)
 @pytest.mark.parametrize("step", MILESTONES)
 def test_the_exported_program_computes_the_same_for_any_batch(step: str, on_memory: OnMemory) -> None:
     model = on_memory(micro(step)).train()
@@ -152,16 +151,16 @@ def check_onnx(model: nn.Module, path: Path, x: Tensor, size: int) -> None:
     assert np.abs(found - expected).max() <= 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.sampled(0, ci=3)
 @pytest.mark.parametrize(
     "step",
-    slow_but(lambda step: step == "baseline", MILESTONES),
+    MILESTONES,
 )
 def test_onnxruntime_computes_the_same_for_any_batch(step: str, tmp_path: Path, on_memory: OnMemory) -> None:
     check_onnx(on_memory(micro(step)), tmp_path / "m.onnx", images(), 16)
 
 
-@pytest.mark.slow
+@pytest.mark.sampled(0, ci=1)
 @pytest.mark.parametrize("name", ["convnext_tiny", "convnext_isotropic_small", "convnextv2_atto"])
 def test_onnxruntime_computes_the_variants(name: str, tmp_path: Path, on_memory: OnMemory) -> None:
     check_onnx(
@@ -216,8 +215,8 @@ def test_autocast_trains_grn_in_float32_weights(on_memory: OnMemory) -> None:
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", ["baseline", "layernorm", "grn"])
+@pytest.mark.sampled(0, ci=1)
+@pytest.mark.parametrize("step", ["layernorm", "baseline", "grn"])
 def test_a_compiled_network_computes_the_same(step: str, on_memory: OnMemory) -> None:
     torch.compiler.reset()
     model, x = on_memory(micro(step)), images()

@@ -103,7 +103,7 @@ def small(step: Step) -> ModelSpec:
     return resolve(step.name, "resnet50", depths=(2, 2, 2, 2), drop_path_rate=0.1)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(5, ci=30)
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("residual", STREAMS)
 @pytest.mark.parametrize("step", ladder(side_steps=True), ids=lambda s: s.name)

@@ -27,7 +27,7 @@ def disagreement(step: Step, regime: Regime) -> frozenset[str]:
     return computed(step.name, regime.name) ^ structure_of(step, regime)
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(12, ci=40)
 @pytest.mark.parametrize(("step", "regime"), CHANGES)
 def test_declared_structure_is_the_computed_one(step: Step, regime: Regime) -> None:
     assert disagreement(step, regime) == frozenset()

@@ -89,7 +89,7 @@ def test_legal_combinations_run_forward_and_backward(combination: dict[str, Any]
     forward_and_backward(ModelSpec(**combination))
 
 
-@pytest.mark.sampled(1)
+@pytest.mark.sampled(1, ci=7)
 @pytest.mark.parametrize("step", STEPS)
 def test_every_toggle_can_be_changed_alone_from_the_step(step: str) -> None:
     """On the meta device and with fewer blocks; the property tests above train samples."""

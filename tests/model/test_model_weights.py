@@ -147,7 +147,7 @@ def test_official_weights_load_strictly_and_give_the_official_outputs(
     [
         "convnext_isotropic_small",
         pytest.param("convnext_isotropic_base", marks=pytest.mark.slow),
-        pytest.param("convnext_isotropic_large", marks=pytest.mark.slow),
+        pytest.param("convnext_isotropic_large", marks=[pytest.mark.slow, pytest.mark.soak]),
     ],
 )
 def test_isotropic_variants_equal_the_official_ones_in_outputs_and_gradients(name: str, on_memory: OnMemory) -> None:

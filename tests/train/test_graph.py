@@ -65,7 +65,7 @@ def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert not [name for name in a if not torch.equal(a[name], b[name])]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(2, ci=8)
 @pytest.mark.parametrize("step", ladder(side_steps=True), ids=lambda s: s.name)
 def test_a_replayed_iteration_has_the_bits_of_the_eager_one_at_every_step(step: Step) -> None:
     trial = make_trial(step.name, **SMALL)
@@ -86,7 +86,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(2, ci=6)
 @pytest.mark.parametrize("step", [BATCHNORM_STEP, LAYERNORM_STEP])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_replayed_iteration_has_the_bits_of_the_eager_one_under_every_recipe(recipe: Any, step: str) -> None:

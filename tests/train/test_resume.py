@@ -293,6 +293,7 @@ def hash_on_two_ranks(folder: RunFolder, **runtime: object) -> str:
     return hash_of(folder)
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 def test_when_two_ranks_evaluate_and_save_changes_no_bit_of_their_batchnorm_statistics(tmp_path: Path) -> None:
     trial = make_trial("inverted-bottleneck", epochs=7, warmup_epochs=0)
