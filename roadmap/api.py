@@ -32,6 +32,7 @@ from roadmap.launch.preflight import (
     refuse_before_training,
     refuse_other_threads,
     threads_here,
+    with_usual_threads,
 )
 from roadmap.launch.resources import Resources
 from roadmap.launch.selection import seeds_in_turn
@@ -164,6 +165,8 @@ class Study:
         if not todo:
             return None
         at_once = slots_for(jobs, runtime) if len(self.trials) > 1 else 1
+        if not force:
+            runtime = with_usual_threads(self.name, runtime, recorded_runs(self.folder), jobs=at_once)
         threads = threads_here(runtime, jobs=at_once)
         refuse_other_threads(self.name, recorded_runs(self.folder), todo, threads, force=force)
         left = {run.path.name for run in todo}

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from roadmap.config.data import Data
@@ -104,6 +105,19 @@ def refuse_other_threads(
         f"train with {threads}; legal: one number for all of a study, for sums are rounded otherwise with another; "
         f"give --threads {usual}{side_by_side}, or train all of them anew with --force"
     )
+
+
+def with_usual_threads(name: str, runtime: Runtime, runs: Iterable[RunFolder], *, jobs: int) -> Runtime:
+    """The settings with the CPU threads of the study's other runs, where nobody asked for another number.
+
+    One run at a time then goes on with what was trained side by side. Says so.
+    """
+    asked = runtime.threads or jobs > 1 or "OMP_NUM_THREADS" in os.environ
+    usual = 0 if asked else usual_threads(runs)
+    if usual in (0, threads_here(runtime)) or usual > cores() or threads_here(runtime) is None:
+        return runtime
+    print(f"study {name}: each run has {usual} CPU threads, as those before it", file=sys.stderr)
+    return replace(runtime, threads=usual)
 
 
 def usual_threads(runs: Iterable[RunFolder]) -> int:

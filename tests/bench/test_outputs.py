@@ -59,7 +59,7 @@ def test_gather_notices_a_side_that_leaves_out_a_cell_or_rounds(tmp_path: Path) 
     def less(folder: Path) -> gather.Cells:
         means = means_of(folder)
         means.pop(next(iter(means)))
-        return {cell: (round(mean, 3), std, n) for cell, (mean, std, n) in means.items()}
+        return {cell: (round(mean), std, n) for cell, (mean, std, n) in means.items()}
 
     found = checks(gather.gather(less, 1, tmp_path, runs=60)).values()
     assert [c.agrees for c in found] == [False, False]

@@ -13,7 +13,13 @@ import roadmap.launch.preflight
 from roadmap.config.errors import RoadmapError
 from roadmap.config.runtime import Runtime
 from roadmap.config.trial import Trial
-from roadmap.launch.preflight import recorded_runs, refuse_other_threads, threads_here, usual_threads
+from roadmap.launch.preflight import (
+    recorded_runs,
+    refuse_other_threads,
+    threads_here,
+    usual_threads,
+    with_usual_threads,
+)
 from roadmap.runs.folder import RunFolder
 from tests.helpers.small_runs import make_run, make_trial, train
 from tests.helpers.study_files import make_record
@@ -92,6 +98,20 @@ def test_a_study_with_other_threads_is_refused_by_the_command(command: Command) 
     command("run", *words, "--threads", "1").refused("runs of 7 CPU threads", "train with 1", "--threads 7")
     # The runs of other calls count too.
     command("run", *words[2:], "--threads", "1").refused("runs of 7 CPU threads", "train with 1")
+
+
+def test_one_run_at_a_time_takes_the_threads_of_those_that_were_trained_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    usual = torch.get_num_threads() + 1
+    runs = [run_of(tmp_path, 0, threads=usual), run_of(tmp_path, 1, status="")]
+    assert with_usual_threads("mine", Runtime(), runs, jobs=1).threads == usual
+    assert f"study mine: each run has {usual} CPU threads" in capsys.readouterr().err
+    for runtime, jobs in ((Runtime(threads=7), 1), (Runtime(), 2), (Runtime(device="cuda"), 1)):
+        assert with_usual_threads("mine", runtime, runs, jobs=jobs) == runtime
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert with_usual_threads("mine", Runtime(), runs, jobs=1) == Runtime()
 
 
 def test_a_damaged_record_says_nothing_of_threads(tmp_path: Path) -> None:
