@@ -143,8 +143,10 @@ def job_reports(
 
 def _evidence(study: Path, run: str, files: Files) -> Evidence:
     folder = f"{study}/{run}"
+    # The heartbeat first: a run that ends writes its record before its last one, so never are both missed.
+    heartbeat = files.read(f"{folder}/heartbeat.json", _object)
     record, recorded = files.read(f"{folder}/record.json", _record)
-    return Evidence(folder, record, recorded, files.read(f"{folder}/heartbeat.json", _object), None)
+    return Evidence(folder, record, recorded, heartbeat, None)
 
 
 def _record(path: str) -> tuple[Record | None, float]:

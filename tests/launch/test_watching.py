@@ -14,6 +14,7 @@ import roadmap.cli.status
 from roadmap.config.trial import Trial
 from roadmap.launch.slots import gpu_of
 from roadmap.launch.status import RunState, study_states
+from roadmap.runs.changes import ChangedFiles
 from roadmap.runs.folder import RunFolder
 from roadmap.runs.study_folder import write_study
 from roadmap.study.expand import expand
@@ -73,6 +74,22 @@ def test_a_log_is_followed_until_its_run_ends(run: RunFolder, tmp_path: Path) ->
     assert follower.returncode == 0
     assert "the last line\n" in rest
     assert rest.endswith(": done\n")
+
+
+def test_a_run_that_ends_between_two_reads_is_running_or_done(run: RunFolder) -> None:
+    run.beat({"state": "running", "epoch": 1})
+    reads: list[str] = []
+
+    class Ending(ChangedFiles):
+        def read(self, path: str, reader: Callable[[str], Any]) -> Any:
+            found = super().read(path, reader)
+            reads.append(path)
+            if len(reads) == 1:
+                end(run)
+            return found
+
+    planned = [{"id": run.path.name, "step": "gelu", "change": "", "seed": 0}]
+    assert study_states(run.path.parent, planned, files=Ending())[0].state in ("running", "done")
 
 
 def test_slots_take_the_visible_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
