@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -19,6 +19,8 @@ from roadmap.runs.folder import RunFolder
 from roadmap.runs.study_folder import write_study
 from roadmap.study.expand import expand
 from roadmap.study.file import Plan
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_a_run_that_ends_between_two_reads_is_running_or_done(run: RunFolder) ->
     reads: list[str] = []
 
     class Ending(ChangedFiles):
-        def read(self, path: str, reader: Callable[[str], Any]) -> Any:
+        def read(self, path: str, reader: Callable[[str], T]) -> T:
             found = super().read(path, reader)
             reads.append(path)
             if len(reads) == 1:
